@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "engine/error.h"
+#include "engine/store.h"
+#include "engine/units.h"
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace dmremap {
+
+struct commit_rules; // engine/commit_rules.h: switches the crash tests use to break the order of writes on purpose
+
+/// How a set is opened. The defaults are what `fusedisk` uses.
+struct open_options {
+  bool read_only = false;   ///< nothing at all is written to any member
+  bool degraded = false;    ///< open with spares absent
+  bool accept_main = false; ///< go on although main does not match what the spare remembers
+  bool accept_older = false;
+  bool auto_remap = true;   ///< remap on I/O errors
+  unsigned read_retries = 1; ///< times a single sector that failed to read is read again before it is lost
+  const commit_rules* rules = nullptr; ///< tests only
+};
+
+/// What `create` puts on a spare.
+struct format_options {
+  std::string name;        ///< 1 to 63 bytes: letters, digits, '-', '_', '.', '+'; not starting with '-' or '.'
+  std::optional<std::string> set_uuid;   ///< tests only: fixed instead of random
+  std::optional<std::string> spare_uuid; ///< tests only
+};
+
+/// One remapped unit, as `table` shows it.
+struct remap_entry {
+  main_unit main;
+  unsigned spare_index = 0;
+  spare_unit spare;
+  std::uint8_t lost = 0;            ///< bit i: sector i of the unit is lost
+  std::uint8_t main_may_answer = 0; ///< bit i: salvage may read sector i from main
+  bool explicit_remap = false;      ///< made by add_remap without copying
+  std::uint64_t sequence = 0;
+};
+
+/// Snapshot of the counters. All since open but where noted.
+struct disk_stats {
+  std::uint64_t reads = 0, writes = 0, flushes = 0, zeroes = 0; ///< requests
+  std::uint64_t read_bytes = 0, written_bytes = 0;
+  std::uint64_t main_read_errors = 0, main_write_errors = 0, spare_read_errors = 0, spare_write_errors = 0;
+  std::uint64_t flush_errors = 0, lost_reads = 0, slow_requests = 0;
+  std::uint64_t remapped_units = 0, auto_remapped_units = 0, manual_remapped_units = 0; ///< active now
+  std::uint64_t auto_remaps = 0, manual_remaps = 0, lifetime_allocations = 0; ///< over the life of the set
+  std::uint64_t lost_sectors = 0;                                             ///< now
+  std::uint64_t saves_tried = 0, saves_done = 0; ///< commits of metadata, over the life of the set
+  bool auto_remap = true;
+  bool breaker_open = false; ///< automatic remapping stopped (promise 8) until reset_breaker
+  bool main_gone = false;
+  std::string state;         ///< "ok", "lost sectors", "read-only", "main does not answer", "breaker open", ...
+};
+
+struct spare_status {
+  std::string uuid, path;
+  std::uint64_t units = 0;           ///< all
+  std::uint64_t usable_units = 0;    ///< less metadata and retired
+  std::uint64_t allocated_units = 0;
+  std::uint64_t sequence = 0;        ///< of the newest superblock
+  unsigned super_copies_valid = 0;   ///< of the five fixed ones, read from the medium now
+  unsigned head_copies_valid = 0;    ///< of the five at the replicas' heads
+  unsigned weakest_block_copies = 0; ///< the fewest good replicas that any initialised chunk has
+  bool clean = false;
+  bool direct = true;
+};
+
+struct disk_info {
+  std::string set_name, set_uuid, main_path;
+  std::uint64_t main_sectors = 0;
+  bool read_only = false;
+  bool main_direct = true;
+  std::vector<spare_status> spares;
+  std::vector<std::string> notices; ///< what happened at the open and what protection is left, in plain words
+};
+
+struct remap_reply {
+  std::uint64_t units = 0;        ///< newly remapped
+  std::uint64_t already = 0;      ///< were mapped so before
+  std::uint64_t lost_sectors = 0; ///< of the new ones
+  sector_number spare_sector;     ///< where the first unit is now
+};
+
+struct salvage_reply {
+  std::uint64_t tried = 0;     ///< lost sectors read from main
+  std::uint64_t recovered = 0;
+  std::uint64_t not_allowed = 0; ///< lost sectors for which main may not answer
+  std::uint64_t still_lost = 0;
+};
+
+struct lost_range {
+  sector_number first;
+  std::uint64_t count = 0;
+};
+
+/// What one thread needs to do I/O: its published range and its buffers. One thread at a time.
+class io_context {
+public:
+  /// Called when a request leaves the fast path (an error, a frozen unit, a table change), before anything that may
+  /// wait long; and when it is back. fusedisk puts another thread in the receiver's place meanwhile.
+  std::function<void()> on_slow, on_fast;
+  ~io_context();
+  io_context(const io_context&) = delete;
+  io_context& operator=(const io_context&) = delete;
+
+private:
+  friend class disk;
+  io_context();
+  struct impl;
+  std::unique_ptr<impl> impl_;
+};
+
+/// The virtual disk: one open set. Thread-safe but for close(). Offsets and lengths are bytes of any alignment;
+/// a request that leaves [0, size()) fails with io_error::invalid and changes nothing.
+class disk {
+public:
+  /// Formats `spare` for `main`. The caller has checked that both may be used (engine/safety.h). Returns the set's
+  /// UUID. Durable on return. On an error nothing that was there stays recognisable as half a set.
+  [[nodiscard]] static result<std::string> format(store& main, std::span<store* const> spares,
+                                                  const format_options& options);
+  /// Opens a set: reads all metadata, chooses, mends (unless read_only), and is ready for I/O on return.
+  [[nodiscard]] static result<std::unique_ptr<disk>> open(std::shared_ptr<store> main,
+                                                          std::vector<std::shared_ptr<store>> spares,
+                                                          const open_options& options);
+  /// As close(), ignoring errors, but does not write "clean" where close() was not called.
+  ~disk();
+
+  [[nodiscard]] std::uint64_t size() const;       ///< bytes
+  [[nodiscard]] std::uint32_t block_size() const; ///< the largest block size of a member: best alignment
+  [[nodiscard]] std::unique_ptr<io_context> make_context();
+
+  /// Promise 1 and 2. On an error the buffer's content means nothing.
+  [[nodiscard]] io_result read(io_context&, std::span<std::byte> buffer, std::uint64_t offset);
+  /// Promise 3. Durable after the next flush(); what went through a table change is durable already.
+  [[nodiscard]] io_result write(io_context&, std::span<const std::byte> buffer, std::uint64_t offset);
+  /// On success every write answered before the call is durable on every member that it went to.
+  [[nodiscard]] io_result flush();
+  /// The range reads as zeros afterwards, or io_error::unsupported and nothing was changed.
+  [[nodiscard]] io_result zero(io_context&, std::uint64_t offset, std::uint64_t length);
+
+  /// Moves the unit that holds `sector` to a spare with its data. Durable on return.
+  [[nodiscard]] result<remap_reply> remap(sector_number sector);
+  /// Writes the unit back to main, reads it back and forgets it. Durable on return.
+  [[nodiscard]] result<void> unmap(sector_number sector);
+  /// Message add_remap of product.md; `source` nothing: "auto". Checked whole before anything changes.
+  [[nodiscard]] result<remap_reply> add_remap(sector_number dest, std::optional<sector_number> source,
+                                              std::uint64_t sectors, unsigned spare_index = 0);
+  /// Lost sectors of the unit that holds `sector`, or all.
+  [[nodiscard]] result<salvage_reply> salvage(std::optional<sector_number> sector);
+  /// Metadata written (all good copies) and every member flushed.
+  [[nodiscard]] result<void> sync();
+  /// Superblock written anew with the counters of now.
+  [[nodiscard]] result<void> save();
+  [[nodiscard]] result<void> rename(const std::string& new_name);
+
+  void set_auto_remap(bool on);
+  void set_read_retries(unsigned n);
+  void clear_stats();
+  void reset_breaker();
+
+  [[nodiscard]] disk_stats stats() const;  ///< from atomics only: never waits for I/O
+  [[nodiscard]] result<disk_info> info();  ///< reads superblock copies: may wait for the spare
+  /// In ascending order of main. A snapshot unit by unit, not of one instant.
+  void for_each_remap(const std::function<void(const remap_entry&)>& visit) const;
+  [[nodiscard]] std::vector<lost_range> lost() const;
+
+  /// Flushes all, makes every copy equal, writes "clean". No I/O may be under way. Idempotent.
+  [[nodiscard]] result<void> close();
+
+private:
+  disk();
+  struct impl;
+  std::unique_ptr<impl> impl_;
+};
+
+} // namespace dmremap

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "engine/error.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+namespace dmremap {
+
+/// What can be known about a member without reading its data. Empty strings: not known (always so for files).
+struct store_identity {
+  bool block_device = false;
+  std::string path;      ///< as a person would name it, with its range: "/dev/sdb1", "dust:/x/main.img@8+4096"
+  std::string serial;    ///< of the whole disk
+  std::string wwn;       ///< of the whole disk
+  std::string partuuid;  ///< GPT/MBR partition UUID
+  bool direct = true;    ///< false: buffered, because the host's file system refuses O_DIRECT
+};
+
+/// One backing store: a block device, a file, a range of either, or a test double.
+///
+/// Offsets and lengths are bytes, multiples of block_size() and within size(), else io_error::invalid. A buffer may
+/// lie anywhere; one that is aligned to 4096 is used as it is. Transfers are whole: short ones are retried within.
+/// Thread-safe: any number of calls at once, also on overlapping ranges (whose outcome is then either's).
+class store {
+public:
+  virtual ~store() = default;
+  store() = default;
+  store(const store&) = delete;
+  store& operator=(const store&) = delete;
+
+  /// Bytes; a multiple of block_size(). Constant for the life of the object.
+  [[nodiscard]] virtual std::uint64_t size() const = 0;
+  /// 512 or 4096: the smallest aligned piece that can be read or written.
+  [[nodiscard]] virtual std::uint32_t block_size() const = 0;
+  [[nodiscard]] virtual io_result read(std::span<std::byte> buffer, std::uint64_t offset) = 0;
+  /// Nothing is durable on return; see flush().
+  [[nodiscard]] virtual io_result write(std::span<const std::byte> buffer, std::uint64_t offset) = 0;
+  /// On success every write that had returned before the call is durable.
+  [[nodiscard]] virtual io_result flush() = 0;
+  /// Afterwards the range reads as zeros (space may have been freed), or io_error::unsupported and nothing was changed.
+  [[nodiscard]] virtual io_result zero(std::uint64_t offset, std::uint64_t length) = 0;
+  [[nodiscard]] virtual const store_identity& identity() const = 0;
+};
+
+} // namespace dmremap
