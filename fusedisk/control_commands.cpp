@@ -159,7 +159,8 @@ result<answer> do_lost(control_target& t, const json&) {
 }
 
 result<answer> do_remap(control_target& t, const json& args) {
-  const auto reply = TRY(t.remap(TRY(sector_argument(args, "sector"))));
+  const auto sector = TRY(sector_argument(args, "sector"));
+  const auto reply = TRY(t.remap(sector));
   return answer{text_of(reply), to_json(reply)};
 }
 
@@ -176,8 +177,10 @@ result<answer> do_add_remap(control_target& t, const json& args) {
   if (!is_absent(args, "source"))
     source = TRY(sector_argument(args, "source"));
   unsigned spare = 0;
-  if (!is_absent(args, "spare"))
-    spare = TRY(find_spare(t.info(info_patience).info, TRY(text_argument(args, "spare"))));
+  if (!is_absent(args, "spare")) {
+    const auto named = TRY(text_argument(args, "spare"));
+    spare = TRY(find_spare(t.info(info_patience).info, named));
+  }
   const auto reply = TRY(t.add_remap(dest, source, sectors, spare));
   return answer{text_of(reply), to_json(reply)};
 }
@@ -265,7 +268,8 @@ result<answer> do_rename(control_target& t, const json& args) {
 }
 
 result<answer> do_dust(control_target& t, const json& args) {
-  auto* control = TRY(t.dust(TRY(text_argument(args, "store"))));
+  const auto store = TRY(text_argument(args, "store"));
+  auto* control = TRY(t.dust(store));
   std::vector<std::string> words = {TRY(text_argument(args, "op"))};
   for (const char* key : {"sector", "mode", "count"})
     if (const auto it = args.find(key); it != args.end() && !it->is_null())
@@ -364,7 +368,7 @@ void send_table(control_target& t, const reply_sink& send) {
                          R"("may_answer_mask":{},"kind":"{}","sequence":{}}})",
                          first ? "" : ",", first_sector(e.main).value, spare, e.spare.value * unit_sectors,
                          sectors_of(e.main, info.main_sectors), unsigned{e.lost}, unsigned{e.main_may_answer},
-                         e.explicit_remap ? "explicit" : "remap", e.sequence);
+                         e.by_hand ? "explicit" : "remap", e.sequence);
     first = false;
     if (piece.size() >= 64 * 1024) {
       alive = send(piece);

@@ -20,9 +20,9 @@ std::optional<std::string_view> image_tree::ctl_name(std::uint64_t inode) const 
 }
 
 std::optional<std::uint64_t> image_tree::find(std::uint64_t parent, std::string_view name) const {
-  for (const auto& entry : list(parent))
-    if (entry.name == name)
-      return entry.inode;
+  for (const auto& known : list(parent))
+    if (known.name == name)
+      return known.inode;
   return std::nullopt;
 }
 

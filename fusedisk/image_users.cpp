@@ -80,26 +80,31 @@ bool uses(const fs::path& process, const std::string& point, const std::set<int>
 
 } // namespace
 
-std::vector<std::string> loop_devices_on(const mount_place& place, const std::string& device) {
+std::vector<std::string> loops_named(const mount_place& place) {
+  std::vector<std::string> loops;
+  for (const auto& block : entries_of("/sys/block"))
+    if (first_line(block / "loop" / "backing_file") == place.image)
+      loops.push_back("/dev/" + block.filename().string());
+  return loops;
+}
+
+std::vector<std::string> loops_standing_on(const mount_place& place, const std::string& device) {
   std::vector<std::string> loops;
   for (const auto& block : entries_of("/sys/block")) {
-    const std::string name = block.filename().string();
-    if (name.compare(0, 4, "loop") != 0)
-      continue;
     // The path is what somebody once called the file; the device number decides.
     const std::string backing = first_line(block / "loop" / "backing_file");
     if (backing.empty() || base_name(backing) != base_name(place.image))
       continue;
-    const std::string under = device_under("/dev/" + name);
+    const std::string name = "/dev/" + block.filename().string(), under = device_under(name);
     if (under == device || (under.empty() && backing == place.image))
-      loops.push_back("/dev/" + name);
+      loops.push_back(name);
   }
   return loops;
 }
 
 std::vector<std::string> users_of(const mount_place& place, const std::string& device) {
   std::vector<std::string> users;
-  for (const auto& loop : loop_devices_on(place, device))
+  for (const auto& loop : loops_standing_on(place, device))
     users.push_back("loop device " + loop + " (losetup -d " + loop + ")");
   std::set<int> ids;
   const auto table = read_mount_table();

@@ -37,10 +37,14 @@ result<sector_number> sector(const std::string& text) {
   return sector_number(value);
 }
 
-result<std::string> on_remap(control_target& t, const word_list& w) { return text_of(TRY(t.remap(TRY(sector(w[1]))))); }
+result<std::string> on_remap(control_target& t, const word_list& w) {
+  const auto where = TRY(sector(w[1]));
+  return text_of(TRY(t.remap(where)));
+}
 
 result<std::string> on_remove_remap(control_target& t, const word_list& w) {
-  CHECK_OK(t.unmap(TRY(sector(w[1]))));
+  const auto where = TRY(sector(w[1]));
+  CHECK_OK(t.unmap(where));
   return "sector " + w[1] + ": written back to main; its remap is gone";
 }
 

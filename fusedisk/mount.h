@@ -25,8 +25,11 @@ struct mount_place {
 /// "major:minor" of the FUSE mount at the place, or empty: not mounted.
 [[nodiscard]] std::string mounted_device(const mount_place& place);
 
-/// The loop devices that stand on the image of the FUSE mount `device`, e.g. "/dev/loop3".
-[[nodiscard]] std::vector<std::string> loop_devices_on(const mount_place& place, const std::string& device);
+/// The loop devices on the image, e.g. "/dev/loop3", as their names in /sys say: asks no device, so it cannot hang.
+[[nodiscard]] std::vector<std::string> loops_named(const mount_place& place);
+/// The loop devices that stand on the image of the FUSE mount `device`: also those that know it by another path, and
+/// not those of an earlier mount at the same place. Asks the devices.
+[[nodiscard]] std::vector<std::string> loops_standing_on(const mount_place& place, const std::string& device);
 
 /// Who uses the mount, in words: loop devices, processes, mounts.
 [[nodiscard]] std::vector<std::string> users_of(const mount_place& place, const std::string& device);

@@ -77,6 +77,14 @@ result<void> apply_option(std::string_view option, mount_options& into) {
   return apply_value(option, option.substr(0, equals), value.value_or(std::string_view{}), into);
 }
 
+class usage_formatter final : public CLI::Formatter {
+public:
+  std::string make_usage(const CLI::App*, std::string) const override {
+    return "Usage: fusedisk [--foreground] [-o OPTION,...] MAIN SPARE... MOUNTPOINT\n"
+           "       fusedisk [--foreground] [-o OPTION,...] --name NAME MOUNTPOINT\n";
+  }
+};
+
 result<void> place_positionals(const std::vector<std::string>& words, command_line& line) {
   const auto usage = [](const std::string& why) {
     return fail("bad-usage", "", why + "; see fusedisk --help", exit_code::usage);
@@ -119,8 +127,7 @@ result<command_line> parse_command_line(int argc, const char* const* argv) {
   CLI::App app("Exposes a dmremap set as an image file: MOUNTPOINT/disk.img, or MOUNTPOINT itself where that is a "
                "regular file.",
                "fusedisk");
-  app.usage("Usage: fusedisk [--foreground] [-o OPTION,...] MAIN SPARE... MOUNTPOINT\n"
-            "       fusedisk [--foreground] [-o OPTION,...] --name NAME MOUNTPOINT");
+  app.formatter(std::make_shared<usage_formatter>());
   app.set_version_flag("--version", std::string("fusedisk ") + DMREMAP_VERSION);
   app.add_flag("-f,--foreground", line.foreground, "stay in the foreground and log to standard error");
   app.add_option("-o", line.option_lists, std::string(option_help))

@@ -142,7 +142,7 @@ std::string health_text(const disk_stats& s, const disk_info& info) {
 std::string remap_line(const remap_entry& e, std::uint64_t main_sectors) {
   return fmt::format("main {} spare {} sectors {} lost 0x{:02x} {}", first_sector(e.main).value,
                      e.spare.value * unit_sectors, sectors_of(e.main, main_sectors), unsigned{e.lost},
-                     e.explicit_remap ? "explicit" : "remap");
+                     e.by_hand ? "explicit" : "remap");
 }
 
 } // namespace dmremap
