@@ -110,7 +110,7 @@ def tests_listed(arguments):
             stem = name[: -len(".cpp")]
             if not any(n == stem or n.endswith("." + stem) for n in names):
                 bad.append(f"{path}:1: ctest runs no test called ...{stem}")
-        elif re.search(r"_test\.(py|sh)$", name) and path not in commands:
+        elif re.search(r"(^test_\w+|_test)\.(py|sh)$", name) and path not in commands:
             bad.append(f"{path}:1: no ctest test runs this script")
     labels = {"unit", "e2e", "perf"}
     for test in tests:

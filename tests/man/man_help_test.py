@@ -108,7 +108,8 @@ def check_program(name, path, page):
             seen |= shown
             listed = page.options.get(command, set())
             differ(bad, f"{name} {command}", shown - general - EVERYWHERE, listed - general)
-        differ(bad, f"{name}: general options", own, general & (own | (general - seen)) | (own & general))
+        differ(bad, f"{name}: general options", own, own & general)
+        differ(bad, f"{name}: general options", general & seen, general)
     for option in sorted(page.synopsis - seen):
         bad.append(f"{name}: '--{option}' is in the synopsis but not in --help")
     return bad
