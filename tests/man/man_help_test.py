@@ -4,7 +4,7 @@
 Usage: man_help_test.py CHECK --man FOLDER --source FOLDER [--program NAME=PATH]...
   help    every long option and subcommand that --help shows is in the page; every one in the page's lists and
           synopsis is in --help; the same for each subcommand (a .Ss of COMMANDS)
-  errors  every error identifier in the sources is in the page's ERRORS lists (.It Li), and the other way round
+  errors  every error identifier in the sources is in the page's ERROR IDENTIFIERS list (.It Li), and the other way round
   links   every .Xr to a page of ours leads to a page that exists
 """
 
@@ -137,9 +137,9 @@ def check_errors(arguments):
             for identifier in re.findall(r'\b(?:fail|error)[({]\s*"([a-z][a-z0-9-]*)"', text):
                 used.setdefault(identifier, os.path.relpath(path, arguments.source))
     page = Page(os.path.join(arguments.man, "dmremap.8"))
-    listed = page.terms.get("ERRORS", set())
-    bad = [f"{used[i]}: the error '{i}' is not in dmremap(8), ERRORS" for i in sorted(set(used) - listed)]
-    return bad + [f"dmremap(8), ERRORS: '{i}' is in no source" for i in sorted(listed - set(used))]
+    listed = page.terms.get("ERROR IDENTIFIERS", set())
+    bad = [f"{used[i]}: the error '{i}' is not in dmremap(8), ERROR IDENTIFIERS" for i in sorted(set(used) - listed)]
+    return bad + [f"dmremap(8), ERROR IDENTIFIERS: '{i}' is in no source" for i in sorted(listed - set(used))]
 
 
 def check_links(arguments):
