@@ -116,7 +116,7 @@ def check_program(name, path, page):
 
 
 def check_help(arguments):
-    bad = []
+    bad = [] if arguments.program else ["no program is given: nothing was compared"]
     for pair in arguments.program:
         name, path = pair.split("=", 1)
         pages = glob.glob(os.path.join(arguments.man, name + ".[18]"))
