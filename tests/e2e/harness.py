@@ -443,6 +443,10 @@ class Set:
             self.dust_on("addbadblock", first, mode, count, store=store)
         self.dust_on("enable", store=store)
 
+    def delay_reads(self, first, count, milliseconds, store="main"):
+        """Every read that touches these sectors takes that much longer."""
+        self.dust_on("delay", first, count, milliseconds, store=store)
+
     def hash_members(self):
         return {str(p): sha256_file(p) for p in (self.main, self.spare)}
 

@@ -21,7 +21,7 @@ class Victim:
     def __init__(self, name, path, chance):
         self.name = name
         logical, physical, length = chance.choice(extents(path))
-        within = chance.randrange(min(length, os.path.getsize(path) - logical) // SECTOR)
+        within = chance.randrange((min(length, os.path.getsize(path) - logical) + SECTOR - 1) // SECTOR)
         self.sector = physical // SECTOR + within
         self.file_sector = logical // SECTOR + within
         self.page = self.file_sector // UNIT_SECTORS
