@@ -310,6 +310,66 @@ class Daemon:
         force_unmount(self.set.workspace, self.mountpoint)
 
 
+class Attached:
+    """What `dmremap attach` started: a daemon in the background and a loop device."""
+
+    def __init__(self, workspace, name, *mountpoint):
+        self.workspace, self.name = workspace, name
+        self.loop = workspace.dmremap("attach", name, *mountpoint).stdout.split()[0]
+        info = json.loads((workspace.path / "run/.sets" / name / "info.json").read_text())
+        self.pid, self.mountpoint, self.image = info["pid"], info["mountpoint"], info["image"]
+        self._pidfd = os.pidfd_open(self.pid)
+        workspace.on_close(self, self.clear)
+
+    @property
+    def dio(self):
+        return int(Path("/sys/block", Path(self.loop).name, "loop/dio").read_text())
+
+    def wait_end(self, seconds=30):
+        """Waits for the daemon's end."""
+        if not poll_fd(self._pidfd, seconds):
+            raise Failure(f"fusedisk {self.pid} still runs")
+
+    def kill(self):
+        """kill -9 of the daemon; waits for its end."""
+        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self.wait_end()
+
+    def detach(self, **options):
+        """dmremap detach; after that nothing of it may be left."""
+        answer = self.workspace.dmremap("detach", self.name, **options)
+        if answer.returncode == 0:
+            self.wait_end()
+            self.ended()
+        return answer
+
+    def ended(self):
+        """Fails where something is left; then there is nothing to clean up any more."""
+        backing = Path("/sys/block", Path(self.loop).name, "loop/backing_file")
+        if backing.exists() and backing.read_text().strip() == self.image:
+            raise Failure(f"{self.loop} is still attached")
+        if is_mounted(self.mountpoint):
+            raise Failure(f"{self.mountpoint} is still mounted")
+        self.workspace.forget(self)
+        os.close(self._pidfd)
+
+    def clear(self):
+        """Whatever the state: ends it."""
+        backing = Path("/sys/block", Path(self.loop).name, "loop/backing_file")
+        if backing.exists() and backing.read_text().strip() == self.image:
+            self.workspace.run("losetup", "-d", self.loop, check=False)
+            with contextlib.suppress(Failure):
+                wait_until(lambda: not backing.exists(), 20, self.loop)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.workspace.run("umount", self.mountpoint, check=False, timeout=30)
+        if is_mounted(self.mountpoint) or not poll_fd(self._pidfd, 30):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            poll_fd(self._pidfd, 30)
+            force_unmount(self.workspace, self.mountpoint)
+        os.close(self._pidfd)
+
+
 class Set:
     """A set made of two sparse files in a workspace."""
 
@@ -444,8 +504,16 @@ class Set:
         self.dust_on("enable", store=store)
 
     def delay_reads(self, first, count, milliseconds, store="main"):
-        """Every read that touches these sectors takes that much longer."""
-        self.dust_on("delay", first, count, milliseconds, store=store)
+        """Every read that touches these sectors takes that much longer. (The request's fields become the words of the
+        dust store's command in this order.)"""
+        reply = self.control("dust", store=store, op="delay", sector=first, mode=str(count), count=milliseconds)
+        if not reply["ok"]:
+            raise Failure(f"dust delay: {reply['error']}")
+
+    def dust_failures(self, store="main"):
+        """(failed reads, failed writes) as the dust store itself counted them."""
+        text = self.control("dust", store=store, op="status")["text"]
+        return tuple(int(text.split(f"failed {kind} ")[1].split(",")[0]) for kind in ("reads", "writes"))
 
     def hash_members(self):
         return {str(p): sha256_file(p) for p in (self.main, self.spare)}
