@@ -313,13 +313,18 @@ class Daemon:
 class Attached:
     """What `dmremap attach` started: a daemon in the background and a loop device."""
 
-    def __init__(self, workspace, name, *mountpoint):
+    def __init__(self, workspace, name, *mountpoint, loop=None):
         self.workspace, self.name = workspace, name
-        self.loop = workspace.dmremap("attach", name, *mountpoint).stdout.split()[0]
+        self.loop = loop or workspace.dmremap("attach", name, *mountpoint).stdout.split()[0]
         info = json.loads((workspace.path / "run/.sets" / name / "info.json").read_text())
         self.pid, self.mountpoint, self.image = info["pid"], info["mountpoint"], info["image"]
         self._pidfd = os.pidfd_open(self.pid)
         workspace.on_close(self, self.clear)
+
+    @classmethod
+    def adopt(cls, workspace, name):
+        """One of those that `dmremap attach --all` started."""
+        return cls(workspace, name, loop=workspace.dmremap_json("status", name)["loop"][0])
 
     @property
     def dio(self):
