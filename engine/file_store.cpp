@@ -109,6 +109,9 @@ result<void> file_store::measure() {
     int sector = 0;
     if (::ioctl(fd_.get(), BLKGETSIZE64, &bytes) != 0 || ::ioctl(fd_.get(), BLKSSZGET, &sector) != 0)
       return fail("open-failed", identity_.path, "does not tell its size: " + reason(errno));
+    int write_protected = 0;
+    if (!read_only_ && ::ioctl(fd_.get(), BLKROGET, &write_protected) == 0 && write_protected != 0)
+      return open_error(identity_.path, EACCES, false); // newer kernels let the open pass and fail the writes
     if (sector != 512 && sector != 4096)
       return fail("block-size-unsupported", identity_.path,
                   "has sectors of " + std::to_string(sector) + " bytes; 512 and 4096 are supported");

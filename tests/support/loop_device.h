@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <fcntl.h>
+#include <linux/blkpg.h>
 #include <linux/loop.h>
 #include <stdexcept>
 #include <string>
@@ -23,7 +24,6 @@ public:
   struct options {
     std::uint32_t block_size = 512; ///< 512 or 4096
     bool direct = false;
-    bool partitions = false; ///< scan for partitions
     bool read_only = false;
   };
 
@@ -45,8 +45,6 @@ public:
       config.block_size = how.block_size;
       if (how.direct)
         config.info.lo_flags |= LO_FLAGS_DIRECT_IO;
-      if (how.partitions)
-        config.info.lo_flags |= LO_FLAGS_PARTSCAN;
       if (how.read_only)
         config.info.lo_flags |= LO_FLAGS_READ_ONLY;
       if (fd_ && ::ioctl(fd_.get(), LOOP_CONFIGURE, &config) == 0) {
@@ -60,6 +58,8 @@ public:
     throw std::runtime_error("no loop device for " + file + ": " + std::strerror(errno));
   }
   ~loop_device() {
+    for (; partitions_ > 0; --partitions_)
+      (void)partition(BLKPG_DEL_PARTITION, partitions_, 0, 0);
     if (fd_)
       (void)::ioctl(fd_.get(), LOOP_CLR_FD);
   }
@@ -67,11 +67,31 @@ public:
   loop_device& operator=(const loop_device&) = delete;
 
   [[nodiscard]] const std::string& path() const { return path_; }
+  /// Tells the kernel of the next partition, in sectors, and returns its path: works on kernels that read no
+  /// partition tables themselves, too.
+  [[nodiscard]] std::string add_partition(std::uint64_t start, std::uint64_t length) {
+    if (!partition(BLKPG_ADD_PARTITION, partitions_ + 1, start, length))
+      throw std::runtime_error("no partition on " + path_ + ": " + std::strerror(errno));
+    return path_ + "p" + std::to_string(++partitions_);
+  }
   /// "loop3"
   [[nodiscard]] std::string name() const { return path_.substr(5); }
 
 private:
+  bool partition(int what, int number, std::uint64_t start, std::uint64_t length) const {
+    blkpg_partition p{};
+    p.start = static_cast<long long>(start * 512);
+    p.length = static_cast<long long>(length * 512);
+    p.pno = number;
+    blkpg_ioctl_arg request{};
+    request.op = what;
+    request.datalen = sizeof p;
+    request.data = &p;
+    return ::ioctl(fd_.get(), BLKPG, &request) == 0;
+  }
+
   unique_fd backing_, fd_;
+  int partitions_ = 0;
   std::string path_;
 };
 
