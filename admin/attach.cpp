@@ -33,12 +33,13 @@ struct attached {
 };
 
 json as_json(const attached& one) {
-  return {{"name", one.set.name},         {"uuid", one.set.uuid},   {"loop", one.loop},
-          {"mountpoint", one.set.mountpoint}, {"image", one.set.image}, {"direct_io", one.direct}};
+  return {{"name", one.set.name},   {"uuid", one.set.uuid},
+          {"loop", one.loop},       {"mountpoint", one.set.mountpoint},
+          {"image", one.set.image}, {"direct_io", one.direct}};
 }
 
-/// FUSE tells loop nothing of the members' sectors: a 4Kn drive below would be read, changed and written for every
-/// sector that a file system of 512-byte sectors writes.
+/// FUSE tells loop nothing of the members' sectors: a 4Kn drive below would be read, changed and written for
+/// every sector that a file system of 512-byte sectors writes.
 std::uint32_t logical_block_size(const running_set& set) {
   std::uint32_t largest = 0;
   std::vector<std::string> members = set.spares;
@@ -61,9 +62,11 @@ bool is_read_only(const running_set& set) {
 result<void> check_loop_access() {
   const unique_fd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
   if (!control && (errno == EACCES || errno == EPERM))
-    return fail("no-permission", "/dev/loop-control", "loop devices are root's; run this as root, or fusedisk alone");
+    return fail("no-permission", "/dev/loop-control",
+                "loop devices are root's; run this as root, or fusedisk alone");
   if (!control)
-    return fail("no-loop", "/dev/loop-control", "is not there; load the kernel's loop module (modprobe loop)");
+    return fail("no-loop", "/dev/loop-control",
+                "is not there; load the kernel's loop module (modprobe loop)");
   return {};
 }
 
@@ -96,7 +99,8 @@ result<attached> serve(const context& c, const attach_options& options) {
     c.note(running->name + ": its daemon had died; what it left is cleared away");
   }
   const auto config = TRY(find_set_config(options.name));
-  made.set = TRY(start_daemon(config, TRY(make_mountpoint(options.mountpoint, config.name))));
+  const auto mountpoint = TRY(make_mountpoint(options.mountpoint, config.name));
+  made.set = TRY(start_daemon(config, mountpoint));
   return made;
 }
 
@@ -143,7 +147,8 @@ json as_json(const running_set& set, const std::vector<std::string>& loops) {
 }
 
 void say_detached(const context& c, const running_set& set, const std::vector<std::string>& loops) {
-  c.out << fmt::format("{}: {}stopped\n", set.name, loops.empty() ? "" : fmt::format("{} detached, ", fmt::join(loops, " ")));
+  c.out << fmt::format("{}: {}stopped\n", set.name,
+                       loops.empty() ? "" : fmt::format("{} detached, ", fmt::join(loops, " ")));
 }
 
 json error_json(const std::string& name, const error& failure) {

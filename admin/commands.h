@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-/// The commands of `dmremap`, one function each. Every one prints its report and returns the exit status; an error is
-/// returned, not printed. NAME is the name or the UUID of a set.
+/// The commands of `dmremap`, one function each. Every one prints its report and returns the exit status; an
+/// error is returned, not printed. NAME is the name or the UUID of a set.
 namespace dmremap::admin {
 
 struct create_options {

@@ -23,6 +23,8 @@ int context::report(const error& failure) const {
   return static_cast<int>(failure.code);
 }
 
-void context::note(const std::string& text) const { err << "dmremap: " << text << '\n'; }
+void context::note(const std::string& text) const {
+  err << "dmremap: " << text << '\n';
+}
 
 } // namespace dmremap::admin

@@ -20,7 +20,8 @@ struct context {
 
   /// "schema" put in front, indented, one line break at the end.
   void print(nlohmann::json value) const;
-  /// One line on `err` with the program's name; an object on `out` where --json was given. Returns the exit status.
+  /// One line on `err` with the program's name; an object on `out` where --json was given. Returns the exit
+  /// status.
   int report(const error& failure) const;
   /// A line on `err` that is no error: "dmremap: TEXT".
   void note(const std::string& text) const;

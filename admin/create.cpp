@@ -25,13 +25,14 @@ tl::unexpected<error> usage(const std::string& what, const std::string& why) {
 
 result<wanted_members> members_of_table(const std::string& text) {
   const auto line = TRY(parse_table_line(text));
-  const auto main = TRY(measure_member(TRY(parse_member(line.main))));
-  const auto spare = TRY(measure_member(TRY(parse_member(line.spare))));
+  const auto main_spec = TRY(parse_member(line.main)), spare_spec = TRY(parse_member(line.spare));
+  const auto main = TRY(measure_member(main_spec)), spare = TRY(measure_member(spare_spec));
   auto made = TRY(apply_table_line(line, main, spare));
   if (main.physical_bytes != spare.physical_bytes)
-    made.adjustments.push_back(fmt::format("physical sectors differ (main {} bytes, spare {}): the spare's place is kept "
-                                           "to its own",
-                                           main.physical_bytes, spare.physical_bytes));
+    made.adjustments.push_back(
+        fmt::format("physical sectors differ (main {} bytes, spare {}): the spare's place is kept "
+                    "to its own",
+                    main.physical_bytes, spare.physical_bytes));
   return wanted_members{made.main, {made.spare}, made.adjustments};
 }
 
@@ -81,8 +82,9 @@ result<void> open_existing(std::vector<open_member>& members, create_plan& plan)
   const auto info = TRY(opened->info());
   if (info.set_name != plan.name)
     return fail("name-mismatch", plan.name,
-                "main and spare are the set " + info.set_name + " already; use that name, or rename it with `dmremap " +
-                    "rename " + info.set_name + " " + plan.name + "`");
+                "main and spare are the set " + info.set_name +
+                    " already; use that name, or rename it with `dmremap " + "rename " + info.set_name + " " +
+                    plan.name + "`");
   plan.uuid = info.set_uuid;
   plan.done = create_plan::outcome::opened;
   return {};
@@ -103,8 +105,9 @@ result<void> keep_config(const create_plan& plan) {
   }
   auto saved = save_set_config(config_of(plan), config_write::create);
   if (!saved)
-    saved.error().why += "; the set itself is made (UUID " + plan.uuid + "), only its configuration is missing: `fusedisk " +
-                         plan.main.spec.text() + " " + plan.spares.front().spec.text() + " MOUNTPOINT` serves it";
+    saved.error().why += "; the set itself is made (UUID " + plan.uuid +
+                         "), only its configuration is missing: `fusedisk " + plan.main.spec.text() + " " +
+                         plan.spares.front().spec.text() + " MOUNTPOINT` serves it";
   return saved;
 }
 
@@ -122,7 +125,8 @@ result<void> format_set(std::vector<open_member>& members, create_plan& plan) {
   return {};
 }
 
-/// Looks at all members; what is left to do is written nowhere yet. True: the pair is a set already (--table).
+/// Looks at all members; what is left to do is written nowhere yet. True: the pair is a set already
+/// (--table).
 result<bool> make_plan(const create_options& options, std::vector<open_member>& members, create_plan& plan) {
   CHECK_OK(check_main(*members[0].io));
   plan.main = TRY(measured(members[0]));
@@ -157,7 +161,8 @@ result<exit_code> create(context& c, const create_options& options) {
   std::vector<member_spec> all = want.spares;
   all.insert(all.begin(), want.main);
   CHECK_OK(check_different(all));
-  auto members = TRY(open_members(with_roles(want), options.dry_run ? access_mode::read_only : access_mode::read_write));
+  auto members =
+      TRY(open_members(with_roles(want), options.dry_run ? access_mode::read_only : access_mode::read_write));
   const bool exists = TRY(make_plan(options, members, plan));
   if (exists)
     CHECK_OK(open_existing(members, plan));

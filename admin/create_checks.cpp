@@ -61,7 +61,9 @@ result<member_measure> measure_member(const member_spec& spec) {
   struct stat facts {};
   if (!fd || ::fstat(fd.get(), &facts) != 0) {
     const int why = errno;
-    const char* id = why == ENOENT ? "not-found" : why == EACCES || why == EPERM ? "no-permission" : "open-failed";
+    const char* id = why == ENOENT                   ? "not-found"
+                     : why == EACCES || why == EPERM ? "no-permission"
+                                                     : "open-failed";
     return fail(id, spec.path, fmt::format("cannot open: {}", std::strerror(why)));
   }
   if (!S_ISREG(facts.st_mode) && !S_ISBLK(facts.st_mode))
@@ -70,7 +72,8 @@ result<member_measure> measure_member(const member_spec& spec) {
   if (spec.start) {
     const auto end = checked_add(*spec.start, *spec.length);
     if (!end || *end > measure.sectors)
-      return fail("range-beyond-end", spec.text(), fmt::format("the device has {} sectors only", measure.sectors));
+      return fail("range-beyond-end", spec.text(),
+                  fmt::format("the device has {} sectors only", measure.sectors));
     measure.sectors = *spec.length;
   }
   return measure;
@@ -78,9 +81,10 @@ result<member_measure> measure_member(const member_spec& spec) {
 
 result<void> check_name(const std::string& name, bool persist) {
   if (!valid_set_name(name))
-    return fail("bad-name", name,
-                "is no name for a set: 1 to 63 letters, digits and -_.+, starting with a letter, a digit or _",
-                exit_code::usage);
+    return fail(
+        "bad-name", name,
+        "is no name for a set: 1 to 63 letters, digits and -_.+, starting with a letter, a digit or _",
+        exit_code::usage);
   if (const auto set = find_running_set(name); set && set->alive)
     return fail("name-taken", name, "a set of this name is running; choose another name");
   if (!persist)
@@ -88,8 +92,8 @@ result<void> check_name(const std::string& name, bool persist) {
   const auto configured = load_set_config(name);
   if (configured || configured.error().id != "no-such-set")
     return fail("name-taken", name,
-                "is configured already in " + set_conf_path(name) + "; choose another name, or `dmremap destroy " + name +
-                    "` first");
+                "is configured already in " + set_conf_path(name) +
+                    "; choose another name, or `dmremap destroy " + name + "` first");
   return {};
 }
 
@@ -111,14 +115,15 @@ result<void> check_main(store& main) {
     if (one.type == "dmremap" || one.type == upstream)
       return fail("main-is-spare", main.identity().path,
                   one.type == upstream
-                      ? "carries the metadata of upstream's dm-remap v4, which lies on a spare; are main and spare swapped?"
+                      ? "carries the metadata of upstream's dm-remap v4, which lies on a spare; are main and "
+                        "spare swapped?"
                       : "is the spare of the set " + one.detail + " (" + one.set_uuid +
                             "); are main and spare swapped? `dmremap destroy` frees a spare");
   return {};
 }
 
-result<bool> check_spare(store& spare, const std::vector<signature>& found, const std::vector<std::string>& wipe,
-                         const std::string& destroy_set) {
+result<bool> check_spare(store& spare, const std::vector<signature>& found,
+                         const std::vector<std::string>& wipe, const std::string& destroy_set) {
   const auto& path = spare.identity().path;
   const auto may_go = [&](const std::string& type) { return std::count(wipe.begin(), wipe.end(), type) > 0; };
   if (spare.size() < min_spare_units * unit_bytes)
@@ -128,12 +133,14 @@ result<bool> check_spare(store& spare, const std::vector<signature>& found, cons
     if (one.type == "dmremap") {
       if (destroy_set.empty() || strcasecmp(one.set_uuid.c_str(), destroy_set.c_str()) != 0)
         return fail("spare-in-set", path,
-                    "is a spare of the set " + one.detail + "; `fusedisk` serves that set; to give it up for good: " +
-                        "--destroy-set " + one.set_uuid);
+                    "is a spare of the set " + one.detail +
+                        "; `fusedisk` serves that set; to give it up for good: " + "--destroy-set " +
+                        one.set_uuid);
     } else if (!may_go(one.type)) {
       if (one.type == upstream)
         return fail("spare-upstream-v4", path,
-                    "carries metadata of upstream's dm-remap v4, which remaps of another disk may need; to give it up: "
+                    "carries metadata of upstream's dm-remap v4, which remaps of another disk may need; to "
+                    "give it up: "
                     "--wipe=dm-remap-v4");
       return fail("spare-has-signature", path,
                   "carries " + words_for(one) + "; if that may be overwritten: --wipe=" + one.type);

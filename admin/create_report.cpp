@@ -13,11 +13,14 @@ namespace {
 
 using nlohmann::json;
 
-std::uint64_t data_bytes(const planned_member& spare) { return spare.places.data_units() * unit_bytes; }
+std::uint64_t data_bytes(const planned_member& spare) {
+  return spare.places.data_units() * unit_bytes;
+}
 
 std::vector<std::uint64_t> super_sectors(const planned_member& spare, bool at_replicas) {
   std::vector<std::uint64_t> sectors;
-  for (unsigned copy = at_replicas ? fixed_supers : 0; copy < (at_replicas ? super_copies : fixed_supers); ++copy)
+  for (unsigned copy = at_replicas ? fixed_supers : 0; copy < (at_replicas ? super_copies : fixed_supers);
+       ++copy)
     sectors.push_back(spare.places.super_place(copy).value * unit_sectors);
   return sectors;
 }
@@ -58,8 +61,8 @@ void report_json(const context& c, const create_plan& plan) {
 }
 
 std::string member_words(const planned_member& member) {
-  return fmt::format("{}: {} sectors ({}), sector size {} logical, {} physical", member.spec.text(), member.sectors,
-                     size_text(member.sectors * sector_bytes), member.measure.logical_bytes,
+  return fmt::format("{}: {} sectors ({}), sector size {} logical, {} physical", member.spec.text(),
+                     member.sectors, size_text(member.sectors * sector_bytes), member.measure.logical_bytes,
                      member.measure.physical_bytes);
 }
 
@@ -79,14 +82,15 @@ void report_first_line(const context& c, const create_plan& plan) {
     c.out << "would create the set " << plan.name << " (nothing is written now)\n";
     for (const auto& spare : plan.spares)
       for (const auto& one : spare.signatures)
-        c.out << "  would overwrite " << one.type << (one.detail.empty() ? "" : " (" + one.detail + ")") << " on "
-              << spare.spec.text() << '\n';
+        c.out << "  would overwrite " << one.type << (one.detail.empty() ? "" : " (" + one.detail + ")")
+              << " on " << spare.spec.text() << '\n';
     break;
   case create_plan::outcome::created:
     c.out << "created the set " << plan.name << ", UUID " << plan.uuid << '\n';
     break;
   case create_plan::outcome::opened:
-    c.out << "opened the set " << plan.name << ", UUID " << plan.uuid << ", which this pair is already; nothing was formatted\n";
+    c.out << "opened the set " << plan.name << ", UUID " << plan.uuid
+          << ", which this pair is already; nothing was formatted\n";
     break;
   }
 }

@@ -2,8 +2,8 @@
 #include "admin/daemon.h"
 
 #include "admin/lookup.h"
+#include "admin/open_set.h"
 #include "engine/loop_control.h"
-#include "engine/member.h"
 #include "engine/unique_fd.h"
 
 #include <boost/filesystem.hpp>
@@ -14,7 +14,6 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <poll.h>
-#include <strings.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -34,23 +33,6 @@ std::string last_message(std::string output) {
   return output.compare(0, prefix.size(), prefix) == 0 ? output.substr(prefix.size()) : output;
 }
 
-/// Device names may have moved since the configuration was written: a spare of another set is refused before the
-/// daemon gets to write to it. A spare that tells nothing is left for the daemon to judge.
-result<void> check_set(const set_config& config) {
-  for (const auto& spare : config.spares) {
-    const auto opened =
-        TRY(open_members({{member_role::spare, TRY(parse_member(spare))}}, access_mode::read_only));
-    const auto signatures = probe_signatures(*opened.front().io);
-    for (const auto& one : signatures ? *signatures : std::vector<signature>{})
-      if (one.type == "dmremap" && strcasecmp(one.set_uuid.c_str(), config.uuid.c_str()) != 0)
-        return fail("wrong-set", spare,
-                    fmt::format("holds the set {} ({}), not {} ({}); have the names of the devices changed? Correct the "
-                                "configuration of {}",
-                                one.detail, one.set_uuid, config.name, config.uuid, config.name));
-  }
-  return {};
-}
-
 bool is_dead_mount(const std::string& path) {
   struct stat facts {};
   return ::stat(path.c_str(), &facts) != 0 && errno == ENOTCONN;
@@ -64,7 +46,8 @@ result<void> unmount_dead(const std::string& path) {
   if (errno == EPERM)
     if (const auto done = run_program({"fusermount3", "-u", "-z", path}); done && done->status == 0)
       return {};
-  return fail("unmount-failed", path, "the mount that the dead daemon left cannot be taken away; try `umount -l " + path + "`");
+  return fail("unmount-failed", path,
+              "the mount that the dead daemon left cannot be taken away; try `umount -l " + path + "`");
 }
 
 } // namespace
@@ -81,7 +64,8 @@ std::string fusedisk_path() {
 }
 
 result<running_set> start_daemon(const set_config& config, const std::string& mountpoint) {
-  CHECK_OK(check_set(config));
+  // Before the daemon gets to write to it; the claims go again with the temporary.
+  CHECK_OK(check_same_set(config, TRY(claim_configured(config, access_mode::read_only))));
   std::vector<std::string> words{fusedisk_path()};
   if (!config.options.empty()) {
     words.emplace_back("-o");
@@ -94,7 +78,8 @@ result<running_set> start_daemon(const set_config& config, const std::string& mo
   const auto done = TRY(run_program(words));
   if (done.status != 0)
     return fail("fusedisk-failed", config.name,
-                done.output.empty() ? fmt::format("fusedisk ended with status {}", done.status) : last_message(done.output),
+                done.output.empty() ? fmt::format("fusedisk ended with status {}", done.status)
+                                    : last_message(done.output),
                 done.status == 4 ? exit_code::damaged : exit_code::failed);
   auto set = find_running_set(config.uuid);
   if (!set || !set->alive)
@@ -114,7 +99,8 @@ result<void> stop_daemon(const running_set& set) {
   while (ready < 0 && errno == EINTR);
   if (ready == 0)
     return fail("no-answer", set.name,
-                fmt::format("was told to stop, but process {} is still there; it may be waiting for a device", set.pid));
+                fmt::format("was told to stop, but process {} is still there; it may be waiting for a device",
+                            set.pid));
   return {};
 }
 

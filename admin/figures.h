@@ -5,12 +5,14 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
-/// Reading the daemon's figures: what is absent or of another kind is the default, so that a newer or older daemon
-/// costs a figure and not the whole report.
+/// Reading the daemon's figures: what is absent or of another kind is the default, so that a newer or older
+/// daemon costs a figure and not the whole report.
 namespace dmremap::admin {
 
-[[nodiscard]] std::uint64_t number_in(const nlohmann::json& object, const char* key, std::uint64_t otherwise = 0);
-[[nodiscard]] std::string text_in(const nlohmann::json& object, const char* key, const std::string& otherwise = "");
+[[nodiscard]] std::uint64_t number_in(const nlohmann::json& object, const char* key,
+                                      std::uint64_t otherwise = 0);
+[[nodiscard]] std::string text_in(const nlohmann::json& object, const char* key,
+                                  const std::string& otherwise = "");
 [[nodiscard]] bool flag_in(const nlohmann::json& object, const char* key, bool otherwise = false);
 [[nodiscard]] double real_in(const nlohmann::json& object, const char* key, double otherwise = 0);
 /// The member, or null.

@@ -41,7 +41,8 @@ void add_configured(std::vector<row>& rows, const context& c) {
   const auto configured = list_set_configs();
   for (const auto& set : configured.sets)
     if (!listed(rows, set.uuid))
-      rows.push_back({set.name, set.uuid, "configured", "", "dmremap attach " + set.name, set.main, set.spares, {}});
+      rows.push_back(
+          {set.name, set.uuid, "configured", "", "dmremap attach " + set.name, set.main, set.spares, {}});
   for (const auto& bad : configured.bad)
     c.note(bad.text());
 }
@@ -49,12 +50,20 @@ void add_configured(std::vector<row>& rows, const context& c) {
 void add_found(std::vector<row>& rows) {
   for (const auto& set : scan_for_sets())
     if (!listed(rows, set.uuid))
-      rows.push_back({set.name, set.uuid, "found", "", "fusedisk MAIN " + set.spare + " MOUNTPOINT", "", {set.spare}, {}});
+      rows.push_back({set.name,
+                      set.uuid,
+                      "found",
+                      "",
+                      "fusedisk MAIN " + set.spare + " MOUNTPOINT",
+                      "",
+                      {set.spare},
+                      {}});
 }
 
 json as_json(const row& one) {
-  json value{{"name", one.name},       {"uuid", one.uuid},     {"state", one.state},
-             {"running", one.state == "running"}, {"spares", one.spares}, {"loop", one.loops}};
+  json value{{"name", one.name},     {"uuid", one.uuid},
+             {"state", one.state},   {"running", one.state == "running"},
+             {"spares", one.spares}, {"loop", one.loops}};
   value["main"] = one.main.empty() ? json(nullptr) : json(one.main);
   value["image"] = one.place.empty() ? json(nullptr) : json(one.place);
   value["next"] = one.next.empty() ? json(nullptr) : json(one.next);
@@ -78,7 +87,8 @@ result<exit_code> list(context& c, const list_options& options) {
     return exit_code::ok;
   }
   for (const auto& one : rows)
-    c.out << fmt::format("{}  {}  {}{}{}{}\n", one.name, one.uuid, one.state, one.place.empty() ? "" : "  " + one.place,
+    c.out << fmt::format("{}  {}  {}{}{}{}\n", one.name, one.uuid, one.state,
+                         one.place.empty() ? "" : "  " + one.place,
                          one.loops.empty() ? "" : fmt::format("  {}", fmt::join(one.loops, " ")),
                          one.next.empty() ? "" : "  next: " + one.next);
   return exit_code::ok;

@@ -19,15 +19,18 @@ result<running_set> need_running(const std::string& name_or_uuid) {
     return std::move(*set);
   if (set)
     return fail("daemon-died", set->name,
-                "its daemon died without stopping; `dmremap detach " + set->name + "` clears away what is left, then `" +
-                    "dmremap attach " + set->name + "` starts it again");
+                "its daemon died without stopping; `dmremap detach " + set->name +
+                    "` clears away what is left, then `" + "dmremap attach " + set->name +
+                    "` starts it again");
   const auto config = TRY(find_set_config(name_or_uuid));
-  return fail("not-running", config.name, "is not running; start it with `dmremap attach " + config.name + "`");
+  return fail("not-running", config.name,
+              "is not running; start it with `dmremap attach " + config.name + "`");
 }
 
 result<void> need_stopped(const std::string& name_or_uuid) {
   if (const auto set = find_running_set(name_or_uuid); set && set->alive)
-    return fail("set-running", set->name, "is running; stop it first with `dmremap detach " + set->name + "`");
+    return fail("set-running", set->name,
+                "is running; stop it first with `dmremap detach " + set->name + "`");
   return {};
 }
 
@@ -36,7 +39,8 @@ result<nlohmann::json> ask(const running_set& set, const std::string& command, c
     if (failure.what == set.dir)
       failure.what = set.name;
     if (failure.id == "no-answer")
-      failure.why += " (process " + std::to_string(set.pid) + "); `dmremap status " + set.name + "` shows its last figures";
+      failure.why += " (process " + std::to_string(set.pid) + "); `dmremap status " + set.name +
+                     "` shows its last figures";
     return tl::unexpected<error>(std::move(failure));
   };
   if (auto ping = control_request(set.dir, "ping", {}, ping_limit); !ping)
@@ -47,7 +51,8 @@ result<nlohmann::json> ask(const running_set& set, const std::string& command, c
   return reply;
 }
 
-result<nlohmann::json> ask(const std::string& name_or_uuid, const std::string& command, const nlohmann::json& args) {
+result<nlohmann::json> ask(const std::string& name_or_uuid, const std::string& command,
+                           const nlohmann::json& args) {
   return ask(TRY(need_running(name_or_uuid)), command, args);
 }
 

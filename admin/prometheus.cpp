@@ -31,7 +31,8 @@ public:
   explicit exposition(const std::string& set) : set_(escaped(set)) {}
 
   void head(const char* name, const char* type, const char* help) {
-    fmt::format_to(std::back_inserter(text_), "# HELP dmremap_{} {}\n# TYPE dmremap_{} {}\n", name, help, name, type);
+    fmt::format_to(std::back_inserter(text_), "# HELP dmremap_{} {}\n# TYPE dmremap_{} {}\n", name, help,
+                   name, type);
   }
   template <class Number>
   void sample(const char* name, Number value, const std::string& labels = "") {

@@ -15,7 +15,9 @@ namespace {
 
 using nlohmann::json;
 
-bool wants_json(const context& c, const report_options& options) { return c.json || options.format == "json"; }
+bool wants_json(const context& c, const report_options& options) {
+  return c.json || options.format == "json";
+}
 
 /// The table with the members' names, from the daemon: the segment does not hold it.
 struct table_reply {
@@ -50,7 +52,8 @@ result<exit_code> status(context& c, const report_options& options) {
 }
 
 result<exit_code> stats(context& c, const report_options& options) {
-  const auto now = TRY(live_status(TRY(need_running(options.name))));
+  const auto set = TRY(need_running(options.name));
+  const auto now = TRY(live_status(set));
   if (options.format == "prometheus") {
     c.out << status_prometheus(now);
     return exit_code::ok;

@@ -52,7 +52,8 @@ bool drain(int pipe, std::string& output) {
   }
 }
 
-/// Until the process has ended: its daemon child may keep the pipe open for good, so the end of the pipe is no sign.
+/// Until the process has ended: its daemon child may keep the pipe open for good, so the end of the pipe is
+/// no sign.
 void collect(int process, int pipe, std::string& output) {
   std::array<pollfd, 2> both{{{process, POLLIN, 0}, {pipe, POLLIN, 0}}};
   while ((both[0].revents & POLLIN) == 0) {

@@ -24,7 +24,8 @@ std::uint64_t size_of(const std::string& sys) {
 std::vector<std::string> block_devices() {
   std::vector<std::string> devices;
   boost::system::error_code failed;
-  for (fs::directory_iterator at("/sys/class/block", failed), end; !failed && at != end; at.increment(failed)) {
+  for (fs::directory_iterator at("/sys/class/block", failed), end; !failed && at != end;
+       at.increment(failed)) {
     auto name = at->path().filename().string();
     std::replace(name.begin(), name.end(), '!', '/'); // "cciss!c0d0"
     if (size_of(at->path().string()) != 0)

@@ -11,8 +11,8 @@ struct found_set {
   std::string name, uuid, spare;
 };
 
-/// Reads the start of every block device that this process may read, opened for reading only. A device that cannot be
-/// read or is in use is passed over.
+/// Reads the start of every block device that this process may read, opened for reading only. A device that
+/// cannot be read or is in use is passed over.
 [[nodiscard]] std::vector<found_set> scan_for_sets();
 
 } // namespace dmremap::admin

@@ -26,7 +26,8 @@ exit_code show(const context& c, const json& reply, const std::string& otherwise
     c.print(std::move(value));
     return exit_code::ok;
   }
-  std::string text = reply.contains("text") && reply["text"].is_string() ? reply["text"].get<std::string>() : "";
+  std::string text =
+      reply.contains("text") && reply["text"].is_string() ? reply["text"].get<std::string>() : "";
   if (text.empty())
     text = otherwise;
   if (!text.empty())
@@ -34,8 +35,8 @@ exit_code show(const context& c, const json& reply, const std::string& otherwise
   return exit_code::ok;
 }
 
-result<exit_code> carry_out(const context& c, const std::string& name, const std::string& command, const json& args,
-                            const std::string& otherwise) {
+result<exit_code> carry_out(const context& c, const std::string& name, const std::string& command,
+                            const json& args, const std::string& otherwise) {
   return show(c, TRY(ask(name, command, args)), otherwise);
 }
 
@@ -55,18 +56,24 @@ result<exit_code> salvage(context& c, const std::string& name, const std::string
     which = TRY(parse_number(sector, "sector (a number, or 'all')"));
   const auto reply = TRY(ask(name, "salvage", {{"sector", which}}));
   const auto& figures = reply.contains("result") ? reply["result"] : json::object();
-  const auto figure = [&](const char* key) { return figures.is_object() ? figures.value(key, std::uint64_t{0}) : 0; };
-  return show(c, reply,
-              fmt::format("{} sectors came back; {} are still lost ({} were tried, {} main may not answer for)",
-                          figure("recovered"), figure("still_lost"), figure("tried"), figure("not_allowed")));
+  const auto figure = [&](const char* key) {
+    return figures.is_object() ? figures.value(key, std::uint64_t{0}) : 0;
+  };
+  return show(
+      c, reply,
+      fmt::format("{} sectors came back; {} are still lost ({} were tried, {} main may not answer for)",
+                  figure("recovered"), figure("still_lost"), figure("tried"), figure("not_allowed")));
 }
 
-result<exit_code> sync(context& c, const std::string& name) { return carry_out(c, name, "sync", {}, "synced"); }
+result<exit_code> sync(context& c, const std::string& name) {
+  return carry_out(c, name, "sync", {}, "synced");
+}
 
 result<exit_code> set(context& c, const std::string& name, const std::string& setting) {
   const auto equals = setting.find('=');
   if (equals == std::string::npos || equals == 0)
-    return fail("bad-setting", setting, "is not KEY=VALUE; `dmremap get NAME` shows the keys", exit_code::usage);
+    return fail("bad-setting", setting, "is not KEY=VALUE; `dmremap get NAME` shows the keys",
+                exit_code::usage);
   const auto key = setting.substr(0, equals), value = setting.substr(equals + 1);
   return carry_out(c, name, "set", {{"key", key}, {"value", value}}, "");
 }
@@ -86,8 +93,8 @@ result<exit_code> get(context& c, const std::string& name, const std::string& ke
 result<exit_code> message(context& c, const std::string& name, const std::string& sector,
                           const std::vector<std::string>& words) {
   if (TRY(parse_number(sector, "sector")) != 0)
-    return fail("bad-message-sector", sector, "the sector of a message is 0: the set is one target from its start",
-                exit_code::usage);
+    return fail("bad-message-sector", sector,
+                "the sector of a message is 0: the set is one target from its start", exit_code::usage);
   std::vector<std::string> apart; // as one argument or several
   for (const auto& argument : words) {
     std::istringstream text(argument);
@@ -104,7 +111,9 @@ result<exit_code> dust(context& c, const std::string& name, const std::string& s
                        const std::vector<std::string>& words) {
   static const std::vector<std::string> plain{"countbadblocks", "clearbadblocks", "enable", "disable"};
   static const std::vector<std::string> modes{"read", "write", "both"};
-  const auto usage = [&](const std::string& why) { return fail("bad-dust", words.front(), why, exit_code::usage); };
+  const auto usage = [&](const std::string& why) {
+    return fail("bad-dust", words.front(), why, exit_code::usage);
+  };
   const std::string& op = words.front();
   json args{{"store", store}, {"op", op}};
   const bool adds = op == "addbadblock", removes = op == "removebadblock", queries = op == "queryblock";
@@ -118,11 +127,13 @@ result<exit_code> dust(context& c, const std::string& name, const std::string& s
     else if (adds)
       args["mode"] = "both";
     if (!queries && next < words.size())
-      args["count"] = TRY(parse_number(words[next++], adds ? "count of sectors, nor read, write or both" : "count"));
+      args["count"] =
+          TRY(parse_number(words[next++], adds ? "count of sectors, nor read, write or both" : "count"));
     else if (!queries)
       args["count"] = 1;
   } else if (std::count(plain.begin(), plain.end(), op) == 0) {
-    return usage("is none of addbadblock, removebadblock, queryblock, countbadblocks, clearbadblocks, enable, disable");
+    return usage("is none of addbadblock, removebadblock, queryblock, countbadblocks, clearbadblocks, "
+                 "enable, disable");
   }
   if (next < words.size())
     return usage("does not take '" + words[next] + "'");
@@ -133,7 +144,8 @@ result<exit_code> spare(context& c, const std::string& operation, const std::str
   if (operation != "list") {
     const auto set = TRY(need_running(name));
     return fail("one-spare-only", set.name,
-                "spare " + operation + ": sets of this version have the one spare that they were created with");
+                "spare " + operation +
+                    ": sets of this version have the one spare that they were created with");
   }
   const auto reply = TRY(ask(name, "status", {}));
   const auto status = reply.value("result", json::object());
@@ -144,9 +156,11 @@ result<exit_code> spare(context& c, const std::string& operation, const std::str
   }
   for (std::size_t i = 0; i < spares.size(); ++i) {
     const auto& one = spares[i];
-    const auto usable = one.value("usable_units", std::uint64_t{0}), used = one.value("allocated_units", std::uint64_t{0});
-    c.out << fmt::format("{}  {}  {}  {} of {} units used ({} MiB free)\n", i, one.value("uuid", ""), one.value("path", ""),
-                         used, usable, (usable - std::min(usable, used)) * unit_bytes / (1024 * 1024));
+    const auto usable = one.value("usable_units", std::uint64_t{0}),
+               used = one.value("allocated_units", std::uint64_t{0});
+    c.out << fmt::format("{}  {}  {}  {} of {} units used ({} MiB free)\n", i, one.value("uuid", ""),
+                         one.value("path", ""), used, usable,
+                         (usable - std::min(usable, used)) * unit_bytes / (1024 * 1024));
   }
   return exit_code::ok;
 }

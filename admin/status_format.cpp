@@ -49,10 +49,12 @@ void add_place(lines& out, const json& status) {
 void add_members(lines& out, const json& status) {
   const auto& main = part_of(status, "main");
   const auto sectors = number_in(main, "sectors");
-  const auto buffered = [](const json& member) { return flag_in(member, "direct", true) ? "" : ", buffered (no O_DIRECT)"; };
+  const auto buffered = [](const json& member) {
+    return flag_in(member, "direct", true) ? "" : ", buffered (no O_DIRECT)";
+  };
   if (sectors != 0)
-    out.add("main", "{}, {} sectors ({}){}", text_in(main, "path"), sectors, size_text(sectors * sector_bytes),
-            buffered(main));
+    out.add("main", "{}, {} sectors ({}){}", text_in(main, "path"), sectors,
+            size_text(sectors * sector_bytes), buffered(main));
   else
     out.add("main", "{}", text_in(main, "path"));
   const auto& spares = part_of(status, "spares");
@@ -63,8 +65,8 @@ void add_members(lines& out, const json& status) {
       continue;
     }
     const auto usable = number_in(spare, "usable_units"), used = number_in(spare, "allocated_units");
-    out.add(fmt::format("spare {}", i).c_str(), "{}, {} of {} units used, {} free{}", text_in(spare, "path"), used, usable,
-            size_text((usable - std::min(used, usable)) * unit_bytes), buffered(spare));
+    out.add(fmt::format("spare {}", i).c_str(), "{}, {} of {} units used, {} free{}", text_in(spare, "path"),
+            used, usable, size_text((usable - std::min(used, usable)) * unit_bytes), buffered(spare));
     out.add("", "metadata: {} of 5 superblocks, {} of 5 at replicas, every table block in {} copies or more",
             number_in(spare, "super_copies_valid"), number_in(spare, "head_copies_valid"),
             number_in(spare, "weakest_block_copies"));
@@ -79,8 +81,8 @@ void add_figures(lines& out, const json& stats) {
           n("lost_sectors") != 0 ? "; `dmremap lost` lists them, `dmremap salvage` tries them again" : "");
   out.add("errors", "main {} read, {} write; spare {} read, {} write; {} flush", n("main_read_errors"),
           n("main_write_errors"), n("spare_read_errors"), n("spare_write_errors"), n("flush_errors"));
-  out.add("requests", "{} reads ({}), {} writes ({}), {} flushes, {} zeroes", n("reads"), size_text(n("read_bytes")),
-          n("writes"), size_text(n("written_bytes")), n("flushes"), n("zeroes"));
+  out.add("requests", "{} reads ({}), {} writes ({}), {} flushes, {} zeroes", n("reads"),
+          size_text(n("read_bytes")), n("writes"), size_text(n("written_bytes")), n("flushes"), n("zeroes"));
 }
 
 } // namespace
@@ -94,8 +96,11 @@ std::string status_text(const json& status) {
   add_members(out, status);
   if (stats.is_object()) {
     add_figures(out, stats);
-    out.add("auto remap", "{}{}", flag_in(status, "auto_remap", flag_in(stats, "auto_remap", true)) ? "on" : "off",
-            flag_in(stats, "breaker_open") ? ", stopped by the breaker until `dmremap message NAME 0 reset_breaker`" : "");
+    out.add("auto remap", "{}{}",
+            flag_in(status, "auto_remap", flag_in(stats, "auto_remap", true)) ? "on" : "off",
+            flag_in(stats, "breaker_open")
+                ? ", stopped by the breaker until `dmremap message NAME 0 reset_breaker`"
+                : "");
   }
   const auto& notices = part_of(status, "notices");
   if (notices.is_array())
@@ -126,8 +131,9 @@ exit_code status_exit(const json& status) {
   const auto& spares = part_of(status, "spares");
   if (spares.is_array())
     for (const auto& spare : spares)
-      if (spare.is_object() && (text_in(spare, "path").empty() || number_in(spare, "super_copies_valid", 5) < 2 ||
-                                number_in(spare, "weakest_block_copies", 5) < 2))
+      if (spare.is_object() &&
+          (text_in(spare, "path").empty() || number_in(spare, "super_copies_valid", 5) < 2 ||
+           number_in(spare, "weakest_block_copies", 5) < 2))
         return exit_code::damaged;
   return exit_code::ok;
 }

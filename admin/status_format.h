@@ -17,8 +17,8 @@ namespace dmremap::admin {
 [[nodiscard]] std::string status_prometheus(const nlohmann::json& status);
 /// One "name value" line a counter, aligned.
 [[nodiscard]] std::string stats_text(const nlohmann::json& stats);
-/// exit_code::damaged where main or a spare is gone, the breaker is open, or metadata is down to its last copy.
-/// Lost sectors are data, reported as such, and not damage to the set.
+/// exit_code::damaged where main or a spare is gone, the breaker is open, or metadata is down to its last
+/// copy. Lost sectors are data, reported as such, and not damage to the set.
 [[nodiscard]] exit_code status_exit(const nlohmann::json& status);
 
 } // namespace dmremap::admin

@@ -83,8 +83,8 @@ private:
     if (last_.device == nullptr)
       fmt::format_to(std::back_inserter(text_), "{} {} error\n", last_.at, last_.count);
     else
-      fmt::format_to(std::back_inserter(text_), "{} {} linear {} {}\n", last_.at, last_.count, last_.device->path,
-                     last_.sector);
+      fmt::format_to(std::back_inserter(text_), "{} {} linear {} {}\n", last_.at, last_.count,
+                     last_.device->path, last_.sector);
     last_ = {};
   }
   piece last_;
@@ -186,12 +186,13 @@ std::string lost_text(const std::vector<sector_range>& ranges) {
 }
 
 std::string ddrescue_map(const std::vector<sector_range>& ranges, std::uint64_t sectors) {
-  std::string text = "# Mapfile. Created by dmremap " DMREMAP_VERSION "\n# current_pos  current_status  current_pass\n"
-                     "0x00000000     +               1\n#      pos        size  status\n";
+  std::string text =
+      "# Mapfile. Created by dmremap " DMREMAP_VERSION "\n# current_pos  current_status  current_pass\n"
+      "0x00000000     +               1\n#      pos        size  status\n";
   const auto line = [&](std::uint64_t first, std::uint64_t count, char status) {
     if (count != 0)
-      fmt::format_to(std::back_inserter(text), "0x{:08X}  0x{:08X}  {}\n", first * sector_bytes, count * sector_bytes,
-                     status);
+      fmt::format_to(std::back_inserter(text), "0x{:08X}  0x{:08X}  {}\n", first * sector_bytes,
+                     count * sector_bytes, status);
   };
   std::uint64_t at = 0;
   for (const auto& range : ranges) {

@@ -44,7 +44,8 @@ struct sector_range {
 [[nodiscard]] result<std::string> table_dmsetup(const table_view& table);
 
 [[nodiscard]] std::string lost_text(const std::vector<sector_range>& ranges);
-/// A mapfile of GNU ddrescue: `ranges` are bad ('-'), the rest of the `sectors` good ('+'). Positions from 0 of main.
+/// A mapfile of GNU ddrescue: `ranges` are bad ('-'), the rest of the `sectors` good ('+'). Positions from 0
+/// of main.
 [[nodiscard]] std::string ddrescue_map(const std::vector<sector_range>& ranges, std::uint64_t sectors);
 /// The list of `badblocks -b BLOCK_SIZE -o`: each block that a range touches, once.
 [[nodiscard]] std::string badblocks_list(const std::vector<sector_range>& ranges, std::uint64_t block_size);

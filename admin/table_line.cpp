@@ -25,7 +25,9 @@ result<std::uint64_t> number(const std::string& word, const char* what) {
   return value;
 }
 
-bool is_number(const std::string& word) { return word.find_first_not_of("0123456789") == std::string::npos; }
+bool is_number(const std::string& word) {
+  return word.find_first_not_of("0123456789") == std::string::npos;
+}
 
 result<void> parse_v3(table_line& line, const std::vector<std::string>& words) {
   if (words.size() == 7) { // MAIN SPARE START LEN
@@ -62,10 +64,12 @@ void set_range(member_spec& spec, std::uint64_t start, std::uint64_t length, std
 result<void> apply_main(table_members& made, const table_line& line, const member_measure& main) {
   const auto start = line.main_start.value_or(0);
   if (start % unit_sectors != 0)
-    return fail("table-misaligned", std::to_string(start),
-                fmt::format("MSTART is not a multiple of 8 sectors; moving it would show other data (the nearest are {} "
-                            "and {})",
-                            align_down(start, unit_sectors), align_up(start, unit_sectors)));
+    return fail(
+        "table-misaligned", std::to_string(start),
+        fmt::format(
+            "MSTART is not a multiple of 8 sectors; moving it would show other data (the nearest are {} "
+            "and {})",
+            align_down(start, unit_sectors), align_up(start, unit_sectors)));
   if (start >= main.sectors)
     return fail("table-outside", line.main,
                 fmt::format("has {} sectors only; MSTART {} lies behind its end", main.sectors, start));
@@ -76,7 +80,8 @@ result<void> apply_main(table_members& made, const table_line& line, const membe
   auto length = line.length;
   if (start + length != main.sectors && length % unit_sectors != 0) {
     length = align_down(length, unit_sectors);
-    made.adjustments.push_back(fmt::format("length of the disk: {} -> {} sectors (whole units of 8)", line.length, length));
+    made.adjustments.push_back(
+        fmt::format("length of the disk: {} -> {} sectors (whole units of 8)", line.length, length));
   }
   if (length == 0)
     return bad_table(std::to_string(line.length), "is too short for a disk");
@@ -90,19 +95,22 @@ result<void> apply_spare(table_members& made, const table_line& line, const memb
   const auto grain = grain_of(spare);
   if (*line.spare_start >= spare.sectors)
     return fail("table-outside", line.spare,
-                fmt::format("has {} sectors only; the start {} lies behind its end", spare.sectors, *line.spare_start));
+                fmt::format("has {} sectors only; the start {} lies behind its end", spare.sectors,
+                            *line.spare_start));
   const auto start = align_up(*line.spare_start, grain);
   if (start != *line.spare_start)
-    made.adjustments.push_back(fmt::format("start on the spare: {} -> {} (a multiple of {} sectors)", *line.spare_start,
-                                           start, grain));
+    made.adjustments.push_back(fmt::format("start on the spare: {} -> {} (a multiple of {} sectors)",
+                                           *line.spare_start, start, grain));
   const auto wanted = checked_add(*line.spare_start, *line.spare_length).value_or(UINT64_MAX);
   const auto end = align_down(std::min(wanted, spare.sectors), grain);
   if (end <= start)
-    return fail("table-outside", line.spare, "nothing of the range is left on whole physical sectors of the device");
+    return fail("table-outside", line.spare,
+                "nothing of the range is left on whole physical sectors of the device");
   const auto length = end - start;
   if (length != *line.spare_length)
-    made.adjustments.push_back(fmt::format("length on the spare: {} -> {} sectors ({})", *line.spare_length, length,
-                                           wanted > spare.sectors ? "the device ends there" : "whole units and sectors"));
+    made.adjustments.push_back(
+        fmt::format("length on the spare: {} -> {} sectors ({})", *line.spare_length, length,
+                    wanted > spare.sectors ? "the device ends there" : "whole units and sectors"));
   set_range(made.spare, start, length, spare.sectors);
   return {};
 }
@@ -115,7 +123,8 @@ result<table_line> parse_table_line(const std::string& text) {
   for (std::string word; stream >> word;)
     words.push_back(word);
   if (words.size() < 3)
-    return bad_table(text, "is no table line: 0 LEN remap MAIN SPARE START LEN, or 0 LEN remap-v4 MAIN SPARE");
+    return bad_table(text,
+                     "is no table line: 0 LEN remap MAIN SPARE START LEN, or 0 LEN remap-v4 MAIN SPARE");
   if (!is_number(words[0]) || TRY(number(words[0], "start")) != 0)
     return bad_table(words[0], "the line starts at sector 0 of the disk: one line is the whole of it");
   table_line line;

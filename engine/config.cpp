@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "engine/config.h"
 
-#include "engine/unique_fd.h"
 #include "engine/paths.h"
+#include "engine/unique_fd.h"
 
 #include <algorithm>
 #include <boost/filesystem.hpp>
@@ -126,7 +126,8 @@ bool valid_uuid(const std::string& text) {
 result<void> check_whole(const set_config& config, const std::string& path) {
   const auto bad = [&](const std::string& why) { return fail("bad-config", path, why); };
   if (!valid_set_name(config.name))
-    return bad(config.name.empty() ? "has no line 'name = NAME'" : "'" + config.name + "' is no name of a set");
+    return bad(config.name.empty() ? "has no line 'name = NAME'"
+                                   : "'" + config.name + "' is no name of a set");
   if (!valid_uuid(config.uuid))
     return bad(config.uuid.empty() ? "has no line 'uuid = UUID'" : "'" + config.uuid + "' is no UUID");
   if (config.main.empty())
@@ -138,11 +139,13 @@ result<void> check_whole(const set_config& config, const std::string& path) {
 
 result<void> check_value(const std::string& value, bool in_list) {
   const bool holds = !value.empty() && trimmed(value) == value && value.find('\n') == std::string::npos &&
-                     value.find('\0') == std::string::npos && (!in_list || value.find(',') == std::string::npos);
+                     value.find('\0') == std::string::npos &&
+                     (!in_list || value.find(',') == std::string::npos);
   if (!holds)
-    return fail("bad-config-value", value,
-                "cannot be kept in a configuration file (a line break, or a blank at an end); use another path, or "
-                "--no-persist");
+    return fail(
+        "bad-config-value", value,
+        "cannot be kept in a configuration file (a line break, or a blank at an end); use another path, or "
+        "--no-persist");
   return {};
 }
 
@@ -206,9 +209,11 @@ result<set_config> load_set_config(const std::string& name) {
   if (!valid_set_name(name))
     return fail("no-such-set", name, "is no name of a set");
   const auto path = set_conf_path(name);
-  auto config = TRY(parse_set_config(TRY(read_file(path)), path));
+  const auto text = TRY(read_file(path));
+  auto config = TRY(parse_set_config(text, path));
   if (config.name != name) // after a copy by hand two files would both claim one set
-    return fail("bad-config", path, "says name = " + config.name + "; the file must be called " + config.name + ".conf");
+    return fail("bad-config", path,
+                "says name = " + config.name + "; the file must be called " + config.name + ".conf");
   return config;
 }
 
@@ -241,8 +246,9 @@ result<set_config> find_set_config(const std::string& name_or_uuid) {
   for (auto& config : list_set_configs().sets)
     if (strcasecmp(config.uuid.c_str(), name_or_uuid.c_str()) == 0)
       return config;
-  return fail("no-such-set", name_or_uuid,
-              "no set of this name or UUID is running or configured; `dmremap list --all` shows what there is");
+  return fail(
+      "no-such-set", name_or_uuid,
+      "no set of this name or UUID is running or configured; `dmremap list --all` shows what there is");
 }
 
 result<void> save_set_config(const set_config& config, config_write mode) {

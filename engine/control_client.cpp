@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "engine/control_client.h"
 
-#include "engine/unique_fd.h"
 #include "engine/paths.h"
+#include "engine/unique_fd.h"
 
 #include <algorithm>
 #include <boost/filesystem.hpp>
@@ -53,7 +53,8 @@ result<void> wait_for(int fd, short events, const deadline& until, const std::st
   }
 }
 
-/// Connects without waiting: a daemon that is stopped still has its queue, one whose queue is full does not answer.
+/// Connects without waiting: a daemon that is stopped still has its queue, one whose queue is full does not
+/// answer.
 result<unique_fd> connect_to(const std::string& dir) {
   const unique_fd folder(::open(dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!folder && (errno == EACCES || errno == EPERM))
@@ -86,7 +87,8 @@ result<void> check_peer(int connection, const std::string& dir) {
   return {};
 }
 
-result<void> send_all(int connection, const std::string& text, const deadline& until, const std::string& dir) {
+result<void> send_all(int connection, const std::string& text, const deadline& until,
+                      const std::string& dir) {
   std::size_t done = 0;
   while (done < text.size()) {
     CHECK_OK(wait_for(connection, POLLOUT, until, dir));
@@ -193,7 +195,8 @@ result<json> control_request(const std::string& dir, const std::string& command,
   CHECK_OK(check_peer(connection.get(), dir));
   const json request{{"v", 1}, {"cmd", command}, {"args", args.is_null() ? json::object() : args}};
   // Not every path is UTF-8: what is not is replaced rather than thrown at.
-  CHECK_OK(send_all(connection.get(), request.dump(-1, ' ', false, json::error_handler_t::replace) + "\n", until, dir));
+  CHECK_OK(send_all(connection.get(), request.dump(-1, ' ', false, json::error_handler_t::replace) + "\n",
+                    until, dir));
   return read_reply(TRY(receive_line(connection.get(), until, dir)), dir);
 }
 

@@ -22,7 +22,8 @@ struct running_set {
   bool alive = false; ///< somebody listens on the socket (it need not answer)
 };
 
-/// All under run_dir()/.sets, the dead ones too; those whose info.json cannot be read are left out. Waits for nobody.
+/// All under run_dir()/.sets, the dead ones too; those whose info.json cannot be read are left out. Waits for
+/// nobody.
 [[nodiscard]] std::vector<running_set> list_running_sets();
 /// By name or UUID, the dead ones too; nothing where there is none.
 [[nodiscard]] std::optional<running_set> find_running_set(const std::string& name_or_uuid);

@@ -26,7 +26,9 @@ tl::unexpected<error> loop_failure(const std::string& what, const char* action) 
   return fail(id, what, fmt::format("cannot {}: {}", action, std::strerror(number)));
 }
 
-std::string sys_folder(const std::string& device) { return "/sys/block/" + device.substr(device.rfind('/') + 1); }
+std::string sys_folder(const std::string& device) {
+  return "/sys/block/" + device.substr(device.rfind('/') + 1);
+}
 
 std::string first_line(const std::string& path) {
   std::ifstream file(path);
@@ -46,7 +48,8 @@ std::string with_real_parent(const std::string& image) {
 result<unique_fd> free_device(std::string& device) {
   const unique_fd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
   if (!control && errno == ENOENT)
-    return fail("no-loop", "/dev/loop-control", "does not exist; load the kernel's loop module (modprobe loop)");
+    return fail("no-loop", "/dev/loop-control",
+                "does not exist; load the kernel's loop module (modprobe loop)");
   if (!control)
     return loop_failure("/dev/loop-control", "open");
   const int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
@@ -63,7 +66,8 @@ loop_config make_config(int file, const std::string& image, const loop_options& 
   loop_config config{};
   config.fd = static_cast<__u32>(file);
   config.block_size = options.block_size;
-  config.info.lo_flags = LO_FLAGS_DIRECT_IO | LO_FLAGS_PARTSCAN | (options.read_only ? LO_FLAGS_READ_ONLY : 0U);
+  config.info.lo_flags =
+      LO_FLAGS_DIRECT_IO | LO_FLAGS_PARTSCAN | (options.read_only ? __u32{LO_FLAGS_READ_ONLY} : 0U);
   const auto length = std::min<std::size_t>(image.size(), LO_NAME_SIZE - 1);
   std::memcpy(config.info.lo_file_name, image.data(), length);
   return config;
@@ -119,10 +123,12 @@ result<void> detach_loop(const std::string& device, std::chrono::milliseconds li
     const unique_fd loop(::open(device.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC));
     if (!loop && errno != EBUSY)
       return loop_failure(device, "open");
-    // Held exclusively: whoever is not here now (a mount, a dm device, swap) cannot come before the device is gone.
+    // Held exclusively: whoever is not here now (a mount, a dm device, swap) cannot come before the device is
+    // gone.
     auto users = loop_users(device);
     if (!loop && users.empty())
-      users.emplace_back("opened exclusively by somebody who cannot be seen from here (another mount namespace?)");
+      users.emplace_back(
+          "opened exclusively by somebody who cannot be seen from here (another mount namespace?)");
     if (!users.empty())
       return fail("loop-in-use", device, fmt::format("is in use: {}", fmt::join(users, ", ")));
     if (::ioctl(loop.get(), LOOP_CLR_FD, 0) != 0 && errno != ENXIO)

@@ -96,7 +96,8 @@ void add_loops_on_top(const std::vector<node>& nodes, std::vector<std::string>& 
     const auto backing = first_line(entry.string() + "/loop/backing_file");
     for (const auto& one : nodes)
       if (!backing.empty() && backing == one.path)
-        users.push_back(fmt::format("the loop device /dev/{} stands on {}", entry.filename().string(), one.path));
+        users.push_back(
+            fmt::format("the loop device /dev/{} stands on {}", entry.filename().string(), one.path));
   });
 }
 
@@ -115,7 +116,8 @@ void add_openers(const std::vector<node>& nodes, std::vector<std::string>& users
           opened = one.path;
     });
     if (!opened.empty())
-      users.push_back(fmt::format("{} is opened by process {} ({})", opened, pid, first_line("/proc/" + pid + "/comm")));
+      users.push_back(
+          fmt::format("{} is opened by process {} ({})", opened, pid, first_line("/proc/" + pid + "/comm")));
   });
 }
 
