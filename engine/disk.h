@@ -16,7 +16,8 @@
 
 namespace dmremap {
 
-struct commit_rules; // engine/commit_rules.h: switches the crash tests use to break the order of writes on purpose
+struct commit_rules; // engine/commit_rules.h: switches the crash tests use to break the order of writes on
+                     // purpose
 
 /// How a set is opened. The defaults are what `fusedisk` uses.
 struct open_options {
@@ -24,14 +25,14 @@ struct open_options {
   bool degraded = false;    ///< open with spares absent
   bool accept_main = false; ///< go on although main does not match what the spare remembers
   bool accept_older = false;
-  bool auto_remap = true;   ///< remap on I/O errors
+  bool auto_remap = true;    ///< remap on I/O errors
   unsigned read_retries = 1; ///< times a single sector that failed to read is read again before it is lost
   const commit_rules* rules = nullptr; ///< tests only
 };
 
 /// What `create` puts on a spare.
 struct format_options {
-  std::string name;        ///< 1 to 63 bytes: letters, digits, '-', '_', '.', '+'; not starting with '-' or '.'
+  std::string name; ///< 1 to 63 bytes: letters, digits, '-', '_', '.', '+'; not starting with '-' or '.'
   std::optional<std::string> set_uuid;   ///< tests only: fixed instead of random
   std::optional<std::string> spare_uuid; ///< tests only
 };
@@ -43,7 +44,7 @@ struct remap_entry {
   spare_unit spare;
   std::uint8_t lost = 0;            ///< bit i: sector i of the unit is lost
   std::uint8_t main_may_answer = 0; ///< bit i: salvage may read sector i from main
-  bool explicit_remap = false;      ///< made by add_remap without copying
+  bool by_hand = false;             ///< made by remap or add_remap, not by an error
   std::uint64_t sequence = 0;
 };
 
@@ -53,20 +54,21 @@ struct disk_stats {
   std::uint64_t read_bytes = 0, written_bytes = 0;
   std::uint64_t main_read_errors = 0, main_write_errors = 0, spare_read_errors = 0, spare_write_errors = 0;
   std::uint64_t flush_errors = 0, lost_reads = 0, slow_requests = 0;
-  std::uint64_t remapped_units = 0, auto_remapped_units = 0, manual_remapped_units = 0; ///< active now
+  std::uint64_t remapped_units = 0, auto_remapped_units = 0,
+                manual_remapped_units = 0; ///< active now: all, by errors, by hand
   std::uint64_t auto_remaps = 0, manual_remaps = 0, lifetime_allocations = 0; ///< over the life of the set
   std::uint64_t lost_sectors = 0;                                             ///< now
   std::uint64_t saves_tried = 0, saves_done = 0; ///< commits of metadata, over the life of the set
   bool auto_remap = true;
   bool breaker_open = false; ///< automatic remapping stopped (promise 8) until reset_breaker
   bool main_gone = false;
-  std::string state;         ///< "ok", "lost sectors", "read-only", "main does not answer", "breaker open", ...
+  std::string state; ///< "ok", "lost sectors", "read-only", "main does not answer", "breaker open", ...
 };
 
 struct spare_status {
   std::string uuid, path;
-  std::uint64_t units = 0;           ///< all
-  std::uint64_t usable_units = 0;    ///< less metadata and retired
+  std::uint64_t units = 0;        ///< all
+  std::uint64_t usable_units = 0; ///< less metadata and retired
   std::uint64_t allocated_units = 0;
   std::uint64_t sequence = 0;        ///< of the newest superblock
   unsigned super_copies_valid = 0;   ///< of the five fixed ones, read from the medium now
@@ -93,7 +95,7 @@ struct remap_reply {
 };
 
 struct salvage_reply {
-  std::uint64_t tried = 0;     ///< lost sectors read from main
+  std::uint64_t tried = 0; ///< lost sectors read from main
   std::uint64_t recovered = 0;
   std::uint64_t not_allowed = 0; ///< lost sectors for which main may not answer
   std::uint64_t still_lost = 0;
@@ -107,32 +109,32 @@ struct lost_range {
 /// What one thread needs to do I/O: its published range and its buffers. One thread at a time.
 class io_context {
 public:
-  /// Called when a request leaves the fast path (an error, a frozen unit, a table change), before anything that may
-  /// wait long; and when it is back. fusedisk puts another thread in the receiver's place meanwhile.
+  /// Called when a request leaves the fast path (an error, a frozen unit, a table change), before anything
+  /// that may wait long; and when it is back. fusedisk puts another thread in the receiver's place meanwhile.
   std::function<void()> on_slow, on_fast;
   ~io_context();
   io_context(const io_context&) = delete;
   io_context& operator=(const io_context&) = delete;
 
+  struct impl; ///< the engine's own
+
 private:
   friend class disk;
   io_context();
-  struct impl;
   std::unique_ptr<impl> impl_;
 };
 
-/// The virtual disk: one open set. Thread-safe but for close(). Offsets and lengths are bytes of any alignment;
-/// a request that leaves [0, size()) fails with io_error::invalid and changes nothing.
+/// The virtual disk: one open set. Thread-safe but for close(). Offsets and lengths are bytes of any
+/// alignment; a request that leaves [0, size()) fails with io_error::invalid and changes nothing.
 class disk {
 public:
-  /// Formats `spare` for `main`. The caller has checked that both may be used (engine/safety.h). Returns the set's
-  /// UUID. Durable on return. On an error nothing that was there stays recognisable as half a set.
+  /// Formats `spare` for `main`. The caller has checked that both may be used (engine/safety.h). Returns the
+  /// set's UUID. Durable on return. On an error nothing that was there stays recognisable as half a set.
   [[nodiscard]] static result<std::string> format(store& main, std::span<store* const> spares,
                                                   const format_options& options);
   /// Opens a set: reads all metadata, chooses, mends (unless read_only), and is ready for I/O on return.
-  [[nodiscard]] static result<std::unique_ptr<disk>> open(std::shared_ptr<store> main,
-                                                          std::vector<std::shared_ptr<store>> spares,
-                                                          const open_options& options);
+  [[nodiscard]] static result<std::unique_ptr<disk>>
+  open(std::shared_ptr<store> main, std::vector<std::shared_ptr<store>> spares, const open_options& options);
   /// As close(), ignoring errors, but does not write "clean" where close() was not called.
   ~disk();
 
@@ -169,8 +171,8 @@ public:
   void clear_stats();
   void reset_breaker();
 
-  [[nodiscard]] disk_stats stats() const;  ///< from atomics only: never waits for I/O
-  [[nodiscard]] result<disk_info> info();  ///< reads superblock copies: may wait for the spare
+  [[nodiscard]] disk_stats stats() const; ///< from atomics only: never waits for I/O
+  [[nodiscard]] result<disk_info> info(); ///< reads superblock copies: may wait for the spare
   /// In ascending order of main. A snapshot unit by unit, not of one instant.
   void for_each_remap(const std::function<void(const remap_entry&)>& visit) const;
   [[nodiscard]] std::vector<lost_range> lost() const;
@@ -178,9 +180,10 @@ public:
   /// Flushes all, makes every copy equal, writes "clean". No I/O may be under way. Idempotent.
   [[nodiscard]] result<void> close();
 
+  struct impl; ///< the engine's own
+
 private:
   disk();
-  struct impl;
   std::unique_ptr<impl> impl_;
 };
 

@@ -29,21 +29,28 @@ enum class member_role { main, spare };
 enum class access_mode { read_only, read_write };
 
 class dust_control; // engine/dust_store.h
+class claim;        // engine/claim.h
 
-/// A member opened and claimed; the claim lasts as long as the object.
+/// A member opened and claimed; the claim lasts as long as this object or `io`, whichever lives longer.
 struct open_member {
   member_spec spec;
   std::shared_ptr<store> io;            ///< range and dust applied
   std::shared_ptr<dust_control> dust;   ///< where the member is `dust:`
+  std::shared_ptr<claim> held;          ///< shared by the ranges of one device or file
 };
 
 /// Opens and claims the members of one set together: one open and one claim per physical device or file, shared by
 /// its ranges. Writes nothing. Read-only access takes a shared claim and opens nothing for writing.
 /// Errors (each with its own id): not-found, no-permission, not-a-device, too-small-range, range-beyond-end,
 /// members-overlap (also of two sets: the other is named), in-use (another set, or O_EXCL refused), mounted, swap,
-/// loop-backed (a loop device stands on the file), empty-member, misaligned-range.
+/// loop-backed (a loop device stands on the file), empty-member, misaligned-range; seldom: block-size-unsupported,
+/// open-failed, claim-failed, bad-dust-file.
 [[nodiscard]] result<std::vector<open_member>> open_members(const std::vector<std::pair<member_role, member_spec>>& specs,
                                                             access_mode mode);
+
+/// Says in the claims' records which set and which process hold them, so that others can name it. Call it once the
+/// set's name is known, in the process that stays. Best effort. Not thread-safe.
+void name_claims(const std::vector<open_member>& members, const std::string& set_name);
 
 /// What a spare candidate carries, found by libblkid and our own magics.
 struct signature {

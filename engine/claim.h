@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "engine/device_use.h"
+#include "engine/error.h"
+#include "engine/unique_fd.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace dmremap {
+
+/// The physical thing that ranges are claimed on: a whole disk, or a regular file.
+struct claim_target {
+  bool block = false;
+  dev_t device = 0;                      ///< the whole disk; of a file: its file system
+  ino_t inode = 0;                       ///< of a file
+  [[nodiscard]] std::string key() const; ///< "b8:16", "f8:1:1234"
+  friend bool operator==(const claim_target&, const claim_target&) = default;
+};
+
+/// Who holds a claim, as its owner record says.
+struct claim_owner {
+  int pid = 0;
+  std::string set; ///< empty: not named (yet)
+  std::string member;
+  byte_range range;
+  bool writing = false;
+  [[nodiscard]] std::string text() const; ///< "set 'demo' (process 12)"
+};
+
+/// Claims on ranges of one disk or file, held against all other processes and all other claims of this one,
+/// until the object is gone. Open-file-description locks, so that nothing stays behind after a kill: on the
+/// file itself, or for a disk on claims_dir()/MAJOR:MINOR at the ranges' whole-disk offsets. Beside them a
+/// text record says who it is.
+class claim {
+public:
+  /// Claims `ranges` of a disk. Errors: members-overlap, in-use (the same range), claim-failed.
+  [[nodiscard]] static result<std::shared_ptr<claim>>
+  take_disk(dev_t disk, const std::vector<byte_range>& ranges, bool shared, const std::string& path);
+  /// Claims `ranges` of a regular file through the descriptor `fd` that it is used by; released with that
+  /// descriptor, which must be open for writing unless `shared`.
+  [[nodiscard]] static result<std::shared_ptr<claim>> take_file(int fd, const claim_target& target,
+                                                                const std::vector<byte_range>& ranges,
+                                                                bool shared, const std::string& path);
+  ~claim();
+  claim(const claim&) = delete;
+  claim& operator=(const claim&) = delete;
+
+  /// Writes the set's name and this process's id into the owner record. Best effort: for messages only. Not
+  /// thread-safe.
+  void name(const std::string& set);
+  /// For a disk: whether another claim for writing exists anywhere on it.
+  [[nodiscard]] bool others_write() const;
+
+private:
+  claim() = default;
+  [[nodiscard]] result<void> lock_all(int fd, const std::string& path);
+  void write_record();
+
+  claim_target target_;
+  std::vector<byte_range> ranges_;
+  bool shared_ = false;
+  std::string path_, set_;
+  unique_fd lock_;   // disks only
+  unique_fd record_; // locked while the claim lives
+  std::string record_path_;
+};
+
+/// The living owner of a claim that overlaps `range`, from the owner records; nothing where none is known.
+[[nodiscard]] std::optional<claim_owner> find_claim_owner(const claim_target& target, byte_range range);
+
+} // namespace dmremap

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+namespace dmremap {
+
+/// The order of writes, rule by rule (dmremap-format(5), ORDER OF WRITES). Every switch is true in every program;
+/// the crash tests turn one off at a time and demand that a replayed crash shows the damage.
+struct commit_rules {
+  // table change
+  bool flush_data = true;         ///< data on the spare is flushed before the table names it
+  bool flush_first = true;        ///< the first replica is flushed before it is read back and before the others
+  bool read_back = true;          ///< the first replica is read back and compared
+  bool others_after_first = true; ///< the other replicas are written only when the first one stands
+  bool write_others = true;       ///< the other replicas are written at all
+  bool flush_others = true;       ///< and flushed before the answer
+  // superblock change
+  bool super_flush_first = true;
+  bool super_read_back = true;
+  bool super_others_after_first = true;
+  bool super_write_others = true;
+  bool super_flush_others = true;
+  bool super_spares_only_valid = true; ///< the first copy written is never the only valid one
+  // chunks
+  bool prepare_flush = true;  ///< a chunk's blocks are flushed before its good bits
+  bool bits_before_slot = true; ///< the good bits are durable before the first slot in the chunk
+  // open
+  bool session_first = true;   ///< the session record is durable before mending
+  bool fresh_sequences = true; ///< this session's sequences lie above every end seen
+  bool mend = true;            ///< blocks whose copies differ are rewritten before I/O is served
+  bool mend_new_sequence = true;
+  // remove_remap
+  bool unmap_flush_main = true; ///< main holds the data durably before the slot is released
+  bool unmap_read_back = true;
+  // lost sectors
+  bool lost_overwrite_is_table_change = true;
+};
+
+} // namespace dmremap

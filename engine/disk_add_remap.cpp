@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// add_remap: units of main served from given units of a spare without copying, by hand (dmremap(8),
+// MESSAGES).
+#include "engine/disk_impl.h"
+
+#include <bit>
+#include <cstring>
+
+namespace dmremap {
+namespace {
+
+constexpr std::uint64_t units_per_freeze = 1024; // one commit for so many
+
+/// The units of an add_remap and which bytes of its ends come from main.
+struct explicit_plan {
+  std::uint64_t first_main = 0, first_spare = 0, count = 0; // units
+  std::uint64_t dest = 0, end = 0; // sectors of main that the spare's own bytes serve
+};
+
+} // namespace
+
+/// Copies main's sectors of a unit outside [dest, end) onto the spare's unit. What main cannot give is lost.
+static io_result complete_edge(disk::impl& i, const explicit_plan& plan, std::uint64_t n,
+                               slot_change& change) {
+  const main_unit u(plan.first_main + n);
+  std::uint8_t from_main = 0;
+  for (std::uint64_t s = 0; s < i.valid_sectors(u); ++s) {
+    const std::uint64_t sector = first_sector(u).value + s;
+    if (sector < plan.dest || sector >= plan.end)
+      from_main = static_cast<std::uint8_t>(from_main | 1u << s);
+  }
+  if (from_main == 0)
+    return {};
+  unit_image image{}, merged{};
+  CHECK_OK(i.spares[0]->io->read(merged.data.span(), byte_of(change.unit)));
+  CHECK_OK(i.read_image_from_main(u, image, from_main));
+  for (std::uint64_t s = 0; s < unit_sectors; ++s)
+    if ((from_main >> s & 1) != 0)
+      std::memcpy(merged.data.bytes.data() + s * sector_bytes, image.data.bytes.data() + s * sector_bytes,
+                  sector_bytes);
+  change.lost = change.main_may_answer = image.lost;
+  return i.spares[0]->io->write(merged.data.span(), byte_of(change.unit));
+}
+
+static tl::unexpected<error> refuse_source(disk::impl& i, const std::string& what, spare_unit first,
+                                           std::uint64_t count, const std::string& why) {
+  const auto near = i.set->nearest_free(0, first, count);
+  return fail("spare-range-taken", what,
+              why + (near ? "; the nearest free range of this length starts at spare sector " +
+                                std::to_string(near->value * unit_sectors)
+                          : "; no free range of this length is left on the spare"));
+}
+
+result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_number> source,
+                                    std::uint64_t sectors, unsigned spare_index) {
+  impl& i = *impl_;
+  const std::string what = "add_remap " + std::to_string(dest.value);
+  const std::uint64_t disk_sectors = i.bytes / sector_bytes;
+  if (i.options.read_only)
+    return fail("read-only", what, "the set is open read-only");
+  if (spare_index >= i.spares.size())
+    return fail("no-such-spare", what, "the set has " + std::to_string(i.spares.size()) + " spare");
+  if (sectors == 0 || dest.value >= disk_sectors || sectors > disk_sectors - dest.value)
+    return fail("out-of-range", what, "the disk has " + std::to_string(disk_sectors) + " sectors");
+  if (source && source->value % unit_sectors != dest.value % unit_sectors)
+    return fail("misaligned", what,
+                "main sector " + std::to_string(dest.value) + " and spare sector " +
+                    std::to_string(source->value) + " are not congruent modulo 8");
+  const std::lock_guard admin(i.admin_mutex);
+  explicit_plan plan;
+  plan.dest = dest.value;
+  plan.end = dest.value + sectors;
+  plan.first_main = dest.value / unit_sectors;
+  plan.count = (plan.end + unit_sectors - 1) / unit_sectors - plan.first_main;
+
+  // What is mapped already: only to the very same units.
+  std::vector<bool> mapped(plan.count, false);
+  remap_reply answer;
+  for (std::uint64_t n = 0; n < plan.count; ++n) {
+    const map_entry e = i.set->lookup(main_unit(plan.first_main + n));
+    if (!e.present())
+      continue;
+    if (!source || e.in_doubt() || e.unit().value != source->value / unit_sectors + n)
+      return fail("contradicts-remap", what,
+                  sector_text(main_unit(plan.first_main + n)) + " is remapped already, to spare sector " +
+                      std::to_string(e.unit().value * unit_sectors) + "; remove that remap first");
+    mapped[n] = true;
+    ++answer.already;
+  }
+
+  // Take all spare units, or none.
+  std::vector<spare_unit> taken;
+  if (source) {
+    plan.first_spare = source->value / unit_sectors;
+    std::string why;
+    i.set->with_metadata([&](spare_metadata& m) {
+      if (plan.first_spare >= m.places().units || plan.count > m.places().units - plan.first_spare)
+        why = "leaves the spare, which has " + std::to_string(m.places().units * unit_sectors) + " sectors";
+      for (std::uint64_t n = 0; why.empty() && n < plan.count; ++n)
+        if (m.places().is_metadata(spare_unit(plan.first_spare + n)))
+          why = "hits metadata at spare sector " + std::to_string((plan.first_spare + n) * unit_sectors);
+    });
+    for (std::uint64_t n = 0; why.empty() && n < plan.count; ++n) {
+      if (mapped[n])
+        continue;
+      if (i.set->claim_units(0, spare_unit(plan.first_spare + n), 1))
+        taken.push_back(spare_unit(plan.first_spare + n));
+      else
+        why = "spare sector " + std::to_string((plan.first_spare + n) * unit_sectors) + " is in use";
+    }
+    if (!why.empty()) {
+      i.set->release_units(0, taken);
+      return refuse_source(i, what, spare_unit(plan.first_spare), plan.count, why);
+    }
+  } else {
+    const auto run = i.set->allocate_run(0, plan.count);
+    if (!run)
+      return fail("no-spare-capacity", what, "No spare capacity available");
+    plan.first_spare = run->value;
+    for (std::uint64_t n = 0; n < plan.count; ++n)
+      taken.push_back(run->plus(n));
+  }
+  answer.spare_sector = sector_number(plan.first_spare * unit_sectors + dest.value % unit_sectors);
+
+  std::size_t used = 0; // of `taken`: what is committed stays, the rest goes back on a failure
+  for (std::uint64_t n = 0; n < plan.count; n += units_per_freeze) {
+    const std::uint64_t count = std::min(units_per_freeze, plan.count - n);
+    const unsigned mark = i.gate.freeze({plan.first_main + n, count});
+    std::vector<slot_change> changes;
+    io_result edges;
+    for (std::uint64_t k = n; k < n + count && edges; ++k) {
+      if (mapped[k])
+        continue;
+      if (i.set->lookup(main_unit(plan.first_main + k)).present()) { // an error moved it since the check
+        edges = io_fail(io_error::invalid);
+        break;
+      }
+      changes.push_back({0, spare_unit(plan.first_spare + k), slot_kind::explicit_remap,
+                         main_unit(plan.first_main + k), 0, 0});
+      edges = complete_edge(i, plan, k, changes.back());
+    }
+    commit_reply reply{commit_outcome::refused, io_error::medium};
+    if (!edges)
+      reply.why = edges.error();
+    else if (changes.empty())
+      reply.outcome = commit_outcome::done;
+    else
+      reply = i.set->commit(changes, true);
+    if (reply.outcome != commit_outcome::done) {
+      i.gate.thaw(mark, [] {});
+      if (reply.outcome == commit_outcome::in_doubt)
+        used += changes.size();
+      i.set->release_units(0, std::span(taken).subspan(used));
+      return not_committed(what, reply);
+    }
+    used += changes.size();
+    for (const slot_change& c : changes)
+      answer.lost_sectors += static_cast<std::uint64_t>(std::popcount(c.lost));
+    i.set->counts().manual_remaps += changes.size();
+    i.set->counts().lifetime_allocations += changes.size();
+    answer.units += changes.size();
+    i.gate.thaw(mark, [&] { i.set->publish(changes); });
+  }
+  return answer;
+}
+
+} // namespace dmremap

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Changes by hand (remap, unmap, salvage), and formatting.
+#include "engine/disk_impl.h"
+#include "engine/paths.h"
+
+#include <bit>
+#include <cstring>
+
+namespace dmremap {
+namespace {
+
+const commit_rules format_rules;
+
+} // namespace
+
+tl::unexpected<error> not_committed(const std::string& what, const commit_reply& reply) {
+  if (reply.outcome == commit_outcome::in_doubt)
+    return fail("commit-in-doubt", what,
+                "the spare failed while the table was written (" + std::string(name_of(reply.why)) +
+                    "); the unit answers EIO until it can be completed");
+  return fail("commit-failed", what,
+              "the spare could not take it: " + std::string(name_of(reply.why)) + "; nothing changed");
+}
+
+// --- format
+// --------------------------------------------------------------------------------------------------------
+
+result<std::string> disk::format(store& main, std::span<store* const> spares, const format_options& options) {
+  if (spares.size() != 1)
+    return fail("one-spare-only", options.name, "this version makes sets of one spare only");
+  if (!valid_set_name(options.name))
+    return fail("bad-name", options.name,
+                "a name has 1 to 63 letters, digits and -_.+ and begins with a letter, digit or _",
+                exit_code::usage);
+  if (main.size() < unit_bytes)
+    return fail("main-too-small", main.identity().path, "main has no whole unit of 4096 bytes");
+  if (main.size() / unit_bytes >= main_unit_limit)
+    return fail("main-too-large", main.identity().path, "main is larger than 1 EiB");
+  const auto uuid_or_random = [](const std::optional<std::string>& text) {
+    const auto given = text ? parse_uuid(*text) : std::nullopt;
+    return given ? *given : random_uuid();
+  };
+  superblock s;
+  s.set_uuid = uuid_or_random(options.set_uuid);
+  s.spare_uuid = uuid_or_random(options.spare_uuid);
+  s.set_name = options.name;
+  s.spare_count = 1;
+  s.spare_uuids[0] = s.spare_uuid;
+  s.session = random_u64();
+  s.sessions[0] = {s.session, s.session};
+  s.clean = true;
+  record_main(s, main, [](main_unit) { return false; });
+
+  // The caller keeps the store; the metadata object wants to share it.
+  std::shared_ptr<store> io(spares[0], [](store*) {});
+  auto m = TRY(spare_metadata::blank(io, s, format_rules));
+  sequence_counter sequences{1, 1u << 20};
+  const std::uint32_t first_chunk = m->places().chunk_of(geometry::block_of(m->places().first_automatic()));
+  auto written = m->prepare_chunk(first_chunk, sequences);
+  if (written && m->verify_supers() != m->super.super_good)
+    written = io_fail(io_error::medium);
+  if (!written) {
+    (void)m->erase_supers(); // half a set must not look like one
+    return fail("format-failed", spares[0]->identity().path,
+                "the metadata could not be written: " + std::string(name_of(written.error())));
+  }
+  return to_text(s.set_uuid);
+}
+
+// --- one unit
+// ------------------------------------------------------------------------------------------------------
+
+result<remap_reply> disk::remap(sector_number sector) {
+  impl& i = *impl_;
+  if (i.options.read_only)
+    return fail("read-only", sector_text(sector), "the set is open read-only");
+  if (sector.value >= i.bytes / sector_bytes)
+    return fail("out-of-range", sector_text(sector),
+                "the disk has " + std::to_string(i.bytes / sector_bytes) + " sectors");
+  const std::lock_guard admin(i.admin_mutex);
+  const main_unit u = unit_of(sector);
+  const unsigned mark = i.gate.freeze({u.value, 1});
+  const auto thaw = [&] { i.gate.thaw(mark, [] {}); };
+  if (const map_entry e = i.set->lookup(u); e.present()) {
+    thaw();
+    if (e.in_doubt())
+      return fail("commit-in-doubt", sector_text(sector),
+                  "an earlier change of this unit is not complete yet");
+    return remap_reply{0, 1, 0, sector_number(e.unit().value * unit_sectors)};
+  }
+  moving_unit moving{u, {}};
+  auto read = i.read_image_from_main(u, moving.image);
+  if (read && moving.image.lost != 0 &&
+      std::popcount(moving.image.lost) == static_cast<int>(i.valid_sectors(u)) &&
+      !i.main_answers_elsewhere(u))
+    read = io_fail(io_error::gone);
+  if (!read) {
+    thaw();
+    return fail("main-unreadable", sector_text(sector),
+                "main could not be read: " + std::string(name_of(read.error())) + "; nothing changed");
+  }
+  std::vector<slot_change> changes;
+  const commit_reply reply = i.place({&moving, 1}, slot_kind::explicit_remap, changes);
+  if (reply.outcome != commit_outcome::done) {
+    thaw();
+    if (reply.outcome == commit_outcome::refused && i.spare_full)
+      return fail("no-spare-capacity", sector_text(sector), "No spare capacity available");
+    return not_committed(sector_text(sector), reply);
+  }
+  ++i.set->counts().manual_remaps;
+  i.gate.thaw(mark, [&] { i.set->publish(changes); });
+  return remap_reply{1, 0, static_cast<std::uint64_t>(std::popcount(moving.image.lost)),
+                     sector_number(changes.back().unit.value * unit_sectors)};
+}
+
+result<void> disk::unmap(sector_number sector) {
+  impl& i = *impl_;
+  const std::string what = sector_text(sector);
+  if (i.options.read_only)
+    return fail("read-only", what, "the set is open read-only");
+  if (sector.value >= i.bytes / sector_bytes)
+    return fail("out-of-range", what, "the disk has " + std::to_string(i.bytes / sector_bytes) + " sectors");
+  const std::lock_guard admin(i.admin_mutex);
+  const main_unit u = unit_of(sector);
+  const unsigned mark = i.gate.freeze({u.value, 1});
+  const map_entry e = i.set->lookup(u);
+  const auto refuse = [&](tl::unexpected<error> why) {
+    i.gate.thaw(mark, [] {});
+    return why;
+  };
+  if (!e.present())
+    return refuse(fail("not-remapped", what, "is not remapped"));
+  if (e.in_doubt())
+    return refuse(fail("commit-in-doubt", what, "an earlier change of this unit is not complete yet"));
+  if (e.lost() != 0)
+    return refuse(fail("lost-sectors", what,
+                       "its unit has lost sectors; salvage them or write them first, then remove the remap"));
+  const commit_rules fallback;
+  const commit_rules& rules = i.options.rules != nullptr ? *i.options.rules : fallback;
+  const std::uint64_t length = i.valid_sectors(u) * sector_bytes;
+  block_bytes data, back;
+  if (auto read = i.member_of(e).io->read(data.span(), byte_of(e.unit())); !read)
+    return refuse(
+        fail("spare-unreadable", what, "the spare could not be read: " + std::string(name_of(read.error()))));
+  auto moved = i.main.io->write(data.span().first(length), byte_of(u));
+  if (moved && rules.unmap_flush_main)
+    moved = i.main.io->flush();
+  if (moved && rules.unmap_read_back) {
+    moved = i.main.io->read(back.span().first(length), byte_of(u));
+    if (moved && std::memcmp(back.bytes.data(), data.bytes.data(), length) != 0)
+      moved = io_fail(io_error::medium);
+  }
+  if (!moved)
+    return refuse(
+        fail("main-still-bad", what,
+             "main does not hold the data: " + std::string(name_of(moved.error())) + "; the remap stays"));
+  const slot_change release{e.spare(), e.unit(), slot_kind::free, u, 0, 0};
+  const commit_reply reply = i.set->commit({&release, 1}, false);
+  if (reply.outcome != commit_outcome::done)
+    return refuse(not_committed(what, reply));
+  i.gate.thaw(mark, [&] { i.set->publish({&release, 1}); });
+  return {};
+}
+
+// --- salvage
+// -------------------------------------------------------------------------------------------------------
+
+/// One unit's lost sectors for which main may answer. Only what reads is changed.
+static result<void> salvage_unit(disk::impl& i, main_unit u, salvage_reply& answer) {
+  const unsigned mark = i.gate.freeze({u.value, 1});
+  const auto thaw = [&] { i.gate.thaw(mark, [] {}); };
+  const map_entry e = i.set->lookup(u);
+  if (!e.present() || e.in_doubt() || e.lost() == 0) {
+    thaw();
+    return {};
+  }
+  const slot now = i.set->slot_of(e);
+  const std::uint8_t allowed = static_cast<std::uint8_t>(now.lost() & now.main_may_answer());
+  const auto count = [](std::uint8_t mask) { return static_cast<std::uint64_t>(std::popcount(mask)); };
+  answer.not_allowed += count(static_cast<std::uint8_t>(now.lost() & ~allowed));
+  answer.tried += count(allowed);
+  unit_image image{};
+  auto outcome = allowed == 0 ? io_result{} : i.read_image_from_main(u, image, allowed);
+  const auto back = static_cast<std::uint8_t>(outcome ? allowed & ~image.lost : 0);
+  if (back == 0) {
+    thaw();
+    answer.still_lost += count(now.lost());
+    if (!outcome)
+      return fail("main-unreadable", sector_text(u),
+                  std::string(name_of(outcome.error())) + "; nothing changed");
+    return {};
+  }
+  block_bytes unit;
+  disk_member& m = i.member_of(e);
+  outcome = m.io->read(unit.span(), byte_of(e.unit()));
+  for (std::uint64_t s = 0; s < unit_sectors && outcome; ++s)
+    if ((back >> s & 1) != 0)
+      std::memcpy(unit.bytes.data() + s * sector_bytes, image.data.bytes.data() + s * sector_bytes,
+                  sector_bytes);
+  if (outcome)
+    outcome = m.io->write(unit.span(), byte_of(e.unit()));
+  if (!outcome) {
+    thaw();
+    answer.still_lost += count(now.lost());
+    return fail("spare-unwritable", sector_text(u),
+                std::string(name_of(outcome.error())) + "; nothing changed");
+  }
+  const auto keep = static_cast<std::uint8_t>(~back);
+  const slot_change change{e.spare(),
+                           e.unit(),
+                           now.kind(),
+                           u,
+                           static_cast<std::uint8_t>(now.lost() & keep),
+                           static_cast<std::uint8_t>(now.main_may_answer() & keep)};
+  const commit_reply reply = i.set->commit({&change, 1}, true);
+  if (reply.outcome != commit_outcome::done) {
+    thaw();
+    return not_committed(sector_text(u), reply);
+  }
+  i.gate.thaw(mark, [&] { i.set->publish({&change, 1}); });
+  answer.recovered += count(back);
+  answer.still_lost += count(change.lost);
+  return {};
+}
+
+result<salvage_reply> disk::salvage(std::optional<sector_number> sector) {
+  impl& i = *impl_;
+  if (i.options.read_only)
+    return fail("read-only", "salvage", "the set is open read-only");
+  if (sector && sector->value >= i.bytes / sector_bytes)
+    return fail("out-of-range", sector_text(*sector),
+                "the disk has " + std::to_string(i.bytes / sector_bytes) + " sectors");
+  const std::lock_guard admin(i.admin_mutex);
+  salvage_reply answer;
+  const std::vector<main_unit> units = sector ? std::vector{unit_of(*sector)} : i.set->remapped_units();
+  for (const main_unit u : units)
+    if (i.set->lookup(u).lost() != 0)
+      CHECK_OK(salvage_unit(i, u, answer));
+  return answer;
+}
+
+// --- settings, metadata
+// --------------------------------------------------------------------------------------------
+
+result<void> disk::save() {
+  impl& i = *impl_;
+  if (i.options.read_only)
+    return fail("read-only", "save", "the set is open read-only");
+  if (!i.set->complete_doubt())
+    return fail("commit-in-doubt", "save", "a change of the table could not be completed yet");
+  if (auto written = i.set->update_super([](superblock&) {}); !written)
+    return fail("save-failed", i.spares[0]->io->identity().path, std::string(name_of(written.error())));
+  return {};
+}
+
+result<void> disk::sync() {
+  if (auto flushed = flush(); !flushed)
+    return fail("flush-failed", "sync", std::string(name_of(flushed.error())));
+  if (impl_->options.read_only)
+    return {};
+  return save();
+}
+
+result<void> disk::rename(const std::string& new_name) {
+  impl& i = *impl_;
+  if (!valid_set_name(new_name))
+    return fail("bad-name", new_name,
+                "a name has 1 to 63 letters, digits and -_.+ and begins with a letter, digit or _",
+                exit_code::usage);
+  if (i.options.read_only)
+    return fail("read-only", "rename", "the set is open read-only");
+  const std::lock_guard admin(i.admin_mutex);
+  const std::string old_name = i.set->super_copy().set_name;
+  if (auto written = i.set->update_super([&](superblock& s) { s.set_name = new_name; }); !written) {
+    (void)i.set->update_super([&](superblock& s) { s.set_name = old_name; });
+    return fail("rename-failed", old_name, std::string(name_of(written.error())));
+  }
+  return {};
+}
+
+void disk::set_auto_remap(bool on) {
+  impl_->auto_remap = on && !impl_->options.read_only;
+}
+void disk::set_read_retries(unsigned n) {
+  impl_->read_retries = n;
+}
+
+void disk::reset_breaker() {
+  impl& i = *impl_;
+  const std::lock_guard lock(i.breaker_mutex);
+  i.breaker = false;
+  i.main_gone = false;
+  i.window_start = {};
+}
+
+} // namespace dmremap

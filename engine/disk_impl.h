@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+// Shared by the parts of class disk: disk.cpp (open, close, fast path), disk_slow.cpp (errors, table
+// changes), disk_admin.cpp (changes by hand), disk_identity.cpp (what a spare remembers of main). Not for
+// programs.
+
+#include "engine/disk.h"
+#include "engine/range_gate.h"
+#include "engine/remap_set.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <mutex>
+#include <set>
+#include <vector>
+
+namespace dmremap {
+
+/// A store and what a flush must know of it.
+struct disk_member {
+  std::shared_ptr<store> io;
+  std::atomic<std::uint64_t> written{0}; ///< writes answered so far
+  std::atomic<std::uint64_t> flushed{0}; ///< `written` as it was before the last good flush began
+
+  [[nodiscard]] io_result flush_if_written();
+};
+
+/// Counters of one context: one writer, so plain relaxed stores are enough.
+struct alignas(64) request_counters {
+  std::atomic<std::uint64_t> reads{0}, writes{0}, zeroes{0}, read_bytes{0}, written_bytes{0};
+  void add_to(request_counters& sum) const;
+  static void bump(std::atomic<std::uint64_t>& c, std::uint64_t by = 1) {
+    c.store(c.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
+  }
+};
+
+struct io_context::impl {
+  disk::impl* owner = nullptr;
+  range_gate<>::worker_slot* slot = nullptr;
+  request_counters counters;
+  std::vector<block_bytes> bounce; ///< for requests that do not fit a member's blocks; made when first needed
+};
+
+/// How one attempt on the fast path ended.
+enum class attempt_end { done, frozen, doubtful, needs_slow, failed };
+struct attempt {
+  attempt_end end = attempt_end::done;
+  io_error why = io_error::medium; ///< where failed
+  bool on_main = false;            ///< where failed: which member said so
+};
+
+/// The bytes of one unit and which of its sectors could not be had.
+struct unit_image {
+  block_bytes data;
+  std::uint8_t lost = 0;
+};
+
+/// A unit on its way to a spare.
+struct moving_unit {
+  main_unit main;
+  unit_image image;
+};
+
+struct disk::impl {
+  impl() = default;
+  disk_member main;
+  std::vector<std::unique_ptr<disk_member>> spares;
+  std::unique_ptr<remap_set> set;
+  range_gate<> gate;
+  open_options options;
+  std::uint64_t bytes = 0;
+  std::vector<std::string> notices;
+  bool closed = false;
+
+  std::atomic<bool> auto_remap{true}, breaker{false}, main_gone{false}, spare_full{false};
+  std::atomic<unsigned> read_retries{1};
+  struct {
+    std::atomic<std::uint64_t> main_read_errors{0}, main_write_errors{0}, spare_read_errors{0},
+        spare_write_errors{0};
+    std::atomic<std::uint64_t> flush_errors{0}, lost_reads{0}, slow_requests{0}, flushes{0};
+  } counts;
+  mutable std::mutex contexts_mutex;
+  std::set<const io_context::impl*> contexts;
+  request_counters past;     ///< of contexts that are gone
+  request_counters baseline; ///< what clear_stats() subtracts
+
+  // breaker (promise 8): writes that failed and remaps spent in a window of time
+  std::mutex breaker_mutex;
+  std::chrono::steady_clock::time_point window_start{};
+  std::uint64_t window_remaps = 0, window_bad_writes = 0, window_good_before = 0;
+
+  std::mutex admin_mutex; ///< one change by hand at a time
+
+  // disk.cpp: fast path
+  void sum_counters(request_counters& sum) const;
+  [[nodiscard]] attempt try_read(io_context::impl& c, std::span<std::byte> buffer, std::uint64_t offset);
+  [[nodiscard]] attempt try_write(io_context::impl& c, std::span<const std::byte> data, std::uint64_t offset);
+  [[nodiscard]] io_result read_member(io_context::impl& c, store& io, std::span<std::byte> buffer,
+                                      std::uint64_t at);
+  [[nodiscard]] attempt zero_units(io_context::impl& c, unit_range r, std::vector<unit_range>& by_writing);
+  [[nodiscard]] io_result read_once(io_context&, std::span<std::byte> buffer, std::uint64_t offset);
+  [[nodiscard]] io_result write_once(io_context&, std::span<const std::byte> data, std::uint64_t offset);
+  void note_error(const attempt& a, bool writing);
+  [[nodiscard]] disk_member& member_of(map_entry e) { return *spares[e.spare()]; }
+  [[nodiscard]] std::uint64_t valid_sectors(main_unit u) const; ///< 8, fewer in a partial last unit
+
+  // disk_slow.cpp
+  [[nodiscard]] io_result resolve_read(io_context::impl& c, std::span<std::byte> buffer, std::uint64_t offset,
+                                       attempt last);
+  [[nodiscard]] io_result resolve_write(io_context::impl& c, std::span<const std::byte> data,
+                                        std::uint64_t offset, attempt last);
+  [[nodiscard]] io_result rescue_read(io_context::impl& c, std::span<std::byte> buffer, std::uint64_t offset,
+                                      bool& again);
+  [[nodiscard]] io_result write_frozen(std::span<const std::byte> data, std::uint64_t offset, bool& again);
+  [[nodiscard]] io_result read_image_from_main(main_unit u, unit_image& image, std::uint8_t wanted = 0xFF);
+  [[nodiscard]] io_result write_main_piece(main_unit u, std::uint64_t offset,
+                                           std::span<const std::byte> piece, std::vector<moving_unit>& moves);
+  [[nodiscard]] io_result write_spare_piece(map_entry e, main_unit u, std::uint64_t offset,
+                                            std::span<const std::byte> piece,
+                                            std::vector<slot_change>& changes);
+  [[nodiscard]] io_result may_spend(std::span<const moving_unit> moves);
+  [[nodiscard]] bool main_answers_elsewhere(main_unit u);
+  [[nodiscard]] bool breaker_trips(std::uint64_t units);
+  [[nodiscard]] commit_reply place(std::span<const moving_unit> units, slot_kind kind,
+                                   std::vector<slot_change>& changes);
+  [[nodiscard]] io_result allocate_and_write(const moving_unit& unit, slot_kind kind,
+                                             std::vector<slot_change>& changes);
+  void abandon(std::span<const slot_change> changes);
+  [[nodiscard]] io_result patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data);
+
+  // disk_identity.cpp
+  [[nodiscard]] static result<void> check_main(const superblock& s, store& main, const open_options& options,
+                                               std::vector<std::string>& notices);
+  void describe_main(superblock& s);
+};
+
+/// The units that [offset, offset + length) touches; length is at least 1 and at most 255 MiB.
+[[nodiscard]] inline unit_range range_of(std::uint64_t offset, std::uint64_t length) {
+  const std::uint64_t first = offset / unit_bytes;
+  return {first, (offset + length - 1) / unit_bytes - first + 1};
+}
+
+/// Which sectors of `unit` the bytes [offset, offset + length) touch.
+[[nodiscard]] inline std::uint8_t touched_sectors(main_unit u, std::uint64_t offset, std::uint64_t length) {
+  const std::uint64_t start = std::max(offset, byte_of(u)),
+                      end = std::min(offset + length, byte_of(u.plus(1)));
+  const std::uint64_t first = (start - byte_of(u)) / sector_bytes,
+                      last = (end - 1 - byte_of(u)) / sector_bytes;
+  return static_cast<std::uint8_t>((0xFFu >> (7 - (last - first))) << first);
+}
+
+[[nodiscard]] inline bool fits_blocks(const store& io, std::uint64_t at, std::uint64_t length) {
+  return (at | length) % io.block_size() == 0;
+}
+
+[[nodiscard]] inline std::string sector_text(sector_number s) {
+  return "sector " + std::to_string(s.value);
+}
+[[nodiscard]] inline std::string sector_text(main_unit u) {
+  return sector_text(first_sector(u));
+}
+/// What a change by hand says where its commit was not done.
+[[nodiscard]] tl::unexpected<error> not_committed(const std::string& what, const commit_reply& reply);
+
+/// Fills what a superblock remembers of main: size, identity, samples of its content. `skip` says which units
+/// of main hold bytes that mean nothing (remapped ones).
+void record_main(superblock& s, store& main, const std::function<bool(main_unit)>& skip);
+
+} // namespace dmremap

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// What status, stats, table and lost show.
+#include "engine/disk_impl.h"
+
+#include <bit>
+
+namespace dmremap {
+
+void disk::impl::sum_counters(request_counters& sum) const {
+  const std::lock_guard lock(contexts_mutex);
+  past.add_to(sum);
+  for (const io_context::impl* c : contexts)
+    c->counters.add_to(sum);
+}
+
+void disk::clear_stats() {
+  impl& i = *impl_;
+  request_counters sum;
+  i.sum_counters(sum);
+  i.baseline.reads = sum.reads.load();
+  i.baseline.writes = sum.writes.load();
+  i.baseline.zeroes = sum.zeroes.load();
+  i.baseline.read_bytes = sum.read_bytes.load();
+  i.baseline.written_bytes = sum.written_bytes.load();
+  for (auto* c : {&i.counts.main_read_errors, &i.counts.main_write_errors, &i.counts.spare_read_errors,
+                  &i.counts.spare_write_errors, &i.counts.flush_errors, &i.counts.lost_reads,
+                  &i.counts.slow_requests, &i.counts.flushes})
+    c->store(0);
+}
+
+disk_stats disk::stats() const {
+  const impl& i = *impl_;
+  request_counters sum;
+  i.sum_counters(sum);
+  disk_stats s;
+  s.reads = sum.reads - i.baseline.reads;
+  s.writes = sum.writes - i.baseline.writes;
+  s.zeroes = sum.zeroes - i.baseline.zeroes;
+  s.read_bytes = sum.read_bytes - i.baseline.read_bytes;
+  s.written_bytes = sum.written_bytes - i.baseline.written_bytes;
+  s.flushes = i.counts.flushes;
+  s.main_read_errors = i.counts.main_read_errors;
+  s.main_write_errors = i.counts.main_write_errors;
+  s.spare_read_errors = i.counts.spare_read_errors;
+  s.spare_write_errors = i.counts.spare_write_errors;
+  s.flush_errors = i.counts.flush_errors;
+  s.lost_reads = i.counts.lost_reads;
+  s.slow_requests = i.counts.slow_requests;
+  const auto& c = i.set->counts();
+  s.remapped_units = i.set->remapped();
+  s.manual_remapped_units = c.by_hand_units;
+  s.auto_remapped_units = s.remapped_units - std::min(s.remapped_units, s.manual_remapped_units);
+  s.auto_remaps = c.auto_remaps;
+  s.manual_remaps = c.manual_remaps;
+  s.lifetime_allocations = c.lifetime_allocations;
+  s.lost_sectors = c.lost_sectors;
+  s.saves_tried = c.saves_tried;
+  s.saves_done = c.saves_done;
+  s.auto_remap = i.auto_remap;
+  s.breaker_open = i.breaker;
+  s.main_gone = i.main_gone;
+  if (i.main_gone)
+    s.state = "main does not answer";
+  else if (i.breaker)
+    s.state = "breaker open: automatic remapping stopped";
+  else if (i.set->in_doubt())
+    s.state = "a table change is in doubt";
+  else if (i.spare_full)
+    s.state = "No spare capacity available";
+  else if (s.lost_sectors != 0)
+    s.state = "lost sectors";
+  else if (i.options.read_only)
+    s.state = "read-only";
+  else
+    s.state = "ok";
+  return s;
+}
+
+result<disk_info> disk::info() {
+  impl& i = *impl_;
+  disk_info d;
+  d.main_path = i.main.io->identity().path;
+  d.main_direct = i.main.io->identity().direct;
+  d.main_sectors = i.bytes / sector_bytes;
+  d.read_only = i.options.read_only;
+  d.notices = i.notices;
+  i.set->with_metadata([&](spare_metadata& m) {
+    d.set_name = m.super.set_name;
+    d.set_uuid = to_text(m.super.set_uuid);
+    spare_status s;
+    s.uuid = to_text(m.super.spare_uuid);
+    s.path = m.io().identity().path;
+    s.direct = m.io().identity().direct;
+    s.units = m.places().units;
+    s.sequence = m.super.sequence;
+    s.clean = m.super.clean;
+    const unsigned valid = m.verify_supers();
+    s.super_copies_valid = static_cast<unsigned>(std::popcount(valid & ((1u << fixed_supers) - 1)));
+    s.head_copies_valid = static_cast<unsigned>(std::popcount(valid >> fixed_supers));
+    s.weakest_block_copies = m.weakest_chunk();
+    d.spares.push_back(s);
+  });
+  d.spares.front().usable_units = i.set->usable(0);
+  d.spares.front().allocated_units = i.set->allocated(0);
+  return d;
+}
+
+void disk::for_each_remap(const std::function<void(const remap_entry&)>& visit) const {
+  const impl& i = *impl_;
+  for (const main_unit u : i.set->remapped_units()) {
+    const map_entry e = i.set->lookup(u);
+    if (!e.present())
+      continue;
+    const slot s = i.set->slot_of(e);
+    visit({u, e.spare(), e.unit(), s.lost(), s.main_may_answer(), s.kind() == slot_kind::explicit_remap,
+           s.sequence()});
+  }
+}
+
+std::vector<lost_range> disk::lost() const {
+  std::vector<lost_range> ranges;
+  for (const main_unit u : impl_->set->remapped_units()) {
+    const std::uint8_t mask = impl_->set->lookup(u).lost();
+    for (std::uint64_t s = 0; s < unit_sectors; ++s) {
+      if ((mask >> s & 1) == 0)
+        continue;
+      const sector_number sector = first_sector(u).plus(s);
+      if (!ranges.empty() && ranges.back().first.plus(ranges.back().count) == sector)
+        ++ranges.back().count;
+      else
+        ranges.push_back({sector, 1});
+    }
+  }
+  return ranges;
+}
+
+} // namespace dmremap

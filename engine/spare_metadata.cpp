@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Writing the metadata of a spare, by the rules of dmremap-format(5), ORDER OF WRITES.
+#include "engine/spare_metadata.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace dmremap {
+namespace {
+
+constexpr std::uint32_t piece_blocks = 256; // 1 MiB a write
+constexpr unsigned all_supers = (1u << super_copies) - 1;
+
+/// An error of the place, not of the device or of its host: another copy may do.
+bool place_failed(io_error e) {
+  return e == io_error::medium;
+}
+
+} // namespace
+
+result<std::unique_ptr<spare_metadata>> spare_metadata::blank(std::shared_ptr<store> spare, superblock super_,
+                                                              const commit_rules& rules) {
+  std::unique_ptr<spare_metadata> m(new spare_metadata(std::move(spare), rules));
+  m->super = std::move(super_);
+  m->super.places = TRY(make_geometry(m->io_->size()).map_error([&](error e) {
+    e.what = m->io_->identity().path;
+    return e;
+  }));
+  m->super.super_good = all_supers;
+  m->super.good = {};
+  m->blocks_.resize(m->places().table_blocks);
+  m->valid_supers_ = all_supers; // none holds anything that must not be overwritten
+  return m;
+}
+
+slot spare_metadata::get(spare_unit u) const {
+  if (places().is_metadata(u))
+    return slot::make(slot_kind::metadata, main_unit(0), 0, 0, 0);
+  const auto& b = blocks_[geometry::block_of(u)];
+  return b ? b->slots[geometry::slot_of(u)] : slot{};
+}
+
+table_block& spare_metadata::block(std::uint32_t number) {
+  if (!blocks_[number])
+    blocks_[number] = default_block(number);
+  return *blocks_[number];
+}
+
+void spare_metadata::set(spare_unit u, slot value) {
+  block(geometry::block_of(u)).slots[geometry::slot_of(u)] = value;
+}
+
+unsigned spare_metadata::weakest_chunk() const {
+  unsigned weakest = own_replicas;
+  for (std::uint32_t c = 0; c < places().chunks(); ++c)
+    if (const unsigned good = super.good_replicas(c); good != 0)
+      weakest = std::min(weakest, static_cast<unsigned>(std::popcount(good)));
+  return weakest;
+}
+
+// --- superblock
+// ----------------------------------------------------------------------------------------------------
+
+io_result spare_metadata::write_super(sequence_counter& sequences) {
+  for (bool again = true; again;) {
+    again = false;
+    super.sequence = sequences.take();
+    super.sequence_next = std::min(sequences.next, sequences.end);
+    super.sequence_end = sequences.end;
+    CHECK_OK(super_attempt(again)); // each repetition has cost a copy its bit, so this ends
+  }
+  highest_sequence_ = std::max(highest_sequence_, super.sequence_end);
+  supers_damaged_ = false;
+  return {};
+}
+
+io_result spare_metadata::super_attempt(bool& again) {
+  if (std::popcount(super.super_good) < 2)
+    return io_fail(io_error::medium); // one copy left: a torn write would be the end of it
+  const auto lose = [&](unsigned copy) {
+    super.super_good &= ~(1u << copy);
+    valid_supers_ &= ~(1u << copy);
+    again = true;
+  };
+  const auto put = [&](unsigned copy, block_bytes& bytes) {
+    encode_superblock(super, copy, places().super_place(copy), bytes);
+    return io_->write(bytes.span(), byte_of(places().super_place(copy)));
+  };
+  // Never the only valid one first: a crash in the middle would leave none.
+  unsigned first = super_copies;
+  for (unsigned c = super_copies; c-- > 0;)
+    if ((super.super_good >> c & 1) != 0 &&
+        (!rules_.super_spares_only_valid || (valid_supers_ & ~(1u << c)) != 0))
+      first = c;
+  if (first == super_copies)
+    return io_fail(io_error::medium);
+
+  block_bytes bytes;
+  valid_supers_ &= ~(1u << first);
+  if (auto wrote = put(first, bytes); !wrote) {
+    if (!place_failed(wrote.error()))
+      return wrote;
+    lose(first);
+    return {};
+  }
+  if (rules_.super_others_after_first) {
+    if (rules_.super_flush_first)
+      CHECK_OK(io_->flush());
+    if (rules_.super_read_back) {
+      block_bytes back;
+      auto read = io_->read(back.span(), byte_of(places().super_place(first)));
+      if (!read && !place_failed(read.error()))
+        return read;
+      if (!read || back.bytes != bytes.bytes) {
+        lose(first);
+        return {};
+      }
+    }
+  }
+  unsigned written = 1u << first;
+  for (unsigned c = 0; c < super_copies && rules_.super_write_others; ++c) {
+    if (c == first || (super.super_good >> c & 1) == 0)
+      continue;
+    valid_supers_ &= ~(1u << c);
+    if (auto wrote = put(c, bytes); wrote)
+      written |= 1u << c;
+    else if (place_failed(wrote.error()))
+      lose(c);
+    else
+      return wrote;
+  }
+  if (rules_.super_flush_others)
+    CHECK_OK(io_->flush());
+  valid_supers_ |= written;
+  return {};
+}
+
+unsigned spare_metadata::verify_supers() {
+  unsigned valid = 0;
+  for (unsigned c = 0; c < super_copies; ++c) {
+    block_bytes bytes;
+    const spare_unit place = places().super_place(c);
+    if (!io_->read(bytes.span(), byte_of(place)))
+      continue;
+    const auto s = decode_superblock(bytes, c, place);
+    if (s && s->spare_uuid == super.spare_uuid && s->sequence == super.sequence)
+      valid |= 1u << c;
+  }
+  return valid;
+}
+
+io_result spare_metadata::erase_supers() {
+  const block_bytes zeros{};
+  io_result outcome;
+  for (unsigned c = 0; c < super_copies; ++c)
+    if (auto wrote = io_->write(zeros.span(), byte_of(places().super_place(c))); !wrote && outcome)
+      outcome = wrote;
+  CHECK_OK(io_->flush());
+  return outcome;
+}
+
+// --- table
+// ---------------------------------------------------------------------------------------------------------
+
+io_result spare_metadata::prepare_chunk(std::uint32_t chunk, sequence_counter& sequences) {
+  const std::uint64_t sequence = sequences.take();
+  std::vector<block_bytes> buffer(std::min(piece_blocks, places().chunk_blocks));
+  unsigned written = 0;
+  for (unsigned r = 0; r < own_replicas; ++r) {
+    bool whole = true;
+    for (std::uint32_t b = places().chunk_first(chunk); b < places().chunk_end(chunk) && whole;
+         b += piece_blocks) {
+      const std::uint32_t count = std::min(piece_blocks, places().chunk_end(chunk) - b);
+      for (std::uint32_t i = 0; i < count; ++i) {
+        auto t = default_block(b + i);
+        t->sequence = sequence;
+        encode_table_block(*t, low_half(super.spare_uuid), b + i, places().block_place(r, b + i), buffer[i]);
+      }
+      const std::span<const std::byte> bytes(buffer[0].bytes.data(), std::size_t{count} * unit_bytes);
+      auto wrote = io_->write(bytes, byte_of(places().block_place(r, b)));
+      if (!wrote && !place_failed(wrote.error()))
+        return wrote;
+      whole = wrote.has_value();
+    }
+    written |= whole ? 1u << r : 0u;
+  }
+  if (std::popcount(written) < 2)
+    return io_fail(io_error::medium);
+  if (rules_.prepare_flush)
+    CHECK_OK(io_->flush());
+  for (unsigned r = 0; r < own_replicas; ++r)
+    super.set_good(r, chunk, (written >> r & 1) != 0);
+  if (!rules_.bits_before_slot)
+    return {};
+  auto recorded = write_super(sequences);
+  if (!recorded)
+    for (unsigned r = 0; r < own_replicas; ++r)
+      super.set_good(r, chunk, false); // prepared again next time: no slot in it was ever used
+  return recorded;
+}
+
+unsigned spare_metadata::sure_copies(std::uint32_t number) const {
+  const unsigned good = super.good_replicas(places().chunk_of(number));
+  const auto at = sure_.find(number);
+  return at == sure_.end() ? good : at->second & good;
+}
+
+io_result spare_metadata::write_copy(unsigned replica, std::uint32_t number) {
+  block_bytes bytes;
+  encode_table_block(block(number), low_half(super.spare_uuid), number, places().block_place(replica, number),
+                     bytes);
+  return io_->write(bytes.span(), byte_of(places().block_place(replica, number)));
+}
+
+bool spare_metadata::matches_disk(unsigned replica, std::uint32_t number, io_error& why) {
+  const spare_unit place = places().block_place(replica, number);
+  block_bytes wanted, found;
+  encode_table_block(block(number), low_half(super.spare_uuid), number, place, wanted);
+  if (auto read = io_->read(found.span(), byte_of(place)); !read) {
+    why = read.error();
+    return false;
+  }
+  why = io_error::medium;
+  return wanted.bytes == found.bytes;
+}
+
+io_result spare_metadata::write_first_copies(std::vector<std::uint32_t> blocks, failed_copies& failed,
+                                             std::map<std::uint32_t, unsigned>& first_of) {
+  while (!blocks.empty()) {
+    for (const std::uint32_t b : blocks) {
+      const std::uint32_t chunk = places().chunk_of(b);
+      const unsigned sure = sure_copies(b);
+      bool wrote_one = false;
+      for (unsigned r = 0; r < own_replicas && !wrote_one; ++r) {
+        // As with superblocks: never over the only copy that surely holds the newest content.
+        if (!super.is_good(r, chunk) || failed.contains({r, chunk}) || (sure & ~(1u << r)) == 0)
+          continue;
+        sure_[b] = sure_copies(b) & ~(1u << r);
+        if (auto wrote = write_copy(r, b); wrote) {
+          first_of[b] = r;
+          wrote_one = true;
+        } else if (place_failed(wrote.error())) {
+          failed.insert({r, chunk});
+        } else {
+          return wrote;
+        }
+      }
+      if (!wrote_one)
+        return io_fail(io_error::medium);
+    }
+    if (rules_.flush_first)
+      CHECK_OK(io_->flush());
+    if (!rules_.read_back)
+      break;
+    std::vector<std::uint32_t> retry;
+    for (const std::uint32_t b : blocks) {
+      io_error why{};
+      if (matches_disk(first_of[b], b, why)) {
+        sure_[b] |= 1u << first_of[b];
+        continue;
+      }
+      if (!place_failed(why))
+        return io_fail(why);
+      failed.insert({first_of[b], places().chunk_of(b)});
+      retry.push_back(b);
+    }
+    blocks = std::move(retry);
+  }
+  return {};
+}
+
+io_result spare_metadata::write_other_copies(std::span<const std::uint32_t> blocks, failed_copies& failed,
+                                             const std::map<std::uint32_t, unsigned>& first_of) {
+  for (const std::uint32_t b : blocks) {
+    const std::uint32_t chunk = places().chunk_of(b);
+    for (unsigned r = 0; r < own_replicas; ++r) {
+      if (!super.is_good(r, chunk) || r == first_of.at(b) || failed.contains({r, chunk}))
+        continue;
+      sure_[b] = sure_copies(b) & ~(1u << r);
+      if (auto wrote = write_copy(r, b); !wrote) {
+        if (!place_failed(wrote.error()))
+          return wrote;
+        failed.insert({r, chunk});
+      }
+    }
+  }
+  return {};
+}
+
+io_result spare_metadata::drop_failed_copies(const failed_copies& failed, sequence_counter& sequences) {
+  if (failed.empty())
+    return {};
+  for (const auto& [replica, chunk] : failed)
+    if (std::popcount(super.good_replicas(chunk)) > 1) // the last is never cleared
+      super.set_good(replica, chunk, false);
+  return write_super(sequences);
+}
+
+io_result spare_metadata::write_blocks(std::span<const std::uint32_t> blocks, sequence_counter& sequences,
+                                       bool renumber) {
+  failed_copies failed;
+  std::map<std::uint32_t, unsigned> first_of;
+  for (const std::uint32_t b : blocks)
+    if (renumber || block(b).sequence == 0)
+      block(b).sequence = sequences.take();
+  CHECK_OK(write_first_copies({blocks.begin(), blocks.end()}, failed, first_of));
+  if (rules_.write_others)
+    CHECK_OK(write_other_copies(blocks, failed, first_of));
+  if (rules_.flush_others)
+    CHECK_OK(io_->flush());
+  CHECK_OK(drop_failed_copies(failed, sequences));
+  for (const std::uint32_t b : blocks) {
+    sure_.erase(b);
+    std::erase_if(damaged_, [&](const damaged_block& d) { return d.number == b; });
+  }
+  return {};
+}
+
+} // namespace dmremap

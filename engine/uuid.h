@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace dmremap {
+
+using uuid_bytes = std::array<std::uint8_t, 16>;
+
+[[nodiscard]] uuid_bytes random_uuid();             ///< version 4, from getrandom(2)
+[[nodiscard]] std::uint64_t random_u64();           ///< never 0
+[[nodiscard]] std::string to_text(const uuid_bytes&); ///< lower case, with dashes
+[[nodiscard]] std::optional<uuid_bytes> parse_uuid(const std::string&);
+/// What a table block carries of its owner: the first eight bytes as a little-endian number.
+[[nodiscard]] std::uint64_t low_half(const uuid_bytes&);
+
+} // namespace dmremap
