@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "admin/command_line.h"
+
+#include "admin/commands.h"
+
+#include <CLI/CLI.hpp>
+#include <memory>
+
+namespace dmremap::admin {
+namespace {
+
+/// What the command that was given wants done; set by the callback of the one subcommand.
+using chosen_action = std::function<result<exit_code>(context&)>;
+
+/// A flag that nothing is bound to: count() tells whether it was given.
+CLI::Option* add_switch(CLI::App* sub, const char* name, const char* help) {
+  return sub->add_flag_function(name, [](std::int64_t) {}, help);
+}
+
+class builder {
+public:
+  builder(CLI::App& app, chosen_action& chosen) : app_(app), chosen_(chosen) {}
+
+  /// A subcommand whose options are in an `Options` of its own; `act` carries it out.
+  template <class Options, class Act>
+  std::pair<CLI::App*, Options*> command(const char* name, const char* help, Act act, bool reports = true) {
+    auto options = std::make_shared<Options>();
+    CLI::App* sub = app_.add_subcommand(name, help);
+    sub->callback(
+        [this, options, act] { chosen_ = [options, act](context& c) { return act(c, *options); }; });
+    if (reports)
+      add_switch(sub, "--json", "report as JSON"); // read before the line is parsed: an error is an object, too
+    return {sub, options.get()};
+  }
+
+private:
+  CLI::App& app_;
+  chosen_action& chosen_;
+};
+
+/// Arguments of the small commands, by the order in which they stand.
+struct words {
+  std::string name, first, second;
+  std::vector<std::string> rest;
+  std::uint64_t sector = 0;
+};
+
+CLI::Option* add_name(CLI::App* sub, std::string& name) {
+  return sub->add_option("NAME", name, "name or UUID of a set")->required()->type_name("");
+}
+
+void add_create(builder& b) {
+  auto [sub, o] = b.command<create_options>("create", "make a set: format a spare for a main", create);
+  sub->add_option("NAME", o->name, "name of the new set: letters, digits and -_.+")
+      ->required()
+      ->type_name("");
+  sub->add_option("--main", o->main,
+                  "device or file whose data the disk shows; PATH@START+LENGTH is a range in sectors")
+      ->type_name("MEMBER");
+  sub->add_option("--spare", o->spares, "device or file that takes the metadata and the moved units")
+      ->type_name("MEMBER")
+      ->allow_extra_args(false);
+  sub->add_option(
+         "--table", o->table,
+         "a table line instead: \"0 LEN remap MAIN SPARE START LEN\", \"0 LEN remap MAIN MSTART SPARE SSTART "
+         "SLEN\", \"0 LEN remap-v4 MAIN SPARE\"; a pair that is a set already is opened as it is")
+      ->type_name("LINE");
+  sub->add_option("--wipe", o->wipe,
+                  "a signature of this type (ext4, crypto_LUKS, dm-remap-v4, ...) on the spare may go")
+      ->type_name("TYPE")
+      ->allow_extra_args(false);
+  sub->add_option("--destroy-set", o->destroy_set, "the set of this UUID on the spare may go")
+      ->type_name("UUID");
+  sub->add_flag("--no-persist", o->no_persist, "write no configuration file");
+  sub->add_flag("-n,--dry-run", o->dry_run, "print what would be done; open nothing for writing");
+}
+
+void add_list(builder& b) {
+  auto [sub, o] = b.command<list_options>("list", "list the sets that run", list);
+  sub->add_flag("--all", o->all,
+                "also sets that are configured, or found on block devices, with the next command");
+}
+
+/// status, stats, table and lost.
+template <class Act>
+void add_report(builder& b, const char* name, const char* help, Act act,
+                const std::vector<std::string>& formats) {
+  auto [sub, o] = b.command<report_options>(name, help, act);
+  add_name(sub, o->name);
+  std::string list;
+  for (const auto& format : formats)
+    list += (list.empty() ? "" : ", ") + format;
+  sub->add_option("--format", o->format, "form of the report: " + list)
+      ->type_name("FORMAT")
+      ->check(CLI::IsMember(formats).description(""));
+  if (formats.back() == "badblocks")
+    sub->add_option("--block-size", o->block_size, "bytes in a block of --format badblocks (4096)")
+        ->type_name("BYTES")
+        ->check(CLI::IsMember(std::vector<std::uint64_t>{512, 1024, 2048, 4096}).description(""));
+}
+
+void add_attach(builder& b) {
+  auto [up, a] = b.command<attach_options>(
+      "attach", "serve a configured set on a loop device with direct I/O; prints it",
+      [](context& c, const attach_options& o) { return attach(c, o); });
+  auto* name = up->add_option("NAME", a->name, "name or UUID of a set")->type_name("");
+  up->add_option("MOUNTPOINT", a->mountpoint,
+                 "folder (or file) where the image appears; else NAME in the run folder")
+      ->type_name("")
+      ->needs(name);
+  auto* all = add_switch(up, "--all", "every set that is configured");
+  name->excludes(all);
+  auto [down, d] =
+      b.command<attach_options>("detach", "take the loop device away and stop serving, unless it is used",
+                                [](context& c, const attach_options& o) { return detach(c, o); });
+  auto* which = down->add_option("NAME", d->name, "name or UUID of a set")->type_name("");
+  which->excludes(add_switch(down, "--all", "every set that runs"));
+  for (auto* sub : {up, down})
+    sub->final_callback([sub] {
+      if (sub->count("NAME") == 0 && sub->count("--all") == 0)
+        throw CLI::RequiredError("NAME or --all");
+    });
+}
+
+void add_sector_commands(builder& b) {
+  const auto add = [&](const char* name, const char* help, auto act) {
+    auto [sub, w] =
+        b.command<words>(name, help, [act](context& c, const words& o) { return act(c, o.name, o.sector); });
+    add_name(sub, w->name);
+    sub->add_option("SECTOR", w->sector, "sector of the disk, of 512 bytes")->required()->type_name("");
+  };
+  add("remap", "move the unit that holds a sector to a spare, with its data", remap);
+  add("unmap", "write the unit that holds a sector back to main and forget its remap", unmap);
+  auto [sub, w] = b.command<words>("salvage", "read lost sectors from main again; what comes back is kept",
+                                   [](context& c, const words& o) { return salvage(c, o.name, o.first); });
+  add_name(sub, w->name);
+  sub->add_option("SECTOR", w->first, "a sector of the unit, or 'all'")->required()->type_name("");
+}
+
+void add_settings(builder& b) {
+  auto [flush, f] = b.command<words>("sync", "write all metadata and flush every member",
+                                     [](context& c, const words& o) { return sync(c, o.name); });
+  add_name(flush, f->name);
+  auto [put, p] = b.command<words>("set", "change a setting of a running set",
+                                   [](context& c, const words& o) { return set(c, o.name, o.first); });
+  add_name(put, p->name);
+  put->add_option("KEY=VALUE", p->first, "auto_remap=0|1, read_retries=N, log_level=LEVEL")
+      ->required()
+      ->type_name("");
+  auto [ask, g] = b.command<words>("get", "show the settings of a running set, or one",
+                                   [](context& c, const words& o) { return get(c, o.name, o.first); });
+  add_name(ask, g->name);
+  ask->add_option("KEY", g->first, "one setting")->type_name("");
+}
+
+void add_spare(builder& b) {
+  auto [sub, w] = b.command<words>("spare", "list the spares of a set, or change them",
+                                   [](context& c, const words& o) { return spare(c, o.first, o.name); });
+  sub->add_option("OPERATION", w->first, "list; add, remove, evacuate, forget need a set of several spares")
+      ->required()
+      ->type_name("")
+      ->check(CLI::IsMember(std::vector<std::string>{"list", "add", "remove", "evacuate", "forget"})
+                  .description(""));
+  add_name(sub, w->name);
+  sub->add_option("MEMBER", w->second, "the spare: a device, a file or a UUID")->type_name("");
+}
+
+void add_life(builder& b) {
+  auto [change, r] = b.command<words>("rename", "give a set another name",
+                                      [](context& c, const words& o) { return rename(c, o.name, o.first); });
+  add_name(change, r->name);
+  change->add_option("NEW", r->first, "the new name")->required()->type_name("");
+  auto [sub, o] = b.command<destroy_options>(
+      "destroy", "end a set: erase its superblocks and its configuration", destroy);
+  add_name(sub, o->name);
+  sub->add_flag("--write-back", o->write_back, "first put every remapped unit back on main");
+  sub->add_option("--abandon", o->abandon, "give up what lies on the spare; takes the UUID of the set")
+      ->type_name("UUID");
+  sub->add_flag("-n,--dry-run", o->dry_run, "print what would be done; open nothing for writing");
+}
+
+void add_message(builder& b) {
+  auto [sub, w] =
+      b.command<words>("message", "send a message as dmsetup(8) does, and print its reply",
+                       [](context& c, const words& o) { return message(c, o.name, o.first, o.rest); });
+  add_name(sub, w->name);
+  sub->add_option("SECTOR", w->first, "0")->required()->type_name("");
+  sub->add_option("WORDS", w->rest, "the message, as one argument or several; 'help' lists all")
+      ->required()
+      ->type_name("");
+  auto [drill, d] =
+      b.command<words>("dust", "make sectors of a dust: member fail, to drill a failure",
+                       [](context& c, const words& o) { return dust(c, o.name, o.first, o.rest); });
+  add_name(drill, d->name);
+  drill->add_option("STORE", d->first, "main, spare0, or the member's path")->required()->type_name("");
+  drill
+      ->add_option(
+          "OPERATION", d->rest,
+          "addbadblock SECTOR [read|write|both] [COUNT], removebadblock SECTOR [COUNT], queryblock SECTOR, "
+          "countbadblocks, clearbadblocks, enable, disable")
+      ->required()
+      ->type_name("");
+}
+
+void add_commands(builder& b) {
+  add_create(b);
+  add_list(b);
+  add_report(b, "status", "show how a set is; answers even where its daemon hangs", status,
+             {"human", "json", "dm", "prometheus"});
+  add_report(b, "stats", "show the counters of a set", stats, {"human", "json", "prometheus"});
+  add_report(b, "table", "show the remaps of a set", table,
+             {"text", "json", "dmsetup", "ddrescue", "badblocks"});
+  add_report(b, "lost", "show the lost sectors of a set", lost, {"text", "json", "ddrescue", "badblocks"});
+  add_attach(b);
+  add_sector_commands(b);
+  add_settings(b);
+  add_spare(b);
+  add_life(b);
+  add_message(b);
+}
+
+} // namespace
+
+result<parsed_line> parse_command_line(int argc, const char* const* argv) {
+  parsed_line line;
+  CLI::App app("Administers dmremap sets: virtual disks that serve bad units of a drive from a spare.",
+               "dmremap");
+  app.set_version_flag("--version", std::string("dmremap ") + DMREMAP_VERSION);
+  app.require_subcommand(1);
+  builder b(app, line.action);
+  add_commands(b);
+  try { // CLI11 reports by exceptions
+    app.parse(argc, argv);
+    return line;
+  } catch (const CLI::CallForHelp&) {
+    line.answer = app.help();
+  } catch (const CLI::CallForVersion&) {
+    line.answer = std::string("dmremap ") + DMREMAP_VERSION + "\n";
+  } catch (const CLI::ParseError& failure) {
+    const auto subs = app.get_subcommands();
+    const auto command = subs.empty() ? "dmremap" : "dmremap " + subs.front()->get_name();
+    return fail("bad-usage", subs.empty() ? "" : subs.front()->get_name(),
+                std::string(failure.what()) + "; see `" + command + " --help`", exit_code::usage);
+  }
+  line.action = nullptr;
+  return line;
+}
+
+} // namespace dmremap::admin

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "admin/context.h"
+#include "engine/error.h"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+/// The commands of `dmremap`, one function each. Every one prints its report and returns the exit status; an
+/// error is returned, not printed. NAME is the name or the UUID of a set.
+namespace dmremap::admin {
+
+struct create_options {
+  std::string name;
+  std::string main;
+  std::vector<std::string> spares;
+  std::string table;             ///< instead of main and spares
+  std::vector<std::string> wipe; ///< types of signatures that may go
+  std::string destroy_set;       ///< UUID of a set that may go
+  bool no_persist = false;
+  bool dry_run = false;
+};
+[[nodiscard]] result<exit_code> create(context&, const create_options&);
+
+struct list_options {
+  bool all = false;
+};
+[[nodiscard]] result<exit_code> list(context&, const list_options&);
+
+struct report_options {
+  std::string name;
+  std::string format;
+  std::uint64_t block_size = 4096; ///< of badblocks lists
+};
+[[nodiscard]] result<exit_code> status(context&, const report_options&);
+[[nodiscard]] result<exit_code> stats(context&, const report_options&);
+[[nodiscard]] result<exit_code> table(context&, const report_options&);
+[[nodiscard]] result<exit_code> lost(context&, const report_options&);
+
+struct attach_options {
+  std::string name; ///< empty: all
+  std::string mountpoint;
+};
+[[nodiscard]] result<exit_code> attach(context&, const attach_options&);
+[[nodiscard]] result<exit_code> detach(context&, const attach_options&);
+
+[[nodiscard]] result<exit_code> remap(context&, const std::string& name, std::uint64_t sector);
+[[nodiscard]] result<exit_code> unmap(context&, const std::string& name, std::uint64_t sector);
+/// `sector`: a number or "all".
+[[nodiscard]] result<exit_code> salvage(context&, const std::string& name, const std::string& sector);
+[[nodiscard]] result<exit_code> sync(context&, const std::string& name);
+/// `setting`: KEY=VALUE.
+[[nodiscard]] result<exit_code> set(context&, const std::string& name, const std::string& setting);
+/// `key` empty: all.
+[[nodiscard]] result<exit_code> get(context&, const std::string& name, const std::string& key);
+[[nodiscard]] result<exit_code> message(context&, const std::string& name, const std::string& sector,
+                                        const std::vector<std::string>& words);
+[[nodiscard]] result<exit_code> dust(context&, const std::string& name, const std::string& store,
+                                     const std::vector<std::string>& words);
+/// `operation`: list, or one that needs a set of several spares.
+[[nodiscard]] result<exit_code> spare(context&, const std::string& operation, const std::string& name);
+
+[[nodiscard]] result<exit_code> rename(context&, const std::string& name, const std::string& new_name);
+
+struct destroy_options {
+  std::string name;
+  bool write_back = false;
+  std::string abandon; ///< UUID
+  bool dry_run = false;
+};
+[[nodiscard]] result<exit_code> destroy(context&, const destroy_options&);
+
+} // namespace dmremap::admin

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "admin/commands.h"
+#include "admin/create_checks.h"
+#include "admin/create_report.h"
+#include "engine/config.h"
+#include "engine/disk.h"
+#include "engine/paths.h"
+#include "engine/wipe.h"
+
+#include <fmt/format.h>
+#include <strings.h>
+
+namespace dmremap::admin {
+namespace {
+
+struct wanted_members {
+  member_spec main;
+  std::vector<member_spec> spares;
+  std::vector<std::string> adjustments;
+};
+
+tl::unexpected<error> usage(const std::string& what, const std::string& why) {
+  return fail("bad-usage", what, why, exit_code::usage);
+}
+
+result<wanted_members> members_of_table(const std::string& text) {
+  const auto line = TRY(parse_table_line(text));
+  const auto main_spec = TRY(parse_member(line.main)), spare_spec = TRY(parse_member(line.spare));
+  const auto main = TRY(measure_member(main_spec)), spare = TRY(measure_member(spare_spec));
+  auto made = TRY(apply_table_line(line, main, spare));
+  if (main.physical_bytes != spare.physical_bytes)
+    made.adjustments.push_back(
+        fmt::format("physical sectors differ (main {} bytes, spare {}): the spare's place is kept "
+                    "to its own",
+                    main.physical_bytes, spare.physical_bytes));
+  return wanted_members{made.main, {made.spare}, made.adjustments};
+}
+
+result<wanted_members> wanted(const create_options& options) {
+  if (!options.table.empty()) {
+    if (!options.main.empty() || !options.spares.empty())
+      return usage("--table", "names main and spare itself; leave out --main and --spare");
+    return members_of_table(options.table);
+  }
+  if (options.main.empty() || options.spares.empty())
+    return usage("create", "needs --main MEMBER and --spare MEMBER, or --table LINE");
+  if (options.spares.size() > 1)
+    return fail("one-spare-only", options.spares[1], "sets of this version have one spare");
+  wanted_members members{TRY(parse_member(options.main)), {}, {}};
+  for (const auto& spare : options.spares)
+    members.spares.push_back(TRY(parse_member(spare)));
+  return members;
+}
+
+std::vector<std::pair<member_role, member_spec>> with_roles(const wanted_members& members) {
+  std::vector<std::pair<member_role, member_spec>> roles{{member_role::main, members.main}};
+  for (const auto& spare : members.spares)
+    roles.emplace_back(member_role::spare, spare);
+  return roles;
+}
+
+result<planned_member> measured(const open_member& member) {
+  planned_member planned;
+  planned.spec = member.spec;
+  planned.measure = TRY(measure_member(member.spec));
+  planned.sectors = member.io->size() / sector_bytes;
+  return planned;
+}
+
+set_config config_of(const create_plan& plan) {
+  set_config config{plan.name, plan.uuid, plan.main.spec.text(), {}, {}};
+  for (const auto& spare : plan.spares)
+    config.spares.push_back(spare.spec.text());
+  return config;
+}
+
+/// --table on a pair that is a set already: checked by opening it, read-only, and left as it is.
+result<void> open_existing(std::vector<open_member>& members, create_plan& plan) {
+  open_options how;
+  how.read_only = true;
+  const auto opened = TRY(disk::open(members[0].io, {members[1].io}, how));
+  const auto info = TRY(opened->info());
+  if (info.set_name != plan.name)
+    return fail("name-mismatch", plan.name,
+                "main and spare are the set " + info.set_name +
+                    " already; use that name, or rename it with `dmremap " + "rename " + info.set_name + " " +
+                    plan.name + "`");
+  plan.uuid = info.set_uuid;
+  plan.done = create_plan::outcome::opened;
+  return {};
+}
+
+bool is_a_set(const std::vector<signature>& found) {
+  return found.size() == 1 && found.front().type == "dmremap";
+}
+
+result<void> keep_config(const create_plan& plan) {
+  if (plan.config_file.empty())
+    return {};
+  if (plan.done == create_plan::outcome::opened) {
+    const auto there = load_set_config(plan.name);
+    if (there && strcasecmp(there->uuid.c_str(), plan.uuid.c_str()) == 0)
+      return {};
+    CHECK_OK(check_name(plan.name, true));
+  }
+  auto saved = save_set_config(config_of(plan), config_write::create);
+  if (!saved)
+    saved.error().why += "; the set itself is made (UUID " + plan.uuid +
+                         "), only its configuration is missing: `fusedisk " + plan.main.spec.text() + " " +
+                         plan.spares.front().spec.text() + " MOUNTPOINT` serves it";
+  return saved;
+}
+
+result<void> format_set(std::vector<open_member>& members, create_plan& plan) {
+  std::vector<store*> spares;
+  for (std::size_t i = 1; i < members.size(); ++i) {
+    if (!plan.spares[i - 1].signatures.empty())
+      CHECK_OK(wipe_signatures(*members[i].io));
+    spares.push_back(members[i].io.get());
+  }
+  format_options how;
+  how.name = plan.name;
+  plan.uuid = TRY(disk::format(*members[0].io, spares, how));
+  plan.done = create_plan::outcome::created;
+  return {};
+}
+
+/// Looks at all members; what is left to do is written nowhere yet. True: the pair is a set already
+/// (--table).
+result<bool> make_plan(const create_options& options, std::vector<open_member>& members, create_plan& plan) {
+  CHECK_OK(check_main(*members[0].io));
+  plan.main = TRY(measured(members[0]));
+  for (std::size_t i = 1; i < members.size(); ++i) {
+    auto spare = TRY(measured(members[i]));
+    const auto found = TRY(probe_signatures(*members[i].io));
+    if (!options.table.empty() && is_a_set(found) && options.destroy_set.empty()) {
+      spare.places = TRY(make_geometry(members[i].io->size()));
+      plan.spares.push_back(std::move(spare));
+      return true;
+    }
+    if (TRY(check_spare(*members[i].io, found, options.wipe, options.destroy_set)))
+      spare.signatures = found;
+    spare.places = TRY(make_geometry(members[i].io->size()));
+    plan.spares.push_back(std::move(spare));
+  }
+  return false;
+}
+
+} // namespace
+
+result<exit_code> create(context& c, const create_options& options) {
+  create_plan plan;
+  plan.name = options.name;
+  const bool persist = config_is_kept() && !options.no_persist;
+  // A table line may be for a set that is configured already: the file is judged when the set is known.
+  CHECK_OK(check_name(options.name, persist && options.table.empty()));
+  if (persist)
+    plan.config_file = set_conf_path(options.name);
+  const auto want = TRY(wanted(options));
+  plan.adjustments = want.adjustments;
+  std::vector<member_spec> all = want.spares;
+  all.insert(all.begin(), want.main);
+  CHECK_OK(check_different(all));
+  auto members =
+      TRY(open_members(with_roles(want), options.dry_run ? access_mode::read_only : access_mode::read_write));
+  const bool exists = TRY(make_plan(options, members, plan));
+  if (exists)
+    CHECK_OK(open_existing(members, plan));
+  else
+    CHECK_OK(check_name(options.name, persist));
+  if (!options.dry_run) {
+    if (!exists)
+      CHECK_OK(format_set(members, plan));
+    CHECK_OK(keep_config(plan));
+  }
+  report_plan(c, plan);
+  return exit_code::ok;
+}
+
+} // namespace dmremap::admin

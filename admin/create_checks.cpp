@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "admin/create_checks.h"
+
+#include "engine/config.h"
+#include "engine/control_client.h"
+#include "engine/geometry.h"
+#include "engine/paths.h"
+#include "engine/unique_fd.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/fs.h>
+#include <strings.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+
+namespace dmremap::admin {
+namespace {
+
+constexpr const char* upstream = "dm-remap-v4";
+
+result<member_measure> measure_open(int fd, const struct stat& facts, const std::string& path) {
+  member_measure measure;
+  if (S_ISREG(facts.st_mode)) {
+    measure.sectors = static_cast<std::uint64_t>(facts.st_size) / sector_bytes;
+    return measure;
+  }
+  std::uint64_t bytes = 0;
+  int logical = 0;
+  unsigned physical = 0;
+  if (::ioctl(fd, BLKGETSIZE64, &bytes) != 0 || ::ioctl(fd, BLKSSZGET, &logical) != 0 ||
+      ::ioctl(fd, BLKPBSZGET, &physical) != 0)
+    return fail("open-failed", path, fmt::format("cannot ask for its size: {}", std::strerror(errno)));
+  measure.sectors = bytes / sector_bytes;
+  measure.logical_bytes = static_cast<std::uint32_t>(logical);
+  measure.physical_bytes = std::max(static_cast<std::uint32_t>(logical), physical);
+  return measure;
+}
+
+/// What two names of one device or file have in common; nothing where it cannot be told.
+std::string identity_of(const std::string& path) {
+  struct stat facts {};
+  if (::stat(path.c_str(), &facts) != 0)
+    return "";
+  return S_ISBLK(facts.st_mode) ? fmt::format("b{}", facts.st_rdev)
+                                : fmt::format("f{}:{}", facts.st_dev, facts.st_ino);
+}
+
+std::string words_for(const signature& one) {
+  return one.type + (one.detail.empty() ? "" : " (" + one.detail + ")");
+}
+
+} // namespace
+
+result<member_measure> measure_member(const member_spec& spec) {
+  // Non-blocking, because a named pipe would wait for a writer.
+  const unique_fd fd(::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  struct stat facts {};
+  if (!fd || ::fstat(fd.get(), &facts) != 0) {
+    const int why = errno;
+    const char* id = why == ENOENT                   ? "not-found"
+                     : why == EACCES || why == EPERM ? "no-permission"
+                                                     : "open-failed";
+    return fail(id, spec.path, fmt::format("cannot open: {}", std::strerror(why)));
+  }
+  if (!S_ISREG(facts.st_mode) && !S_ISBLK(facts.st_mode))
+    return fail("not-a-device", spec.path, "is neither a block device nor a regular file");
+  auto measure = TRY(measure_open(fd.get(), facts, spec.path));
+  if (spec.start) {
+    const auto end = checked_add(*spec.start, *spec.length);
+    if (!end || *end > measure.sectors)
+      return fail("range-beyond-end", spec.text(),
+                  fmt::format("the device has {} sectors only", measure.sectors));
+    measure.sectors = *spec.length;
+  }
+  return measure;
+}
+
+result<void> check_name(const std::string& name, bool persist) {
+  if (!valid_set_name(name))
+    return fail(
+        "bad-name", name,
+        "is no name for a set: 1 to 63 letters, digits and -_.+, starting with a letter, a digit or _",
+        exit_code::usage);
+  if (const auto set = find_running_set(name); set && set->alive)
+    return fail("name-taken", name, "a set of this name is running; choose another name");
+  if (!persist)
+    return {};
+  const auto configured = load_set_config(name);
+  if (configured || configured.error().id != "no-such-set")
+    return fail("name-taken", name,
+                "is configured already in " + set_conf_path(name) +
+                    "; choose another name, or `dmremap destroy " + name + "` first");
+  return {};
+}
+
+result<void> check_different(const std::vector<member_spec>& members) {
+  for (std::size_t i = 0; i < members.size(); ++i)
+    for (std::size_t j = i + 1; j < members.size(); ++j) {
+      const auto first = identity_of(members[i].path);
+      const bool parted = members[i].start && members[j].start; // overlaps are judged where they are opened
+      if (!first.empty() && first == identity_of(members[j].path) && !parted)
+        return fail("same-device", members[j].text(),
+                    "is the same device or file as " + members[i].text() +
+                        "; give two devices, or two ranges PATH@START+LENGTH that do not overlap");
+    }
+  return {};
+}
+
+result<void> check_main(store& main) {
+  for (const auto& one : TRY(probe_signatures(main)))
+    if (one.type == "dmremap" || one.type == upstream)
+      return fail("main-is-spare", main.identity().path,
+                  one.type == upstream
+                      ? "carries the metadata of upstream's dm-remap v4, which lies on a spare; are main and "
+                        "spare swapped?"
+                      : "is the spare of the set " + one.detail + " (" + one.set_uuid +
+                            "); are main and spare swapped? `dmremap destroy` frees a spare");
+  return {};
+}
+
+result<bool> check_spare(store& spare, const std::vector<signature>& found,
+                         const std::vector<std::string>& wipe, const std::string& destroy_set) {
+  const auto& path = spare.identity().path;
+  const auto may_go = [&](const std::string& type) { return std::count(wipe.begin(), wipe.end(), type) > 0; };
+  if (spare.size() < min_spare_units * unit_bytes)
+    return fail("spare-too-small", path,
+                fmt::format("has {} bytes; a spare has 16 MiB (32768 sectors) at least", spare.size()));
+  for (const auto& one : found) {
+    if (one.type == "dmremap") {
+      if (destroy_set.empty() || strcasecmp(one.set_uuid.c_str(), destroy_set.c_str()) != 0)
+        return fail("spare-in-set", path,
+                    "is a spare of the set " + one.detail +
+                        "; `fusedisk` serves that set; to give it up for good: " + "--destroy-set " +
+                        one.set_uuid);
+    } else if (!may_go(one.type)) {
+      if (one.type == upstream)
+        return fail("spare-upstream-v4", path,
+                    "carries metadata of upstream's dm-remap v4, which remaps of another disk may need; to "
+                    "give it up: "
+                    "--wipe=dm-remap-v4");
+      return fail("spare-has-signature", path,
+                  "carries " + words_for(one) + "; if that may be overwritten: --wipe=" + one.type);
+    }
+  }
+  return !found.empty();
+}
+
+} // namespace dmremap::admin

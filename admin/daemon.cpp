@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "admin/daemon.h"
+
+#include "admin/lookup.h"
+#include "admin/open_set.h"
+#include "engine/loop_control.h"
+#include "engine/unique_fd.h"
+
+#include <boost/filesystem.hpp>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <poll.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+namespace dmremap::admin {
+namespace {
+
+constexpr std::chrono::seconds loop_limit{20};
+constexpr int stop_limit_ms = 120'000;
+
+/// "fusedisk: what: why" without the program's name; the last line, which says why it gave up.
+std::string last_message(std::string output) {
+  while (!output.empty() && output.back() == '\n')
+    output.pop_back();
+  output = output.substr(output.rfind('\n') + 1); // npos + 1 is 0
+  const std::string prefix = "fusedisk: ";
+  return output.compare(0, prefix.size(), prefix) == 0 ? output.substr(prefix.size()) : output;
+}
+
+bool is_dead_mount(const std::string& path) {
+  struct stat facts {};
+  return ::stat(path.c_str(), &facts) != 0 && errno == ENOTCONN;
+}
+
+result<void> unmount_dead(const std::string& path) {
+  if (path.empty() || !is_dead_mount(path))
+    return {};
+  if (::umount2(path.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
+    return {};
+  if (errno == EPERM)
+    if (const auto done = run_program({"fusermount3", "-u", "-z", path}); done && done->status == 0)
+      return {};
+  return fail("unmount-failed", path,
+              "the mount that the dead daemon left cannot be taken away; try `umount -l " + path + "`");
+}
+
+} // namespace
+
+std::string fusedisk_path() {
+  if (const char* named = std::getenv("DMREMAP_FUSEDISK"); named != nullptr && *named != '\0')
+    return named;
+  boost::system::error_code failed;
+  const auto here = boost::filesystem::read_symlink("/proc/self/exe", failed).parent_path();
+  for (const auto* place : {"fusedisk", "../fusedisk/fusedisk"})
+    if (const auto path = (here / place).string(); ::access(path.c_str(), X_OK) == 0)
+      return path;
+  return "fusedisk";
+}
+
+result<running_set> start_daemon(const set_config& config, const std::string& mountpoint) {
+  // Before the daemon gets to write to it; the claims go again with the temporary.
+  CHECK_OK(check_same_set(config, TRY(claim_configured(config, access_mode::read_only))));
+  std::vector<std::string> words{fusedisk_path()};
+  if (!config.options.empty()) {
+    words.emplace_back("-o");
+    words.push_back(fmt::format("{}", fmt::join(config.options, ",")));
+  }
+  words.emplace_back("--");
+  words.push_back(config.main);
+  words.insert(words.end(), config.spares.begin(), config.spares.end());
+  words.push_back(mountpoint);
+  const auto done = TRY(run_program(words));
+  if (done.status != 0)
+    return fail("fusedisk-failed", config.name,
+                done.output.empty() ? fmt::format("fusedisk ended with status {}", done.status)
+                                    : last_message(done.output),
+                done.status == 4 ? exit_code::damaged : exit_code::failed);
+  auto set = find_running_set(config.uuid);
+  if (!set || !set->alive)
+    return fail("fusedisk-failed", config.name, "fusedisk started, but is gone again; its log says why");
+  return std::move(*set);
+}
+
+result<void> stop_daemon(const running_set& set) {
+  const unique_fd process(static_cast<int>(::syscall(SYS_pidfd_open, set.pid, 0)));
+  static_cast<void>(TRY(ask(set, "stop", {})));
+  if (!process) // it was gone, or is one that we may not watch
+    return {};
+  pollfd gone{process.get(), POLLIN, 0};
+  int ready = 0;
+  do
+    ready = ::poll(&gone, 1, stop_limit_ms);
+  while (ready < 0 && errno == EINTR);
+  if (ready == 0)
+    return fail("no-answer", set.name,
+                fmt::format("was told to stop, but process {} is still there; it may be waiting for a device",
+                            set.pid));
+  return {};
+}
+
+result<void> clear_dead(const running_set& set) {
+  for (const auto& loop : loops_on(set.image))
+    CHECK_OK(detach_loop(loop, loop_limit));
+  CHECK_OK(unmount_dead(set.mountpoint));
+  for (const char* name : {"/control", "/stats", "/info.json", "/info.json.new", "/pid"})
+    ::unlink((set.dir + name).c_str());
+  ::rmdir(set.dir.c_str());
+  return {};
+}
+
+} // namespace dmremap::admin

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "admin/commands.h"
+#include "admin/scan_sets.h"
+#include "engine/config.h"
+#include "engine/control_client.h"
+#include "engine/loop_control.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <ostream>
+#include <strings.h>
+
+namespace dmremap::admin {
+namespace {
+
+using nlohmann::json;
+
+struct row {
+  std::string name, uuid, state, place, next;
+  std::string main;
+  std::vector<std::string> spares, loops;
+};
+
+bool listed(const std::vector<row>& rows, const std::string& uuid) {
+  return std::any_of(rows.begin(), rows.end(),
+                     [&](const row& one) { return strcasecmp(one.uuid.c_str(), uuid.c_str()) == 0; });
+}
+
+void add_running(std::vector<row>& rows) {
+  for (const auto& set : list_running_sets()) {
+    row one{set.name, set.uuid, set.alive ? "running" : "died", set.image, "", set.main, set.spares, {}};
+    one.loops = loops_on(set.image);
+    if (!set.alive)
+      one.next = "dmremap detach " + set.name;
+    rows.push_back(std::move(one));
+  }
+}
+
+void add_configured(std::vector<row>& rows, const context& c) {
+  const auto configured = list_set_configs();
+  for (const auto& set : configured.sets)
+    if (!listed(rows, set.uuid))
+      rows.push_back(
+          {set.name, set.uuid, "configured", "", "dmremap attach " + set.name, set.main, set.spares, {}});
+  for (const auto& bad : configured.bad)
+    c.note(bad.text());
+}
+
+void add_found(std::vector<row>& rows) {
+  for (const auto& set : scan_for_sets())
+    if (!listed(rows, set.uuid))
+      rows.push_back({set.name,
+                      set.uuid,
+                      "found",
+                      "",
+                      "fusedisk MAIN " + set.spare + " MOUNTPOINT",
+                      "",
+                      {set.spare},
+                      {}});
+}
+
+json as_json(const row& one) {
+  json value{{"name", one.name},     {"uuid", one.uuid},
+             {"state", one.state},   {"running", one.state == "running"},
+             {"spares", one.spares}, {"loop", one.loops}};
+  value["main"] = one.main.empty() ? json(nullptr) : json(one.main);
+  value["image"] = one.place.empty() ? json(nullptr) : json(one.place);
+  value["next"] = one.next.empty() ? json(nullptr) : json(one.next);
+  return value;
+}
+
+} // namespace
+
+result<exit_code> list(context& c, const list_options& options) {
+  std::vector<row> rows;
+  add_running(rows);
+  if (options.all) {
+    add_configured(rows, c);
+    add_found(rows);
+  }
+  if (c.json) {
+    json sets = json::array();
+    for (const auto& one : rows)
+      sets.push_back(as_json(one));
+    c.print({{"sets", sets}});
+    return exit_code::ok;
+  }
+  for (const auto& one : rows)
+    c.out << fmt::format("{}  {}  {}{}{}{}\n", one.name, one.uuid, one.state,
+                         one.place.empty() ? "" : "  " + one.place,
+                         one.loops.empty() ? "" : fmt::format("  {}", fmt::join(one.loops, " ")),
+                         one.next.empty() ? "" : "  next: " + one.next);
+  return exit_code::ok;
+}
+
+} // namespace dmremap::admin

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "admin/live_status.h"
+
+#include "admin/figures.h"
+#include "engine/loop_control.h"
+#include "engine/stats_segment.h"
+
+#include <ctime>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+namespace dmremap::admin {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::chrono::milliseconds answer_limit{500};
+
+json as_json(const disk_stats& s) {
+  return {{"reads", s.reads},
+          {"writes", s.writes},
+          {"flushes", s.flushes},
+          {"zeroes", s.zeroes},
+          {"read_bytes", s.read_bytes},
+          {"written_bytes", s.written_bytes},
+          {"main_read_errors", s.main_read_errors},
+          {"main_write_errors", s.main_write_errors},
+          {"spare_read_errors", s.spare_read_errors},
+          {"spare_write_errors", s.spare_write_errors},
+          {"flush_errors", s.flush_errors},
+          {"lost_reads", s.lost_reads},
+          {"slow_requests", s.slow_requests},
+          {"remapped_units", s.remapped_units},
+          {"auto_remapped_units", s.auto_remapped_units},
+          {"manual_remapped_units", s.manual_remapped_units},
+          {"auto_remaps", s.auto_remaps},
+          {"manual_remaps", s.manual_remaps},
+          {"lifetime_allocations", s.lifetime_allocations},
+          {"lost_sectors", s.lost_sectors},
+          {"saves_tried", s.saves_tried},
+          {"saves_done", s.saves_done},
+          {"auto_remap", s.auto_remap},
+          {"breaker_open", s.breaker_open},
+          {"main_gone", s.main_gone},
+          {"state", s.state}};
+}
+
+/// Counts the time that the machine sleeps, too, as the daemon's heartbeat does.
+double seconds_since(std::uint64_t boottime_ns) {
+  timespec now{};
+  ::clock_gettime(CLOCK_BOOTTIME, &now);
+  const auto now_ns =
+      static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U + static_cast<std::uint64_t>(now.tv_nsec);
+  return now_ns > boottime_ns ? static_cast<double>(now_ns - boottime_ns) * 1e-9 : 0;
+}
+
+std::string local_time_before(double seconds) {
+  const std::time_t then = std::time(nullptr) - static_cast<std::time_t>(seconds);
+  std::tm fields{};
+  char text[32] = "";
+  if (::localtime_r(&then, &fields) != nullptr)
+    static_cast<void>(std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &fields));
+  return text;
+}
+
+/// A heartbeat comes every 100 ms: where it still does, the daemon lives and only this answer is late.
+std::string notice_for(double age) {
+  if (age < 2)
+    return fmt::format("the daemon is at work, but its full answer waits for a device; figures {:.1f} s old",
+                       age);
+  return fmt::format(
+      "the daemon does not answer since {} (figures {:.1f} s old): it is stopped, or waits for a drive",
+      local_time_before(age), age);
+}
+
+json stand_in(const running_set& set, const stats_snapshot& last) {
+  const double age = seconds_since(last.heartbeat_ns);
+  return {{"schema", 1},
+          {"name", last.name},
+          {"uuid", last.uuid},
+          {"running", true},
+          {"answers", false},
+          {"age_seconds", age},
+          {"state", "does not answer (was: " + last.stats.state + ")"},
+          {"main", {{"path", set.main}}},
+          {"mountpoint", set.mountpoint},
+          {"image", set.image},
+          {"loop", loops_on(set.image)},
+          {"pid", last.pid},
+          {"read_only", last.read_only},
+          {"auto_remap", last.stats.auto_remap},
+          {"requests_away", last.requests_away},
+          {"oldest_request_seconds", static_cast<double>(last.oldest_request_ns) * 1e-9},
+          {"stats", as_json(last.stats)},
+          {"spares", set.spares},
+          {"notices", {notice_for(age)}},
+          {"dm", last.dm_line}};
+}
+
+} // namespace
+
+result<json> live_status(const running_set& set) {
+  auto reply = control_request(set.dir, "status", {}, answer_limit);
+  if (reply)
+    return part_of(*reply, "result");
+  if (reply.error().id != "no-answer") {
+    if (reply.error().what == set.dir)
+      reply.error().what = set.name;
+    return reply;
+  }
+  const auto last = read_stats_segment(set.dir + "/stats");
+  if (!last)
+    return fail(
+        "no-answer", set.name,
+        fmt::format("the daemon (process {}) does not answer, and its last figures cannot be read: {}",
+                    set.pid, last.error().why));
+  return stand_in(set, *last);
+}
+
+} // namespace dmremap::admin

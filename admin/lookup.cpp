@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "admin/lookup.h"
+
+#include "engine/config.h"
+
+#include <charconv>
+#include <nlohmann/json.hpp>
+
+namespace dmremap::admin {
+namespace {
+
+constexpr std::chrono::seconds ping_limit{5};
+
+} // namespace
+
+result<running_set> need_running(const std::string& name_or_uuid) {
+  auto set = find_running_set(name_or_uuid);
+  if (set && set->alive)
+    return std::move(*set);
+  if (set)
+    return fail("daemon-died", set->name,
+                "its daemon died without stopping; `dmremap detach " + set->name +
+                    "` clears away what is left, then `" + "dmremap attach " + set->name +
+                    "` starts it again");
+  const auto config = TRY(find_set_config(name_or_uuid));
+  return fail("not-running", config.name,
+              "is not running; start it with `dmremap attach " + config.name + "`");
+}
+
+result<void> need_stopped(const std::string& name_or_uuid) {
+  if (const auto set = find_running_set(name_or_uuid); set && set->alive)
+    return fail("set-running", set->name,
+                "is running; stop it first with `dmremap detach " + set->name + "`");
+  return {};
+}
+
+result<nlohmann::json> ask(const running_set& set, const std::string& command, const nlohmann::json& args) {
+  const auto named = [&](error failure) -> tl::unexpected<error> {
+    if (failure.what == set.dir)
+      failure.what = set.name;
+    if (failure.id == "no-answer")
+      failure.why += " (process " + std::to_string(set.pid) + "); `dmremap status " + set.name +
+                     "` shows its last figures";
+    return tl::unexpected<error>(std::move(failure));
+  };
+  if (auto ping = control_request(set.dir, "ping", {}, ping_limit); !ping)
+    return named(std::move(ping).error());
+  auto reply = control_request(set.dir, command, args, std::nullopt);
+  if (!reply)
+    return named(std::move(reply).error());
+  return reply;
+}
+
+result<nlohmann::json> ask(const std::string& name_or_uuid, const std::string& command,
+                           const nlohmann::json& args) {
+  return ask(TRY(need_running(name_or_uuid)), command, args);
+}
+
+result<std::uint64_t> parse_number(const std::string& text, const std::string& what) {
+  const bool hex = text.size() > 2 && text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
+  const char* const from = text.data() + (hex ? 2 : 0);
+  const char* const end = text.data() + text.size();
+  std::uint64_t value = 0;
+  const auto [stopped, failed] = std::from_chars(from, end, value, hex ? 16 : 10);
+  if (text.empty() || failed != std::errc() || stopped != end)
+    return fail("bad-number", text, "is no " + what, exit_code::usage);
+  return value;
+}
+
+} // namespace dmremap::admin

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "engine/control_client.h"
+#include "engine/error.h"
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+namespace dmremap::admin {
+
+/// The running set of this name or UUID. Errors name the next command: "not-running" (configured only),
+/// "daemon-died", "no-such-set", "bad-config", "no-permission".
+[[nodiscard]] result<running_set> need_running(const std::string& name_or_uuid);
+
+/// Nothing where no daemon serves the set; error "set-running" (what to do: detach first) else.
+[[nodiscard]] result<void> need_stopped(const std::string& name_or_uuid);
+
+/// One command to the daemon of a running set; the whole reply. A ping goes first: a daemon that does not
+/// answer is told from a command that takes its time, which is then waited for without a limit.
+[[nodiscard]] result<nlohmann::json> ask(const std::string& name_or_uuid, const std::string& command,
+                                         const nlohmann::json& args);
+[[nodiscard]] result<nlohmann::json> ask(const running_set& set, const std::string& command,
+                                         const nlohmann::json& args);
+
+/// A number of sectors or a sector as given on the command line: decimal, or 0x... Error "bad-number"
+/// (usage).
+[[nodiscard]] result<std::uint64_t> parse_number(const std::string& text, const std::string& what);
+
+} // namespace dmremap::admin

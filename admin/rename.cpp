@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "admin/commands.h"
+#include "admin/create_checks.h"
+#include "admin/lookup.h"
+#include "admin/open_set.h"
+#include "engine/config.h"
+#include "engine/disk.h"
+
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+namespace dmremap::admin {
+namespace {
+
+/// The set's own record of its name, by its daemon or, where none runs, here.
+result<void> rename_set(const std::optional<running_set>& running, const std::optional<set_config>& config,
+                        const std::string& new_name) {
+  if (running) {
+    static_cast<void>(TRY(ask(*running, "rename", {{"name", new_name}})));
+    return {};
+  }
+  const auto opened = TRY(open_configured(*config, access_mode::read_write));
+  CHECK_OK(opened.set->rename(new_name));
+  return opened.set->close();
+}
+
+} // namespace
+
+result<exit_code> rename(context& c, const std::string& name, const std::string& new_name) {
+  auto running = find_running_set(name);
+  if (running && !running->alive)
+    running.reset();
+  std::optional<set_config> config;
+  if (auto found = find_set_config(running ? running->uuid : name))
+    config = std::move(*found);
+  else if (!running || found.error().id != "no-such-set")
+    return tl::unexpected<error>(std::move(found).error());
+  const auto old_name = running ? running->name : config->name;
+  if (old_name == new_name)
+    return fail("same-name", new_name, "is its name already");
+  CHECK_OK(check_name(new_name, config_is_kept()));
+  // The new file first: whatever fails behind it, the set is found under one of the two names by its UUID.
+  if (config) {
+    auto renamed = *config;
+    renamed.name = new_name;
+    CHECK_OK(save_set_config(renamed, config_write::create));
+  }
+  if (auto done = rename_set(running, config, new_name); !done) {
+    if (config)
+      static_cast<void>(remove_set_config(new_name));
+    return tl::unexpected<error>(std::move(done).error());
+  }
+  if (config)
+    CHECK_OK(remove_set_config(config->name));
+  if (c.json)
+    c.print({{"name", new_name}, {"old_name", old_name}});
+  else
+    c.out << old_name << " is now called " << new_name << '\n';
+  return exit_code::ok;
+}
+
+} // namespace dmremap::admin

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace dmremap::admin {
+
+/// A set that a block device's superblock speaks of.
+struct found_set {
+  std::string name, uuid, spare;
+};
+
+/// Reads the start of every block device that this process may read, opened for reading only. A device that
+/// cannot be read or is in use is passed over.
+[[nodiscard]] std::vector<found_set> scan_for_sets();
+
+} // namespace dmremap::admin

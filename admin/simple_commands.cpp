@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Commands that are one request to the daemon.
+#include "admin/commands.h"
+#include "admin/lookup.h"
+#include "engine/units.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <ostream>
+#include <sstream>
+
+namespace dmremap::admin {
+namespace {
+
+using nlohmann::json;
+
+/// What the daemon tells a person, or its result as JSON.
+exit_code show(const context& c, const json& reply, const std::string& otherwise) {
+  if (c.json) {
+    auto value = reply.value("result", json::object());
+    if (!value.is_object())
+      value = {{"result", value}};
+    if (reply.contains("text"))
+      value["text"] = reply["text"];
+    c.print(std::move(value));
+    return exit_code::ok;
+  }
+  std::string text =
+      reply.contains("text") && reply["text"].is_string() ? reply["text"].get<std::string>() : "";
+  if (text.empty())
+    text = otherwise;
+  if (!text.empty())
+    c.out << text << (text.back() == '\n' ? "" : "\n");
+  return exit_code::ok;
+}
+
+result<exit_code> carry_out(const context& c, const std::string& name, const std::string& command,
+                            const json& args, const std::string& otherwise) {
+  return show(c, TRY(ask(name, command, args)), otherwise);
+}
+
+} // namespace
+
+result<exit_code> remap(context& c, const std::string& name, std::uint64_t sector) {
+  return carry_out(c, name, "remap", {{"sector", sector}}, fmt::format("sector {} is remapped", sector));
+}
+
+result<exit_code> unmap(context& c, const std::string& name, std::uint64_t sector) {
+  return carry_out(c, name, "unmap", {{"sector", sector}}, fmt::format("sector {} is back on main", sector));
+}
+
+result<exit_code> salvage(context& c, const std::string& name, const std::string& sector) {
+  json which = nullptr;
+  if (sector != "all")
+    which = TRY(parse_number(sector, "sector (a number, or 'all')"));
+  const auto reply = TRY(ask(name, "salvage", {{"sector", which}}));
+  const auto& figures = reply.contains("result") ? reply["result"] : json::object();
+  const auto figure = [&](const char* key) {
+    return figures.is_object() ? figures.value(key, std::uint64_t{0}) : 0;
+  };
+  return show(
+      c, reply,
+      fmt::format("{} sectors came back; {} are still lost ({} were tried, {} main may not answer for)",
+                  figure("recovered"), figure("still_lost"), figure("tried"), figure("not_allowed")));
+}
+
+result<exit_code> sync(context& c, const std::string& name) {
+  return carry_out(c, name, "sync", {}, "synced");
+}
+
+result<exit_code> set(context& c, const std::string& name, const std::string& setting) {
+  const auto equals = setting.find('=');
+  if (equals == std::string::npos || equals == 0)
+    return fail("bad-setting", setting, "is not KEY=VALUE; `dmremap get NAME` shows the keys",
+                exit_code::usage);
+  const auto key = setting.substr(0, equals), value = setting.substr(equals + 1);
+  return carry_out(c, name, "set", {{"key", key}, {"value", value}}, "");
+}
+
+result<exit_code> get(context& c, const std::string& name, const std::string& key) {
+  const auto reply = TRY(ask(name, "get", {{"key", key.empty() ? json(nullptr) : json(key)}}));
+  if (c.json)
+    return show(c, reply, "");
+  const auto values = reply.value("result", json::object());
+  for (const auto& [one, value] : values.items()) {
+    const auto text = value.is_string() ? value.get<std::string>() : value.dump();
+    c.out << (key.empty() ? one + "=" : "") << text << '\n';
+  }
+  return exit_code::ok;
+}
+
+result<exit_code> message(context& c, const std::string& name, const std::string& sector,
+                          const std::vector<std::string>& words) {
+  if (TRY(parse_number(sector, "sector")) != 0)
+    return fail("bad-message-sector", sector,
+                "the sector of a message is 0: the set is one target from its start", exit_code::usage);
+  std::vector<std::string> apart; // as one argument or several
+  for (const auto& argument : words) {
+    std::istringstream text(argument);
+    for (std::string word; text >> word;)
+      apart.push_back(word);
+  }
+  if (apart.empty())
+    return fail("no-message", name, "there is no message; `dmremap message " + name + " 0 help` lists them",
+                exit_code::usage);
+  return carry_out(c, name, "message", {{"words", apart}, {"sector", 0}}, "");
+}
+
+result<exit_code> dust(context& c, const std::string& name, const std::string& store,
+                       const std::vector<std::string>& words) {
+  static const std::vector<std::string> plain{"countbadblocks", "clearbadblocks", "enable", "disable"};
+  static const std::vector<std::string> modes{"read", "write", "both"};
+  const auto usage = [&](const std::string& why) {
+    return fail("bad-dust", words.front(), why, exit_code::usage);
+  };
+  const std::string& op = words.front();
+  json args{{"store", store}, {"op", op}};
+  const bool adds = op == "addbadblock", removes = op == "removebadblock", queries = op == "queryblock";
+  std::size_t next = 1;
+  if (adds || removes || queries) {
+    if (next >= words.size())
+      return usage("needs a sector");
+    args["sector"] = TRY(parse_number(words[next++], "sector"));
+    if (adds && next < words.size() && std::count(modes.begin(), modes.end(), words[next]) > 0)
+      args["mode"] = words[next++];
+    else if (adds)
+      args["mode"] = "both";
+    if (!queries && next < words.size())
+      args["count"] =
+          TRY(parse_number(words[next++], adds ? "count of sectors, nor read, write or both" : "count"));
+    else if (!queries)
+      args["count"] = 1;
+  } else if (std::count(plain.begin(), plain.end(), op) == 0) {
+    return usage("is none of addbadblock, removebadblock, queryblock, countbadblocks, clearbadblocks, "
+                 "enable, disable");
+  }
+  if (next < words.size())
+    return usage("does not take '" + words[next] + "'");
+  return carry_out(c, name, "dust", args, "");
+}
+
+result<exit_code> spare(context& c, const std::string& operation, const std::string& name) {
+  if (operation != "list") {
+    const auto set = TRY(need_running(name));
+    return fail("one-spare-only", set.name,
+                "spare " + operation +
+                    ": sets of this version have the one spare that they were created with");
+  }
+  const auto reply = TRY(ask(name, "status", {}));
+  const auto status = reply.value("result", json::object());
+  auto spares = status.value("spares", json::array());
+  if (c.json) {
+    c.print({{"name", status.value("name", name)}, {"spares", spares}});
+    return exit_code::ok;
+  }
+  for (std::size_t i = 0; i < spares.size(); ++i) {
+    const auto& one = spares[i];
+    const auto usable = one.value("usable_units", std::uint64_t{0}),
+               used = one.value("allocated_units", std::uint64_t{0});
+    c.out << fmt::format("{}  {}  {}  {} of {} units used ({} MiB free)\n", i, one.value("uuid", ""),
+                         one.value("path", ""), used, usable,
+                         (usable - std::min(usable, used)) * unit_bytes / (1024 * 1024));
+  }
+  return exit_code::ok;
+}
+
+} // namespace dmremap::admin

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "engine/error.h"
+#include "engine/store.h"
+
+#include <cstdint>
+
+namespace dmremap {
+
+/// Overwrites every superblock copy on a spare with zeros, so that no tool takes it for one any more. The
+/// table and the data stay, unreachable. Durable on return. The caller has made sure that the set may go.
+/// Returns how many copies went. Errors: "erase-failed" (it may be done in part; doing it again is safe).
+[[nodiscard]] result<unsigned> erase_set(store& spare);
+
+} // namespace dmremap

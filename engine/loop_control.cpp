@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "engine/loop_control.h"
+
+#include "engine/loop_users.h"
+#include "engine/unique_fd.h"
+
+#include <algorithm>
+#include <boost/filesystem.hpp>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fstream>
+#include <linux/loop.h>
+#include <sys/ioctl.h>
+#include <thread>
+
+namespace dmremap {
+namespace {
+
+namespace fs = boost::filesystem;
+
+tl::unexpected<error> loop_failure(const std::string& what, const char* action) {
+  const int number = errno;
+  const std::string id = number == EACCES || number == EPERM ? "no-permission" : "loop-failed";
+  return fail(id, what, fmt::format("cannot {}: {}", action, std::strerror(number)));
+}
+
+std::string sys_folder(const std::string& device) {
+  return "/sys/block/" + device.substr(device.rfind('/') + 1);
+}
+
+std::string first_line(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+/// Resolves what is above the image, not the image: that would ask the daemon that serves it.
+std::string with_real_parent(const std::string& image) {
+  const fs::path path(image);
+  boost::system::error_code failed;
+  const auto parent = fs::canonical(path.parent_path(), failed);
+  return failed ? image : (parent / path.filename()).string();
+}
+
+result<unique_fd> free_device(std::string& device) {
+  const unique_fd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
+  if (!control && errno == ENOENT)
+    return fail("no-loop", "/dev/loop-control",
+                "does not exist; load the kernel's loop module (modprobe loop)");
+  if (!control)
+    return loop_failure("/dev/loop-control", "open");
+  const int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
+  if (number < 0)
+    return loop_failure("/dev/loop-control", "get a free loop device");
+  device = fmt::format("/dev/loop{}", number);
+  unique_fd loop(::open(device.c_str(), O_RDWR | O_CLOEXEC));
+  if (!loop)
+    return loop_failure(device, "open");
+  return loop;
+}
+
+loop_config make_config(int file, const std::string& image, const loop_options& options) {
+  loop_config config{};
+  config.fd = static_cast<__u32>(file);
+  config.block_size = options.block_size;
+  config.info.lo_flags =
+      LO_FLAGS_DIRECT_IO | LO_FLAGS_PARTSCAN | (options.read_only ? __u32{LO_FLAGS_READ_ONLY} : 0U);
+  const auto length = std::min<std::size_t>(image.size(), LO_NAME_SIZE - 1);
+  std::memcpy(config.info.lo_file_name, image.data(), length);
+  return config;
+}
+
+} // namespace
+
+result<loop_attachment> attach_loop(const std::string& image, const loop_options& options) {
+  const unique_fd file(::open(image.c_str(), (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC));
+  if (!file)
+    return loop_failure(image, "open");
+  const auto config = make_config(file.get(), image, options);
+  for (unsigned attempt = 0; attempt < 64; ++attempt) {
+    loop_attachment made;
+    const auto loop = TRY(free_device(made.device));
+    if (::ioctl(loop.get(), LOOP_CONFIGURE, &config) != 0) {
+      if (errno == EBUSY) // somebody else took this one between the two calls
+        continue;
+      return loop_failure(made.device, "configure the loop device");
+    }
+    const auto dio = sys_folder(made.device) + "/loop/dio";
+    if (first_line(dio) != "1")
+      static_cast<void>(::ioctl(loop.get(), LOOP_SET_DIRECT_IO, 1UL));
+    made.direct = first_line(dio) == "1";
+    return made;
+  }
+  return fail("loop-failed", image, "every free loop device was taken by somebody else; try again");
+}
+
+std::vector<std::string> loops_on(const std::string& image) {
+  const auto real = with_real_parent(image);
+  std::vector<std::pair<unsigned long, std::string>> found;
+  boost::system::error_code failed;
+  for (fs::directory_iterator at("/sys/block", failed), end; !failed && at != end; at.increment(failed)) {
+    const auto name = at->path().filename().string();
+    if (name.compare(0, 4, "loop") != 0)
+      continue;
+    const auto backing = first_line(at->path().string() + "/loop/backing_file");
+    if (!backing.empty() && (backing == image || backing == real))
+      found.emplace_back(std::strtoul(name.c_str() + 4, nullptr, 10), "/dev/" + name);
+  }
+  std::sort(found.begin(), found.end());
+  std::vector<std::string> devices;
+  for (auto& [number, device] : found)
+    devices.push_back(std::move(device));
+  return devices;
+}
+
+result<void> detach_loop(const std::string& device, std::chrono::milliseconds limit) {
+  const auto backing = sys_folder(device) + "/loop/backing_file";
+  const auto before = first_line(backing);
+  {
+    const unique_fd loop(::open(device.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC));
+    if (!loop && errno != EBUSY)
+      return loop_failure(device, "open");
+    // Held exclusively: whoever is not here now (a mount, a dm device, swap) cannot come before the device is
+    // gone.
+    auto users = loop_users(device);
+    if (!loop && users.empty())
+      users.emplace_back(
+          "opened exclusively by somebody who cannot be seen from here (another mount namespace?)");
+    if (!users.empty())
+      return fail("loop-in-use", device, fmt::format("is in use: {}", fmt::join(users, ", ")));
+    if (::ioctl(loop.get(), LOOP_CLR_FD, 0) != 0 && errno != ENXIO)
+      return loop_failure(device, "detach");
+  }
+  // The kernel takes it down when the last one closes it (a probing udev worker may be that one).
+  const auto until = std::chrono::steady_clock::now() + limit;
+  while (!before.empty() && first_line(backing) == before) {
+    if (std::chrono::steady_clock::now() > until)
+      return fail("loop-failed", device, "is still there: somebody has it open; it goes when they close it");
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return {};
+}
+
+} // namespace dmremap

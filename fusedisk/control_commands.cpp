@@ -1,0 +1,427 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "fusedisk/control_commands.h"
+
+#include "engine/dust_store.h"
+#include "fusedisk/messages.h"
+#include "fusedisk/replies.h"
+
+#include <array>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+namespace dmremap {
+namespace {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+
+constexpr milliseconds info_patience{500};
+
+/// What a command answers: "text" and "result" of the reply.
+struct answer {
+  std::string text;
+  json value = json::object();
+};
+
+tl::unexpected<error> bad_request(const std::string& what, const std::string& why) {
+  return fail("bad-request", what, why, exit_code::usage);
+}
+
+result<std::string> text_argument(const json& args, const char* key) {
+  const auto it = args.find(key);
+  if (it == args.end() || !it->is_string())
+    return bad_request(key, "a text is wanted");
+  return it->get<std::string>();
+}
+
+result<std::uint64_t> number_argument(const json& args, const char* key) {
+  const auto it = args.find(key);
+  if (it == args.end() || !it->is_number_unsigned())
+    return bad_request(key, "a number that is not negative is wanted");
+  return it->get<std::uint64_t>();
+}
+
+bool is_absent(const json& args, const char* key) {
+  const auto it = args.find(key);
+  return it == args.end() || it->is_null();
+}
+
+result<sector_number> sector_argument(const json& args, const char* key) {
+  const std::uint64_t value = TRY(number_argument(args, key));
+  if (value > (std::uint64_t{1} << 54U)) // 2^63 bytes
+    return bad_request(key, "there is no such sector");
+  return sector_number(value);
+}
+
+json to_json(const disk_stats& s) {
+  return {{"reads", s.reads},
+          {"writes", s.writes},
+          {"flushes", s.flushes},
+          {"zeroes", s.zeroes},
+          {"read_bytes", s.read_bytes},
+          {"written_bytes", s.written_bytes},
+          {"main_read_errors", s.main_read_errors},
+          {"main_write_errors", s.main_write_errors},
+          {"spare_read_errors", s.spare_read_errors},
+          {"spare_write_errors", s.spare_write_errors},
+          {"flush_errors", s.flush_errors},
+          {"lost_reads", s.lost_reads},
+          {"slow_requests", s.slow_requests},
+          {"remapped_units", s.remapped_units},
+          {"auto_remapped_units", s.auto_remapped_units},
+          {"manual_remapped_units", s.manual_remapped_units},
+          {"auto_remaps", s.auto_remaps},
+          {"manual_remaps", s.manual_remaps},
+          {"lifetime_allocations", s.lifetime_allocations},
+          {"lost_sectors", s.lost_sectors},
+          {"saves_tried", s.saves_tried},
+          {"saves_done", s.saves_done},
+          {"auto_remap", s.auto_remap},
+          {"breaker_open", s.breaker_open},
+          {"main_gone", s.main_gone},
+          {"state", s.state}};
+}
+
+json to_json(const spare_status& s) {
+  return {{"uuid", s.uuid},
+          {"path", s.path},
+          {"units", s.units},
+          {"usable_units", s.usable_units},
+          {"allocated_units", s.allocated_units},
+          {"sequence", s.sequence},
+          {"super_copies_valid", s.super_copies_valid},
+          {"head_copies_valid", s.head_copies_valid},
+          {"weakest_block_copies", s.weakest_block_copies},
+          {"clean", s.clean},
+          {"direct", s.direct}};
+}
+
+json to_json(const remap_reply& r) {
+  return {{"units", r.units},
+          {"already", r.already},
+          {"lost_sectors", r.lost_sectors},
+          {"spare_sector", r.spare_sector.value}};
+}
+
+json status_of(control_target& t) {
+  const dated_info dated = t.info(info_patience);
+  const disk_info& info = dated.info;
+  const disk_stats stats = t.stats();
+  const daemon_facts facts = t.facts();
+  json spares = json::array();
+  for (const auto& spare : info.spares)
+    spares.push_back(to_json(spare));
+  return {{"schema", 1},
+          {"name", info.set_name},
+          {"uuid", info.set_uuid},
+          {"running", true},
+          {"answers", true},
+          {"age_seconds", 0.0},
+          {"spares_age_seconds", dated.age_seconds},
+          {"state", stats.state},
+          {"main", {{"path", info.main_path}, {"sectors", info.main_sectors}, {"direct", info.main_direct}}},
+          {"mountpoint", facts.mountpoint},
+          {"image", facts.image},
+          {"loop", t.loops()},
+          {"pid", facts.pid},
+          {"read_only", info.read_only},
+          {"auto_remap", stats.auto_remap},
+          {"read_retries", t.read_retries()},
+          {"log_level", name_of(t.logging())},
+          {"requests_away", facts.requests_away},
+          {"oldest_request_seconds", static_cast<double>(facts.oldest_request_ns) * 1e-9},
+          {"stats", to_json(stats)},
+          {"spares", std::move(spares)},
+          {"notices", info.notices},
+          {"dm", dm_line(stats, info)}};
+}
+
+result<answer> do_ping(control_target&, const json&) { return answer{"pong"}; }
+
+result<answer> do_status(control_target& t, const json&) {
+  json value = status_of(t);
+  return answer{value.at("dm").get<std::string>(), std::move(value)};
+}
+
+result<answer> do_stats(control_target& t, const json&) {
+  const auto stats = t.stats();
+  return answer{stats_text(stats), to_json(stats)};
+}
+
+result<answer> do_lost(control_target& t, const json&) {
+  json list = json::array();
+  std::string text;
+  for (const auto& range : t.lost()) {
+    list.push_back({{"sector", range.first.value}, {"count", range.count}});
+    text += fmt::format("{}{} {}", text.empty() ? "" : "\n", range.first.value, range.count);
+  }
+  return answer{text, {{"lost", std::move(list)}}};
+}
+
+result<answer> do_remap(control_target& t, const json& args) {
+  const auto sector = TRY(sector_argument(args, "sector"));
+  const auto reply = TRY(t.remap(sector));
+  return answer{text_of(reply), to_json(reply)};
+}
+
+result<answer> do_unmap(control_target& t, const json& args) {
+  const auto sector = TRY(sector_argument(args, "sector"));
+  CHECK_OK(t.unmap(sector));
+  return answer{fmt::format("sector {}: written back to main; its remap is gone", sector.value)};
+}
+
+result<answer> do_add_remap(control_target& t, const json& args) {
+  const auto dest = TRY(sector_argument(args, "dest"));
+  const auto sectors = TRY(number_argument(args, "sectors"));
+  std::optional<sector_number> source;
+  if (!is_absent(args, "source"))
+    source = TRY(sector_argument(args, "source"));
+  unsigned spare = 0;
+  if (!is_absent(args, "spare")) {
+    const auto named = TRY(text_argument(args, "spare"));
+    spare = TRY(find_spare(t.info(info_patience).info, named));
+  }
+  const auto reply = TRY(t.add_remap(dest, source, sectors, spare));
+  return answer{text_of(reply), to_json(reply)};
+}
+
+result<answer> do_salvage(control_target& t, const json& args) {
+  std::optional<sector_number> sector;
+  if (!is_absent(args, "sector"))
+    sector = TRY(sector_argument(args, "sector"));
+  const auto r = TRY(t.salvage(sector));
+  return answer{text_of(r),
+                {{"tried", r.tried},
+                 {"recovered", r.recovered},
+                 {"not_allowed", r.not_allowed},
+                 {"still_lost", r.still_lost}}};
+}
+
+result<answer> do_sync(control_target& t, const json&) {
+  CHECK_OK(t.sync());
+  return answer{"metadata and data synced"};
+}
+
+result<answer> do_save(control_target& t, const json&) {
+  CHECK_OK(t.save());
+  return answer{"metadata saved"};
+}
+
+result<answer> do_clear_stats(control_target& t, const json&) {
+  t.clear_stats();
+  return answer{"statistics cleared"};
+}
+
+result<answer> do_reset_breaker(control_target& t, const json&) {
+  t.reset_breaker();
+  return answer{"breaker reset; automatic remapping goes on"};
+}
+
+tl::unexpected<error> bad_setting(const std::string& key, const std::string& why) {
+  return fail("bad-setting", key, why, exit_code::usage);
+}
+
+result<answer> do_set(control_target& t, const json& args) {
+  const auto key = TRY(text_argument(args, "key"));
+  const auto value = TRY(text_argument(args, "value"));
+  if (key == "auto_remap") {
+    if (value != "0" && value != "1")
+      return bad_setting(key, "it takes 0 or 1");
+    t.set_auto_remap(value == "1");
+  } else if (key == "read_retries") {
+    if (value.empty() || value.size() > 3 || value.find_first_not_of("0123456789") != std::string::npos ||
+        std::stoul(value) > 100)
+      return bad_setting(key, "it takes a number from 0 to 100");
+    t.set_read_retries(static_cast<unsigned>(std::stoul(value)));
+  } else if (key == "log_level") {
+    const auto level = parse_log_level(value);
+    if (!level)
+      return bad_setting(key, level.error().why);
+    t.set_logging(*level);
+  } else {
+    return bad_setting(key, "there is no such setting; there are: auto_remap, read_retries, log_level");
+  }
+  return answer{key + "=" + value};
+}
+
+result<answer> do_get(control_target& t, const json& args) {
+  const json all = {{"auto_remap", t.stats().auto_remap ? "1" : "0"},
+                    {"read_retries", std::to_string(t.read_retries())},
+                    {"log_level", name_of(t.logging())}};
+  json chosen = all;
+  if (!is_absent(args, "key")) {
+    const auto key = TRY(text_argument(args, "key"));
+    if (!all.contains(key))
+      return bad_setting(key, "there is no such setting; there are: auto_remap, read_retries, log_level");
+    chosen = {{key, all.at(key)}};
+  }
+  std::string text;
+  for (const auto& [key, value] : chosen.items())
+    text += (text.empty() ? "" : "\n") + key + "=" + value.get<std::string>();
+  return answer{text, std::move(chosen)};
+}
+
+result<answer> do_rename(control_target& t, const json& args) {
+  const auto name = TRY(text_argument(args, "name"));
+  CHECK_OK(t.rename(name));
+  return answer{"the set is now called " + name};
+}
+
+result<answer> do_dust(control_target& t, const json& args) {
+  const auto store = TRY(text_argument(args, "store"));
+  auto* control = TRY(t.dust(store));
+  std::vector<std::string> words = {TRY(text_argument(args, "op"))};
+  for (const char* key : {"sector", "mode", "count"})
+    if (const auto it = args.find(key); it != args.end() && !it->is_null())
+      words.push_back(it->is_string() ? it->get<std::string>() : it->dump());
+  return answer{TRY(control->command(words))};
+}
+
+result<answer> do_message(control_target& t, const json& args) {
+  std::vector<std::string> words;
+  const auto it = args.find("words");
+  if (it == args.end() || !it->is_array())
+    return bad_request("words", "a list of texts is wanted");
+  for (const auto& word : *it) {
+    if (!word.is_string())
+      return bad_request("words", "a list of texts is wanted");
+    words.push_back(word.get<std::string>());
+  }
+  const std::uint64_t sector = is_absent(args, "sector") ? 0 : TRY(number_argument(args, "sector"));
+  return answer{TRY(run_message(t, words, sector))};
+}
+
+result<answer> do_stop(control_target& t, const json&) {
+  CHECK_OK(t.stop());
+  return answer{"stopping"};
+}
+
+struct command {
+  std::string_view name;
+  bool slow; ///< may wait for a drive without a limit
+  result<answer> (*run)(control_target&, const json&);
+};
+
+/// `table` is not here: its reply is sent in pieces.
+constexpr std::array commands = {
+    command{"ping", false, do_ping},
+    command{"status", false, do_status},
+    command{"stats", false, do_stats},
+    command{"lost", false, do_lost},
+    command{"remap", true, do_remap},
+    command{"unmap", true, do_unmap},
+    command{"add_remap", true, do_add_remap},
+    command{"salvage", true, do_salvage},
+    command{"sync", true, do_sync},
+    command{"save", true, do_save},
+    command{"clear_stats", false, do_clear_stats},
+    command{"reset_breaker", false, do_reset_breaker},
+    command{"set", false, do_set},
+    command{"get", false, do_get},
+    command{"rename", true, do_rename},
+    command{"dust", false, do_dust},
+    command{"message", false, do_message}, // see request_waits_for_drives
+    command{"stop", true, do_stop},
+};
+
+std::string finish(json reply) {
+  reply["v"] = 1;
+  // Paths may hold bytes that are not UTF-8: shown as such, not a reason to throw.
+  return reply.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+std::string failure_reply(const error& e) {
+  return finish({{"ok", false},
+                 {"error",
+                  {{"id", e.id}, {"what", e.what}, {"why", e.why}, {"code", static_cast<int>(e.code)}}}});
+}
+
+struct request {
+  std::string command;
+  json args;
+};
+
+result<request> parse(const std::string& text) {
+  json doc = json::parse(text, nullptr, false);
+  if (!doc.is_object())
+    return bad_request("request", "it is not a JSON object");
+  if (!doc.contains("v") || doc["v"] != 1)
+    return fail("bad-version", "request", "this daemon speaks version 1 of the control protocol");
+  request out;
+  out.command = TRY(text_argument(doc, "cmd"));
+  out.args = is_absent(doc, "args") ? json::object() : doc["args"];
+  if (!out.args.is_object())
+    return bad_request("args", "an object is wanted");
+  return out;
+}
+
+/// A table may have millions of rows: it is never held as a whole.
+void send_table(control_target& t, const reply_sink& send) {
+  const disk_info info = t.info(milliseconds{0}).info;
+  std::string piece = R"({"v":1,"ok":true,"text":"","result":{"remaps":[)";
+  bool first = true, alive = true;
+  t.for_each_remap([&](const remap_entry& e) {
+    if (!alive)
+      return;
+    const std::string spare = e.spare_index < info.spares.size() ? info.spares[e.spare_index].uuid : "";
+    piece += fmt::format(R"({}{{"main_sector":{},"spare":"{}","spare_sector":{},"sectors":{},"lost_mask":{},)"
+                         R"("may_answer_mask":{},"kind":"{}","sequence":{}}})",
+                         first ? "" : ",", first_sector(e.main).value, spare, e.spare.value * unit_sectors,
+                         sectors_of(e.main, info.main_sectors), unsigned{e.lost}, unsigned{e.main_may_answer},
+                         e.by_hand ? "explicit" : "remap", e.sequence);
+    first = false;
+    if (piece.size() >= 64 * 1024) {
+      alive = send(piece);
+      piece.clear();
+    }
+  });
+  piece += "]}}\n";
+  if (alive)
+    send(piece);
+}
+
+} // namespace
+
+void answer_request(control_target& target, const std::string& text, const reply_sink& send) {
+  const auto asked = parse(text);
+  if (!asked) {
+    send(failure_reply(asked.error()));
+    return;
+  }
+  if (asked->command == "table")
+    return send_table(target, send);
+  for (const auto& c : commands) {
+    if (c.name != asked->command)
+      continue;
+    auto answered = c.run(target, asked->args);
+    send(answered ? finish({{"ok", true}, {"text", answered->text}, {"result", std::move(answered->value)}})
+                  : failure_reply(answered.error()));
+    return;
+  }
+  send(failure_reply(error{"unknown-command", asked->command, "this daemon knows no such command", exit_code::usage}));
+}
+
+bool request_waits_for_drives(const std::string& text) {
+  const auto asked = parse(text);
+  if (!asked)
+    return false;
+  if (asked->command == "table")
+    return true; // not for a drive, but for a reader that takes its time
+  if (asked->command == "message") {
+    std::vector<std::string> words;
+    if (const auto it = asked->args.find("words"); it != asked->args.end() && it->is_array())
+      for (const auto& word : *it)
+        words.push_back(word.is_string() ? word.get<std::string>() : std::string{});
+    return waits_for_drives(words);
+  }
+  for (const auto& c : commands)
+    if (c.name == asked->command)
+      return c.slow;
+  return false;
+}
+
+std::string status_json(control_target& target) {
+  return status_of(target).dump(2, ' ', false, json::error_handler_t::replace);
+}
+
+} // namespace dmremap

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "engine/disk.h"
+#include "engine/member.h"
+#include "fusedisk/control_target.h"
+#include "fusedisk/mount.h"
+#include "fusedisk/run_files.h"
+#include "fusedisk/worker_pool.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace dmremap {
+
+/// A member as the control server needs to know it.
+struct member_handle {
+  std::string role; ///< "main", "spare0", ...
+  std::string path; ///< member_spec::text()
+  std::shared_ptr<dust_control> dust;
+};
+
+/// What a daemon consists of, for the control server. All must outlive the live_target.
+struct daemon_parts {
+  disk& set;
+  event_log& log;
+  worker_pool& workers;
+  run_files& files;
+  mount_place place;
+  std::string device; ///< of the mount, "major:minor"
+  std::vector<member_handle> members;
+  unsigned read_retries = 1;
+};
+
+/// The running set behind the control socket, the ctl/ files and the statistics.
+class live_target final : public control_target {
+public:
+  /// `first`: what disk::info() said at the open.
+  live_target(daemon_parts parts, disk_info first);
+  ~live_target() override { quiesce(); }
+  /// Waits for an info() under way; from now on info() tells what is known. Idempotent.
+  void quiesce();
+
+  /// Without asking the disk.
+  [[nodiscard]] disk_info known_info() const;
+  /// info.json, written anew.
+  [[nodiscard]] result<void> write_info_file() const;
+
+  [[nodiscard]] disk_stats stats() const override { return parts_.set.stats(); }
+  [[nodiscard]] daemon_facts facts() const override;
+  [[nodiscard]] dated_info info(std::chrono::milliseconds limit) override;
+  void for_each_remap(const std::function<void(const remap_entry&)>& visit) const override {
+    parts_.set.for_each_remap(visit);
+  }
+  [[nodiscard]] std::vector<lost_range> lost() const override { return parts_.set.lost(); }
+  [[nodiscard]] unsigned read_retries() const override { return read_retries_.load(std::memory_order_relaxed); }
+  [[nodiscard]] log_level logging() const override { return parts_.log.level(); }
+  void set_auto_remap(bool on) override;
+  void set_read_retries(unsigned n) override;
+  void set_logging(log_level level) override { parts_.log.set_level(level); }
+  void clear_stats() override { parts_.set.clear_stats(); }
+  void reset_breaker() override;
+
+  [[nodiscard]] std::vector<std::string> loops() const override { return loops_named(parts_.place); }
+  [[nodiscard]] result<remap_reply> remap(sector_number sector) override;
+  [[nodiscard]] result<void> unmap(sector_number sector) override;
+  [[nodiscard]] result<remap_reply> add_remap(sector_number dest, std::optional<sector_number> source,
+                                              std::uint64_t sectors, unsigned spare_index) override;
+  [[nodiscard]] result<salvage_reply> salvage(std::optional<sector_number> sector) override;
+  [[nodiscard]] result<void> sync() override { return parts_.set.sync(); }
+  [[nodiscard]] result<void> save() override { return parts_.set.save(); }
+  [[nodiscard]] result<void> rename(const std::string& new_name) override;
+  [[nodiscard]] result<dust_control*> dust(const std::string& store) override;
+  [[nodiscard]] result<void> stop() override { return unmount(parts_.place, parts_.device); }
+
+private:
+  void refresh_loop();
+
+  const daemon_parts parts_;
+  std::atomic<unsigned> read_retries_;
+  std::mutex rename_mutex_;
+
+  mutable std::mutex mutex_; ///< never held while the disk is asked
+  std::condition_variable changed_;
+  disk_info info_;
+  std::uint64_t info_at_ns_;
+  std::uint64_t asked_ = 0, begun_ = 0, done_ = 0; ///< refreshes of info_, counted
+  bool stop_ = false;
+  std::thread refresher_; ///< last: it uses the others
+};
+
+} // namespace dmremap

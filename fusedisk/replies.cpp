@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "fusedisk/replies.h"
+
+#include "engine/units.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+
+namespace dmremap {
+namespace {
+
+std::uint64_t usable_units(const disk_info& info) {
+  std::uint64_t sum = 0;
+  for (const auto& spare : info.spares)
+    sum += spare.usable_units;
+  return sum;
+}
+
+std::uint64_t allocated_units(const disk_info& info) {
+  std::uint64_t sum = 0;
+  for (const auto& spare : info.spares)
+    sum += spare.allocated_units;
+  return sum;
+}
+
+constexpr std::uint64_t mib(std::uint64_t units) { return units * unit_bytes / (std::uint64_t{1} << 20U); }
+
+bool has_failed(const spare_status& spare) { return spare.super_copies_valid + spare.head_copies_valid == 0; }
+
+} // namespace
+
+bool is_healthy(const disk_stats& stats) {
+  return !stats.breaker_open && !stats.main_gone && stats.lost_sectors == 0 && stats.flush_errors == 0;
+}
+
+std::uint64_t sectors_of(main_unit unit, std::uint64_t main_sectors) {
+  const std::uint64_t first = first_sector(unit).value;
+  return first >= main_sectors ? 0 : std::min(unit_sectors, main_sectors - first);
+}
+
+std::string dm_line(const disk_stats& s, const disk_info& info) {
+  const std::uint64_t capacity = usable_units(info);
+  return fmt::format("0 {} remap v5.0 {}/{} {}/{} {}/{} health={} errors=W{}:R{} auto_remaps={} manual_remaps={} "
+                     "scan=0% metadata=enabled autosave={} saves={}/{}",
+                     info.main_sectors, s.remapped_units, capacity, s.auto_remapped_units, capacity,
+                     s.manual_remapped_units, capacity, is_healthy(s) ? 1 : 0,
+                     s.main_write_errors + s.spare_write_errors, s.main_read_errors + s.spare_read_errors,
+                     s.auto_remaps, s.manual_remaps, info.read_only ? "off" : "active", s.saves_done,
+                     s.saves_tried);
+}
+
+std::string spare_stats_text(const disk_stats& stats, const disk_info& info) {
+  unsigned available = 0, in_use = 0, full = 0, failed = 0;
+  for (const auto& spare : info.spares) {
+    if (has_failed(spare))
+      ++failed;
+    else if (spare.usable_units != 0 && spare.allocated_units >= spare.usable_units)
+      ++full;
+    else if (spare.allocated_units != 0)
+      ++in_use;
+    else
+      ++available;
+  }
+  const std::uint64_t all = usable_units(info), used = allocated_units(info);
+  return fmt::format("Spare Pool Statistics:\n"
+                     "  Devices: {} total ({} available, {} in-use, {} full, {} failed)\n"
+                     "  Capacity: {} MB total, {} MB allocated, {} MB free\n"
+                     "  Allocations: {} active, {} lifetime",
+                     info.spares.size(), available, in_use, full, failed, mib(all), mib(used),
+                     mib(all) - mib(used), used, stats.lifetime_allocations);
+}
+
+std::string metadata_status_text(const disk_info& info) {
+  std::string out;
+  for (const auto& s : info.spares)
+    out += fmt::format("{}spare {} ({}): superblock copies {}/5 valid, heads {}/5 valid, table copies {}/5 at the least, "
+                       "sequence {}, {}, capacity {} units ({} MB), {} allocated",
+                       out.empty() ? "" : "\n", s.uuid, s.path, s.super_copies_valid, s.head_copies_valid,
+                       s.weakest_block_copies, s.sequence, s.clean ? "clean" : "dirty", s.usable_units,
+                       mib(s.usable_units), s.allocated_units);
+  return out;
+}
+
+std::string stats_text(const disk_stats& s) {
+  struct line {
+    const char* name;
+    std::uint64_t value;
+  };
+  const line lines[] = {
+      {"reads", s.reads},
+      {"writes", s.writes},
+      {"flushes", s.flushes},
+      {"zeroes", s.zeroes},
+      {"read_bytes", s.read_bytes},
+      {"written_bytes", s.written_bytes},
+      {"main_read_errors", s.main_read_errors},
+      {"main_write_errors", s.main_write_errors},
+      {"spare_read_errors", s.spare_read_errors},
+      {"spare_write_errors", s.spare_write_errors},
+      {"flush_errors", s.flush_errors},
+      {"lost_reads", s.lost_reads},
+      {"slow_requests", s.slow_requests},
+      {"remapped_units", s.remapped_units},
+      {"auto_remapped_units", s.auto_remapped_units},
+      {"manual_remapped_units", s.manual_remapped_units},
+      {"auto_remaps", s.auto_remaps},
+      {"manual_remaps", s.manual_remaps},
+      {"lifetime_allocations", s.lifetime_allocations},
+      {"lost_sectors", s.lost_sectors},
+      {"saves_tried", s.saves_tried},
+      {"saves_done", s.saves_done},
+      {"auto_remap", std::uint64_t{s.auto_remap}},
+      {"breaker_open", std::uint64_t{s.breaker_open}},
+      {"main_gone", std::uint64_t{s.main_gone}},
+  };
+  std::string out;
+  for (const auto& l : lines)
+    out += fmt::format("{} {}\n", l.name, l.value);
+  return out + "state " + s.state;
+}
+
+std::string health_text(const disk_stats& s, const disk_info& info) {
+  std::string out = fmt::format("health={} state={}", is_healthy(s) ? 1 : 0, s.state);
+  const auto add = [&](bool when, const std::string& text) { out += when ? "\n" + text : ""; };
+  add(s.main_gone, fmt::format("main {} does not answer", info.main_path));
+  add(s.breaker_open, "automatic remapping has stopped: too many errors at once; reset_breaker goes on");
+  add(s.lost_sectors != 0, fmt::format("{} lost sectors answer EIO until they are written or salvaged", s.lost_sectors));
+  add(s.main_read_errors + s.main_write_errors != 0,
+      fmt::format("main {}: {} read errors, {} write errors", info.main_path, s.main_read_errors, s.main_write_errors));
+  add(s.spare_read_errors + s.spare_write_errors != 0,
+      fmt::format("spares: {} read errors, {} write errors", s.spare_read_errors, s.spare_write_errors));
+  add(s.flush_errors != 0, fmt::format("{} flushes failed", s.flush_errors));
+  add(s.saves_done < s.saves_tried, fmt::format("{} of {} saves of metadata failed", s.saves_tried - s.saves_done, s.saves_tried));
+  for (const auto& spare : info.spares)
+    add(spare.usable_units != 0 && spare.allocated_units * 10 >= spare.usable_units * 9,
+        fmt::format("spare {} is {} % full", spare.path, spare.allocated_units * 100 / spare.usable_units));
+  for (const auto& notice : info.notices)
+    out += "\n" + notice;
+  return out;
+}
+
+std::string remap_line(const remap_entry& e, std::uint64_t main_sectors) {
+  return fmt::format("main {} spare {} sectors {} lost 0x{:02x} {}", first_sector(e.main).value,
+                     e.spare.value * unit_sectors, sectors_of(e.main, main_sectors), unsigned{e.lost},
+                     e.by_hand ? "explicit" : "remap");
+}
+
+} // namespace dmremap

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Configures, builds and runs the tests for scripts/test; see there. Counts over all configurations."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+import xml.etree.ElementTree
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
+TOKEN = "DMREMAP_TEST_RUN"  # in the environment of whatever a test starts: daemons that outlive it are found by it
+
+
+def say(text):
+    print(text, flush=True)
+
+
+class Tally:
+    """What passed and what failed, over all configurations."""
+
+    def __init__(self):
+        self.passed = 0
+        self.failures = []
+        self.skipped = []
+
+    def require(self, name, good):
+        """A step that is no test: it counts only where it fails."""
+        if not good:
+            self.failures.append(name)
+        return good
+
+    def add_junit(self, configuration, path):
+        """Adds the results of one ctest run; returns how many tests it names."""
+        try:
+            cases = list(xml.etree.ElementTree.parse(path).getroot().iter("testcase"))
+        except (OSError, xml.etree.ElementTree.ParseError):
+            return 0
+        for case in cases:
+            name = f"{configuration}: {case.get('name')}"
+            status = case.get("status")
+            if status == "run" and case.find("failure") is None:
+                self.passed += 1
+            elif case.find("skipped") is not None and not IN_CI:
+                self.skipped.append(name)
+            else:  # failed, not run, disabled; skipped in CI
+                self.failures.append(name)
+        return len(cases)
+
+
+# --- what a run leaves behind -----------------------------------------------------------------------------------
+
+
+def loops():
+    """{(device, backing file)} of all loop devices in use."""
+    found = set()
+    for name in os.listdir("/sys/block"):
+        try:
+            with open(f"/sys/block/{name}/loop/backing_file", encoding="utf-8", errors="replace") as file:
+                found.add((f"/dev/{name}", file.read().strip()))
+        except OSError:
+            pass
+    return found
+
+
+def mounts():
+    """{(mount point, type)}"""
+    found = set()
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            fields = line.split()
+            found.add((fields[4], fields[fields.index("-") + 1]))
+    return found
+
+
+def processes(token):
+    """{(pid, command line)} of processes that this run started and that still live; not this one."""
+    found = set()
+    mark = f"{TOKEN}={token}".encode()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        if int(pid) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if mark not in file.read().split(b"\0"):
+                    continue
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                line = file.read().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue
+        if line:  # a zombie has none
+            found.add((pid, line))
+    return found
+
+
+class Leftovers:
+    """Loop devices, mounts and processes that were not there before. Where others use the machine, too (not CI),
+    loop devices and mounts count only where they lie in this run's temporary folder."""
+
+    def __init__(self, folder, token):
+        self.folder = os.path.realpath(folder)
+        self.token = token
+        self.loops = loops()
+        self.mounts = mounts()
+
+    def _ours(self, path):
+        return IN_CI or path.startswith(self.folder + "/")
+
+    def find(self):
+        left = [f"loop device {device} on {path}" for device, path in sorted(loops() - self.loops) if self._ours(path)]
+        left += [f"mount of type {kind} on {point}" for point, kind in sorted(mounts() - self.mounts)
+                 if self._ours(point)]
+        left += [f"process {pid}: {line}" for pid, line in sorted(processes(self.token))]
+        return left
+
+    def find_settled(self, seconds=5):
+        """Lazy ends (a daemon after its unmount, a loop device that is being released) get a moment."""
+        deadline = time.monotonic() + seconds
+        while (left := self.find()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return left
+
+
+# --- building and running ---------------------------------------------------------------------------------------
+
+
+def configure(preset):
+    command = ["cmake", "--preset", preset]
+    if shutil.which("ccache"):
+        command += ["-DCMAKE_C_COMPILER_LAUNCHER=ccache", "-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode != 0:
+        say(done.stdout)
+    return done.returncode == 0
+
+
+def build(preset, jobs):
+    """Release: everything. Sanitizers: the test programs and what they are made of."""
+    say(f"== {preset}: build")
+    started = time.monotonic()
+    command = ["cmake", "--build", "--preset", preset, "--parallel", str(jobs)]
+    if preset != "release":
+        command += ["--target", "tests/all"]
+    command += ["--", "--quiet"]
+    good = configure(preset) and subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+    say(f"== {preset}: {'built' if good else 'build FAILED'} in {time.monotonic() - started:.0f} s")
+    return good
+
+
+def fixed_addresses():
+    """Sanitizers of GCC 12 do not start where the kernel randomises addresses by more than 28 bits."""
+    prefix = ["setarch", os.uname().machine, "-R"]
+    works = subprocess.run(prefix + ["true"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    return prefix if works.returncode == 0 else []
+
+
+def run_ctest(preset, label, jobs, tally, environment, folder):
+    say(f"== {preset}: tests labelled {label}")
+    junit = os.path.join(folder, "results.xml")
+    command = ["ctest", "--test-dir", os.path.join("build", preset), "-L", f"^({label})$", "--output-on-failure",
+               "--no-tests=error", "-j", str(jobs), "--output-junit", junit]
+    if preset != "release":
+        command = fixed_addresses() + command
+    code = subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
+    before = len(tally.failures)
+    count = tally.add_junit(preset, junit)
+    if count == 0 or (code != 0 and len(tally.failures) == before):
+        tally.failures.append(f"{preset}: ctest -L {label} (exit {code}, {count} tests)")
+
+
+def plan_of(mode):
+    """[(preset, regular expression of a label)] in the order of running."""
+    if mode == "all":
+        return [("release", "unit"), ("release", "e2e"), ("asan-ubsan", "unit"), ("tsan", "unit")]
+    return [("release", {"quick": "unit", "error": "error|crash"}.get(mode, mode))]
+
+
+def run(mode, jobs, tally, folder, token):
+    environment = dict(os.environ)
+    environment.update({
+        "TMPDIR": folder,
+        TOKEN: token,
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "TSAN_OPTIONS": "halt_on_error=1 second_deadlock_stack=1",
+    })
+    built = {}
+    for preset, label in plan_of(mode):
+        if preset not in built:
+            built[preset] = tally.require(f"{preset}: build", build(preset, jobs))
+        if not built[preset]:
+            continue
+        if label != "unit" and os.geteuid() != 0 and not IN_CI:
+            say(f"== the tests labelled {label} need root and were not run; run: sudo scripts/test")
+            tally.skipped.append(f"release: all tests labelled {label}")
+            continue
+        run_ctest(preset, label, jobs if label == "unit" else 1, tally, environment, folder)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mode", default="all")
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+
+    tally = Tally()
+    token = uuid.uuid4().hex
+    started = time.monotonic()
+    folder = tempfile.mkdtemp(prefix="dmremap-test.")
+    leftovers = Leftovers(folder, token)
+    try:
+        run(arguments.mode, arguments.jobs, tally, folder, token)
+        left = leftovers.find_settled()
+        for line in left:
+            say(f"left behind: {line}")
+        tally.require("nothing is left behind: mounts, loop devices, processes", not left)
+    finally:
+        # Never follow a mount that a failed test left in there into somebody's data.
+        if not any(point.startswith(os.path.realpath(folder) + "/") for point, _ in mounts()):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    for name in tally.skipped:
+        say(f"skipped: {name}")
+    for name in tally.failures:
+        say(f"FAILED: {name}")
+    say(f"scripts/test took {time.monotonic() - started:.0f} s")
+    say(f"{tally.passed} passed, {len(tally.failures)} failed")
+    return 0 if tally.passed > 0 and not tally.failures else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "tests/support/crash_replay.h"
+#include "tests/support/crash_run.h"
+#include "tests/support/spare_check.h"
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace dmremap::test {
+
+struct judge_options {
+  open_options open;
+  replay_limits limits;
+  unsigned mending_every = 40; ///< of every so many new images, crashes during the open itself are replayed; 0: none
+  /// What is done after such an open, before it crashes again; the number varies it. Nothing: only the open.
+  std::function<void(crash_run&, std::uint64_t)> after_open;
+  unsigned reopen_every = 4;   ///< every so many new images are opened a second time; 0: none
+  bool expect_full_copies = true; ///< all copies of everything are good after an open (no faults on the spare)
+  std::size_t most_violations = 3; ///< then the judge stops
+};
+
+struct judge_counts {
+  std::uint64_t distinct_images = 0, checks = 0, mending_images = 0, sampled_points = 0, points = 0;
+};
+
+/// Opens what a crash left behind and holds it against the oracle, and the metadata against the format.
+/// Not thread-safe.
+class crash_judge {
+public:
+  explicit crash_judge(judge_options options) : options_(std::move(options)) {}
+
+  /// Replays the log from event `from` on. False where something was found, now or before.
+  bool judge(const crash_run& run, const std::string& name, std::size_t from = 0);
+
+  [[nodiscard]] const std::vector<std::string>& violations() const { return violations_; }
+  [[nodiscard]] const judge_counts& counts() const { return counts_; }
+
+private:
+  struct observation {
+    std::string failure; ///< what is wrong whatever the oracle says
+    std::vector<version> sectors;
+  };
+  [[nodiscard]] set_state state_after(const crash_run& run, const crash_state& crash) const;
+  const observation& observe(const set_state& state, std::uint64_t key);
+  [[nodiscard]] observation look(const set_state& state);
+  [[nodiscard]] std::string check_metadata(const page_image& spare);
+  void replay_mending(const set_state& state, const std::string& name);
+  void replay(const crash_run& run, const std::string& name, std::size_t from, bool first);
+  bool compare(const observation& seen, const oracle& truth, const std::string& name);
+  void note(std::string what);
+
+  judge_options options_;
+  spare_checker checker_;
+  std::unordered_map<std::uint64_t, observation> memory_;
+  std::vector<std::string> violations_;
+  judge_counts counts_;
+  std::uint64_t images_ = 0;
+};
+
+} // namespace dmremap::test

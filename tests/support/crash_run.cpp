@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "tests/support/crash_run.h"
+
+#include "engine/units.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace dmremap::test {
+
+set_state format_set(std::uint64_t units, std::uint32_t main_block, std::uint32_t spare_block) {
+  memory_store main(units * unit_bytes, main_block), spare(16 << 20, spare_block);
+  std::vector<std::byte> content(units * unit_bytes);
+  fill_tags(content, 0, 1);
+  store* const spares[] = {&spare};
+  format_options options;
+  options.name = "crash";
+  options.set_uuid = "11111111-2222-4333-8444-555555555555";
+  options.spare_uuid = "66666666-7777-4888-9999-aaaaaaaaaaaa";
+  if (!main.write(content, 0))
+    throw std::runtime_error("the memory store does not write");
+  const auto formatted = disk::format(main, spares, options);
+  if (!formatted)
+    throw std::runtime_error("format: " + formatted.error().text());
+  set_state state;
+  state.main = main.image();
+  state.spare = spare.image();
+  state.truth = oracle(units * unit_sectors, 1);
+  state.main_block = main_block;
+  state.spare_block = spare_block;
+  return state;
+}
+
+crash_run::crash_run(const set_state& start, const open_options& options) : options_(options), now_(start) {
+  main_memory_ = std::make_shared<memory_store>(start.main, start.main_block, start.main_faults);
+  spare_memory_ = std::make_shared<memory_store>(start.spare, start.spare_block, start.spare_faults);
+  main_ = std::make_shared<crash_store>(log_, main_memory_);
+  spare_ = std::make_shared<crash_store>(log_, spare_memory_);
+  now_.main = page_image();
+  now_.spare = page_image();
+  epochs_.push_back(now_);
+}
+
+crash_run::~crash_run() = default;
+
+void crash_run::mark(const std::string& label) {
+  now_.main_faults = main_memory_->faults();
+  now_.spare_faults = spare_memory_->faults();
+  log_->add_marker(label);
+  epochs_.push_back(now_);
+}
+
+void crash_run::note(const std::string& what) { violations_.push_back(what); }
+
+bool crash_run::open() {
+  auto opened = disk::open(main_, {spare_}, options_);
+  if (!opened) {
+    note("does not open: " + opened.error().text());
+    return false;
+  }
+  disk_ = std::move(*opened);
+  context_ = disk_->make_context();
+  mark("open");
+  return true;
+}
+
+void crash_run::adopt() {
+  std::vector<std::byte> bytes(sector_bytes);
+  for (std::uint64_t s = 0; s < now_.truth.sectors(); ++s)
+    now_.truth.settle(s, disk_->read(*context_, bytes, s * sector_bytes) ? read_tag(bytes, s) : lost_version);
+  now_.mapped.clear();
+  now_.lost_values.clear();
+  const page_image main = main_memory_->image();
+  disk_->for_each_remap([&](const remap_entry& entry) {
+    now_.mapped.insert(entry.main.value);
+    for (std::uint64_t i = 0; i < unit_sectors; ++i) {
+      const std::uint64_t s = entry.main.value * unit_sectors + i;
+      now_.truth.set_unreadable(s, 1, false);
+      if ((entry.lost >> i & 1) == 0)
+        continue;
+      main.read(bytes, s * sector_bytes);
+      now_.lost_values[s] = read_tag(bytes, s);
+    }
+  });
+  mark("adopted");
+}
+
+bool crash_run::write_bad(std::uint64_t unit) const {
+  const auto faults = main_memory_->faults();
+  return std::any_of(faults.bad.begin(), faults.bad.end(), [&](const bad_range& bad) {
+    return bad.when != direction::read && bad.times != 0 && bad.first < (unit + 1) * unit_sectors &&
+           bad.first + bad.count > unit * unit_sectors;
+  });
+}
+
+bool crash_run::touches_lost(std::uint64_t first, std::uint64_t count) const {
+  for (std::uint64_t s = first; s < first + count; ++s)
+    if (now_.truth.current(s) == lost_version)
+      return true;
+  return false;
+}
+
+crash_run::change crash_run::foresee_write(std::uint64_t unit, std::uint64_t first, std::uint64_t count) const {
+  const std::uint64_t from = std::max(first, unit * unit_sectors);
+  const std::uint64_t to = std::min(first + count, (unit + 1) * unit_sectors);
+  if (now_.mapped.contains(unit))
+    return touches_lost(from, to - from) ? change::table : change::none;
+  return write_bad(unit) ? change::table : change::none;
+}
+
+/// What the oracle learns from the end of a write or zero of the sectors.
+void crash_run::settle_write(std::uint64_t first, std::uint64_t count, bool done, bool expected) {
+  if (!done) {
+    if (expected)
+      note("the request failed");
+    now_.truth.give_up(first, count);
+    return;
+  }
+  std::set<std::uint64_t> changed;
+  for (std::uint64_t unit = first / unit_sectors; unit * unit_sectors < first + count; ++unit)
+    if (foresee_write(unit, first, count) == change::table)
+      changed.insert(unit);
+  now_.truth.acknowledge(first, count);
+  for (std::uint64_t s = first; s < first + count; ++s) {
+    now_.lost_values.erase(s);
+    now_.truth.set_unreadable(s, 1, false);
+  }
+  for (const std::uint64_t unit : changed) {
+    now_.mapped.insert(unit);
+    now_.truth.make_durable(unit * unit_sectors, unit_sectors);
+  }
+}
+
+void crash_run::write(std::uint64_t first, std::uint64_t count) {
+  const version v = now_.truth.new_version();
+  std::vector<std::byte> bytes(count * sector_bytes);
+  fill_tags(bytes, first, v);
+  now_.truth.begin(first, count, v);
+  mark("write of version " + std::to_string(v) + " begins");
+  const io_result done = disk_->write(*context_, bytes, first * sector_bytes);
+  settle_write(first, count, done.has_value(), true);
+  mark("write answered");
+}
+
+void crash_run::zero(std::uint64_t first, std::uint64_t count) {
+  now_.truth.begin(first, count, zeros_version);
+  mark("zero begins");
+  const io_result done = disk_->zero(*context_, first * sector_bytes, count * sector_bytes);
+  if (!done && done.error() == io_error::unsupported)
+    now_.truth.withdraw(first, count);
+  else
+    settle_write(first, count, done.has_value(), true);
+  mark("zero answered");
+}
+
+void crash_run::flush() {
+  const auto begun = now_.truth.begin_flush();
+  const io_result done = disk_->flush();
+  if (done)
+    now_.truth.end_flush(begun);
+  else
+    note("flush failed");
+  mark("flush answered");
+}
+
+void crash_run::lose(std::uint64_t sector) {
+  now_.truth.acknowledge(sector, 1);
+  now_.truth.set_unreadable(sector, 1, false);
+}
+
+void crash_run::read(std::uint64_t first, std::uint64_t count) {
+  std::set<std::uint64_t> losing, moving;
+  for (const bad_range& bad : main_memory_->faults().bad)
+    for (std::uint64_t s = std::max(bad.first, first); s < std::min(bad.first + bad.count, first + count); ++s)
+      if (bad.when != direction::write && !now_.mapped.contains(s / unit_sectors)) {
+        losing.insert(s);
+        moving.insert(s / unit_sectors);
+      }
+  for (const std::uint64_t s : losing) {
+    now_.lost_values[s] = now_.truth.current(s);
+    now_.truth.begin(s, 1, lost_version);
+  }
+  mark("read begins");
+  std::vector<std::byte> bytes(count * sector_bytes);
+  const io_result done = disk_->read(*context_, bytes, first * sector_bytes);
+  for (const std::uint64_t s : losing)
+    lose(s);
+  for (const std::uint64_t unit : moving) {
+    now_.mapped.insert(unit);
+    now_.truth.make_durable(unit * unit_sectors, unit_sectors);
+  }
+  mark("read answered");
+  if (done.has_value() == touches_lost(first, count))
+    note(done ? "a read of a lost sector succeeds" : "a read of good sectors fails");
+  for (std::uint64_t i = 0; done && i < count; ++i)
+    if (const auto wrong =
+            now_.truth.check_now(first + i, read_tag(std::span(bytes).subspan(i * sector_bytes, sector_bytes), first + i)))
+      note(*wrong);
+}
+
+void crash_run::remap(std::uint64_t unit) {
+  const auto reply = disk_->remap(sector_number(unit * unit_sectors));
+  if (!reply)
+    note("remap failed: " + reply.error().text());
+  else if ((reply->units == 1) == now_.mapped.contains(unit) || reply->units + reply->already != 1)
+    note("remap says " + std::to_string(reply->units) + " new, " + std::to_string(reply->already) + " old units");
+  if (reply) {
+    now_.mapped.insert(unit);
+    now_.truth.make_durable(unit * unit_sectors, unit_sectors);
+  }
+  mark("remap answered");
+}
+
+void crash_run::unmap(std::uint64_t unit) {
+  const bool expected = now_.mapped.contains(unit) && !touches_lost(unit * unit_sectors, unit_sectors) &&
+                        !write_bad(unit);
+  const auto done = disk_->unmap(sector_number(unit * unit_sectors));
+  if (done.has_value() != expected)
+    note(done ? "an unmap succeeds that cannot" : "unmap failed: " + done.error().text());
+  if (done) {
+    now_.mapped.erase(unit);
+    now_.truth.make_durable(unit * unit_sectors, unit_sectors);
+  }
+  mark("unmap answered");
+}
+
+void crash_run::salvage() {
+  const auto coming_back = now_.lost_values;
+  for (const auto& [sector, value] : coming_back)
+    now_.truth.begin(sector, 1, value);
+  mark("salvage begins");
+  const auto reply = disk_->salvage(std::nullopt);
+  if (!reply)
+    note("salvage failed: " + reply.error().text());
+  else if (reply->recovered != coming_back.size())
+    note("salvage brought back " + std::to_string(reply->recovered) + " of " + std::to_string(coming_back.size()));
+  for (const auto& [sector, value] : coming_back) {
+    if (!reply || reply->recovered != coming_back.size())
+      continue;
+    now_.truth.acknowledge(sector, 1);
+    now_.truth.make_durable(align_down(sector, unit_sectors), unit_sectors);
+    now_.lost_values.erase(sector);
+  }
+  mark("salvage answered");
+}
+
+void crash_run::close_and_reopen() {
+  const auto begun = now_.truth.begin_flush();
+  const auto closed = disk_->close();
+  if (!closed)
+    note("close failed: " + closed.error().text());
+  else
+    now_.truth.end_flush(begun);
+  mark("closed");
+  context_.reset();
+  disk_.reset();
+  open();
+}
+
+void crash_run::break_writes(std::uint64_t unit) {
+  main_memory_->add_bad({unit * unit_sectors, unit_sectors, direction::write, io_error::medium, always, false});
+  mark("main cannot write unit " + std::to_string(unit));
+}
+
+void crash_run::break_reads(std::uint64_t first, std::uint64_t count) {
+  main_memory_->add_bad({first, count, direction::read, io_error::medium, always, true});
+  for (std::uint64_t s = first; s < first + count; ++s)
+    if (!now_.mapped.contains(s / unit_sectors))
+      now_.truth.set_unreadable(s, 1, true);
+  mark("main cannot read sector " + std::to_string(first));
+}
+
+void crash_run::heal_reads() {
+  for (const bad_range& bad : main_memory_->faults().bad)
+    main_memory_->clear_bad(bad.first, bad.count, direction::read);
+  now_.truth.set_unreadable(0, now_.truth.sectors(), false);
+  mark("main reads again");
+}
+
+void crash_run::break_spare(bad_range range) {
+  spare_memory_->add_bad(range);
+  mark("the spare has bad sectors");
+}
+
+void crash_run::finish() {
+  last_ = log_->size();
+  std::vector<std::byte> bytes(sector_bytes);
+  for (std::uint64_t s = 0; disk_ && s < now_.truth.sectors(); ++s) {
+    const io_result done = disk_->read(*context_, bytes, s * sector_bytes);
+    if (const auto wrong = now_.truth.check_now(s, done ? read_tag(bytes, s) : lost_version))
+      note("without a crash: " + *wrong);
+  }
+  context_.reset();
+  disk_.reset();
+}
+
+set_state crash_run::state() const {
+  set_state state = now_;
+  state.main = main_memory_->image();
+  state.spare = spare_memory_->image();
+  state.main_faults = main_memory_->faults();
+  state.spare_faults = spare_memory_->faults();
+  return state;
+}
+
+} // namespace dmremap::test

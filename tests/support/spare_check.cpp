@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Offsets are written out from the format's description instead of taken from its header: a mistake there shows here.
+#include "tests/support/spare_check.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <map>
+#include <zlib.h>
+
+namespace dmremap::test {
+
+namespace {
+
+constexpr std::array<std::uint64_t, 5> fixed_super_units{0, 128, 256, 512, 1024};
+constexpr std::uint32_t super_magic = 0x01534D44, table_magic = 0x01544D44;
+constexpr unsigned replicas = 5, super_copies = 10, slots_per_block = 254;
+enum kind : unsigned { kind_free, kind_remap, kind_explicit, kind_retired, kind_metadata };
+
+std::uint32_t u32(const page& from, std::size_t at) {
+  std::uint32_t value = 0;
+  for (std::size_t i = 4; i-- > 0;)
+    value = value << 8 | std::to_integer<std::uint32_t>(from.data[at + i]);
+  return value;
+}
+
+std::uint64_t u64(const page& from, std::size_t at) {
+  return u32(from, at) | static_cast<std::uint64_t>(u32(from, at + 4)) << 32;
+}
+
+// superblock
+std::uint64_t replica_start(const page& super, unsigned replica) { return u32(super, 168 + 4 * replica); }
+std::uint64_t spare_units(const page& super) { return u64(super, 152); }
+std::uint32_t table_blocks(const page& super) { return u32(super, 160); }
+std::uint32_t chunk_blocks(const page& super) { return u32(super, 164); }
+bool chunk_good(const page& super, unsigned replica, std::uint32_t chunk) {
+  return (std::to_integer<unsigned>(super.data[1280 + replica * 128 + chunk / 8]) >> (chunk % 8) & 1) != 0;
+}
+
+std::uint64_t super_place(const page& super, unsigned copy) {
+  return copy < 5 ? fixed_super_units[copy] : replica_start(super, copy - 5);
+}
+
+bool is_super(const page* held, unsigned copy, std::uint64_t unit) {
+  return held != nullptr && u32(*held, 4) == super_magic && u32(*held, 32) == copy && u32(*held, 36) == unit;
+}
+
+bool is_metadata(const page& super, std::uint64_t unit) {
+  for (const std::uint64_t fixed : fixed_super_units)
+    if (unit == fixed)
+      return true;
+  for (unsigned r = 0; r < replicas; ++r)
+    if (unit >= replica_start(super, r) && unit <= replica_start(super, r) + table_blocks(super))
+      return true;
+  return unit >= spare_units(super);
+}
+
+std::uint64_t hash_bytes(const std::byte* bytes, std::size_t length, std::uint64_t hash) {
+  for (std::size_t i = 0; i < length; i += 4) {
+    std::uint32_t word = 0;
+    std::memcpy(&word, bytes + i, 4);
+    hash = (hash ^ word) * 0x100000001b3ull;
+    hash ^= hash >> 29;
+  }
+  return hash;
+}
+
+} // namespace
+
+const spare_checker::page_facts& spare_checker::facts(const page& of, bool super) {
+  const std::uint64_t key = of.hash() ^ (super ? 0x5555555555555555ull : 0);
+  const auto found = known_.find(key);
+  if (found != known_.end())
+    return found->second;
+  page_facts made;
+  const auto* bytes = reinterpret_cast<const Bytef*>(of.data.data());
+  made.crc_right = crc32(0, bytes + 4, page_bytes - 4) == u32(of, 0);
+  // Copies differ in the CRC, in their place and, superblocks, in their number.
+  const std::size_t own = super ? 32 : 28;
+  made.body = hash_bytes(of.data.data() + 4, own - 4, 1);
+  const std::size_t rest = super ? 40 : 32;
+  made.body = hash_bytes(of.data.data() + rest, page_bytes - rest, made.body);
+  return known_.emplace(key, made).first->second;
+}
+
+void spare_checker::check_supers(const page_image& spare, spare_report& report) {
+  // The newest valid copy at a fixed place rules; where none is, nothing else is looked at.
+  for (unsigned copy = 0; copy < 5; ++copy) {
+    const page* held = spare.at(fixed_super_units[copy]);
+    if (is_super(held, copy, fixed_super_units[copy]) && facts(*held, true).crc_right &&
+        (super_ == nullptr || u64(*held, 8) > u64(*super_, 8)))
+      super_ = held;
+  }
+  if (super_ == nullptr) {
+    report.damage.push_back("no superblock at a fixed place is valid");
+    return;
+  }
+  report.sequence = u64(*super_, 8);
+  report.flags = u32(*super_, 140);
+  report.main_sectors = u64(*super_, 144);
+  report.super_good = u32(*super_, 188);
+  report.sequence_next = u64(*super_, 192);
+  report.sequence_end = u64(*super_, 200);
+  report.session = u64(*super_, 208);
+  report.largest_sequence = report.sequence;
+  for (unsigned copy = 0; copy < super_copies; ++copy) {
+    if ((report.super_good >> copy & 1) == 0)
+      continue;
+    const std::string name = "superblock copy " + std::to_string(copy);
+    const std::uint64_t unit = super_place(*super_, copy);
+    const page* held = unit < spare.pages() ? spare.at(unit) : nullptr;
+    if (!is_super(held, copy, unit))
+      report.damage.push_back(name + " is not there");
+    else if (!facts(*held, true).crc_right)
+      report.damage.push_back(name + " has a wrong CRC");
+    else if (facts(*held, true).body != facts(*super_, true).body)
+      report.damage.push_back(name + " differs (sequence " + std::to_string(u64(*held, 8)) + ", newest " +
+                              std::to_string(report.sequence) + ")");
+  }
+}
+
+void spare_checker::check_slots(const page& block, std::uint32_t number, spare_report& report) {
+  for (unsigned i = 0; i < slots_per_block; ++i) {
+    const std::uint64_t where = u64(block, 32 + 16 * i), stamp = u64(block, 40 + 16 * i);
+    const decoded_slot slot{std::uint64_t{number} * slots_per_block + i,
+                            where & 0xFFFFFFFFFFFFull,
+                            stamp & 0xFFFFFFFFFFFFull,
+                            static_cast<unsigned>(stamp >> 48 & 0xFF),
+                            static_cast<unsigned>(where >> 48 & 0xFF),
+                            static_cast<unsigned>(where >> 56)};
+    report.largest_sequence = std::max(report.largest_sequence, slot.sequence);
+    const std::string name = "slot of spare unit " + std::to_string(slot.spare_unit);
+    if (slot.kind > kind_metadata || stamp >> 56 != 0)
+      report.damage.push_back(name + " is of no known kind");
+    if (slot.kind != kind_remap && slot.kind != kind_explicit)
+      continue;
+    if (is_metadata(*super_, slot.spare_unit))
+      report.damage.push_back(name + " lies in metadata");
+    if (slot.main_unit * 8 >= report.main_sectors)
+      report.damage.push_back(name + " is for main unit " + std::to_string(slot.main_unit) + ", beyond main");
+    if ((slot.may_answer & ~slot.lost) != 0)
+      report.damage.push_back(name + " lets main answer for a sector that is not lost");
+    report.slots.push_back(slot);
+  }
+}
+
+void spare_checker::check_block(const page_image& spare, std::uint32_t number, unsigned good, spare_report& report) {
+  const page* first = nullptr;
+  for (unsigned r = 0; r < replicas; ++r) {
+    if ((good >> r & 1) == 0)
+      continue;
+    const std::string name = "block " + std::to_string(number) + " in replica " + std::to_string(r);
+    const std::uint64_t unit = replica_start(*super_, r) + 1 + number;
+    const page* held = unit < spare.pages() ? spare.at(unit) : nullptr;
+    if (held == nullptr || u32(*held, 4) != table_magic || u32(*held, 24) != number || u32(*held, 28) != unit) {
+      report.damage.push_back(name + " is not there");
+      continue;
+    }
+    if (!facts(*held, false).crc_right) {
+      report.damage.push_back(name + " has a wrong CRC");
+      continue;
+    }
+    if (u64(*held, 16) != u64(*super_, 16))
+      report.damage.push_back(name + " is of another spare");
+    if (first == nullptr)
+      first = held;
+    else if (facts(*first, false).body != facts(*held, false).body)
+      report.damage.push_back(name + " differs from another copy");
+  }
+  if (first == nullptr)
+    return;
+  report.largest_sequence = std::max(report.largest_sequence, u64(*first, 8));
+  check_slots(*first, number, report);
+}
+
+void spare_checker::check_slot_set(spare_report& report) {
+  std::map<std::uint64_t, std::vector<std::uint64_t>> sequences; // by main unit
+  for (const decoded_slot& slot : report.slots)
+    sequences[slot.main_unit].push_back(slot.sequence);
+  for (auto& [unit, all] : sequences) {
+    std::sort(all.begin(), all.end());
+    if (std::adjacent_find(all.begin(), all.end()) != all.end())
+      report.damage.push_back("two slots for main unit " + std::to_string(unit) + " have one sequence");
+  }
+  if (report.largest_sequence >= report.sequence_end)
+    report.damage.push_back("sequence " + std::to_string(report.largest_sequence) +
+                            " is in use but not reserved: the range ends at " + std::to_string(report.sequence_end));
+}
+
+spare_report spare_checker::check(const page_image& spare) {
+  spare_report report;
+  super_ = nullptr;
+  check_supers(spare, report);
+  if (super_ == nullptr)
+    return report;
+  report.weakest_chunk = replicas;
+  const std::uint32_t blocks = table_blocks(*super_);
+  if (blocks != (spare_units(*super_) + slots_per_block - 1) / slots_per_block || chunk_blocks(*super_) == 0 ||
+      spare_units(*super_) > spare.pages()) {
+    report.damage.push_back("the geometry is wrong");
+    return report;
+  }
+  for (std::uint32_t number = 0; number < blocks; ++number) {
+    unsigned good = 0, count = 0;
+    for (unsigned r = 0; r < replicas; ++r) {
+      if (!chunk_good(*super_, r, number / chunk_blocks(*super_)))
+        continue;
+      good |= 1u << r;
+      ++count;
+    }
+    if (good == 0)
+      continue; // not initialised: nothing there is a remap
+    report.weakest_chunk = std::min(report.weakest_chunk, count);
+    check_block(spare, number, good, report);
+  }
+  check_slot_set(report);
+  return report;
+}
+
+} // namespace dmremap::test

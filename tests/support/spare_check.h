@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "tests/support/page_image.h"
+
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace dmremap::test {
+
+/// A slot that is not free, as the disk has it.
+struct decoded_slot {
+  std::uint64_t spare_unit = 0, main_unit = 0, sequence = 0;
+  unsigned kind = 0, lost = 0, may_answer = 0;
+};
+
+/// What a spare holds, read from its bytes alone.
+struct spare_report {
+  std::vector<std::string> damage; ///< what must not be after an open that mends
+  std::uint64_t sequence = 0;      ///< of the newest superblock; 0: no valid copy
+  std::uint64_t sequence_next = 0, sequence_end = 0, session = 0;
+  std::uint64_t largest_sequence = 0; ///< of any block or slot
+  std::uint64_t main_sectors = 0;
+  unsigned flags = 0, super_good = 0;
+  unsigned weakest_chunk = 0; ///< the fewest good replicas of any initialised chunk
+  std::vector<decoded_slot> slots; ///< of kind remap and explicit, by spare unit
+};
+
+/// Decodes spares from the format's description, sharing no code with the engine: every good copy of every superblock
+/// and table block must be valid and equal to the others. Remembers which pages had a right CRC: images that share
+/// pages are checked fast. Not thread-safe.
+class spare_checker {
+public:
+  [[nodiscard]] spare_report check(const page_image& spare);
+
+private:
+  struct page_facts {
+    bool crc_right = false;
+    std::uint64_t body = 0; ///< hash of what must be equal in all copies
+  };
+  const page_facts& facts(const page& of, bool super);
+  void check_supers(const page_image& spare, spare_report& report);
+  void check_block(const page_image& spare, std::uint32_t number, unsigned good, spare_report& report);
+  void check_slots(const page& block, std::uint32_t number, spare_report& report);
+  void check_slot_set(spare_report& report);
+
+  // of the superblock in force during check()
+  const page* super_ = nullptr;
+  std::unordered_map<std::uint64_t, page_facts> known_;
+};
+
+} // namespace dmremap::test
