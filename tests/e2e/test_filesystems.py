@@ -147,7 +147,7 @@ class FileSystems(harness.TestCase):
 
     def test_partition_table(self):
         self.start(main_size=192 * MIB)
-        self.workspace.run("sh", "-c", f"printf 'label: gpt\\nsize=80M\\n\\n' | sfdisk -q {self.loop}")
+        self.workspace.run("sh", "-c", f"printf 'label: gpt\\nsize=80M\\nsize=80M\\n' | sfdisk -q {self.loop}")
         self.loop.detach()
         self.loop = self.set.loop(partitions=True)
         sums = {}
@@ -171,7 +171,7 @@ class FileSystems(harness.TestCase):
         path = f"{self.loop}p{number}"
         if not os.path.exists(path):  # a kernel that reads no GPT: partx reads it for us
             self.workspace.run("partx", "-a", "-n", number, self.loop)
-        harness.wait_until(lambda: os.path.exists(path), 20, path)
+        harness.wait_until(lambda: os.path.exists(path), 5, path)
         return path
 
     # --- fio ---
