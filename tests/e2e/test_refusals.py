@@ -230,7 +230,7 @@ class Open(Refusals):
         for size in (MAIN_SIZE // 2, MAIN_SIZE * 2, MAIN_SIZE - 4096):
             with self.subTest(size=size):
                 other = self.file(f"size{size}.img", size, harness.pattern("main", MAIN_SIZE)[:size])
-                self.attach_with("main-mismatch", main=other, says=(other,))
+                self.attach_with("main-wrong-size", main=other, says=(other,))
 
     def test_foreign_spare(self):
         other = harness.Set(self.workspace, "foreign", main_size=MAIN_SIZE, spare_size=SPARE_SIZE).create()
@@ -239,16 +239,16 @@ class Open(Refusals):
         other.start()
         other.stop()
         self.check_fusedisk((self.set.main, other.spare), says=(self.set.main,))
-        self.attach_with("set-mismatch", spare=other.spare, says=(other.spare,))
+        self.attach_with("wrong-set", spare=other.spare, says=(other.spare,))
 
     def test_no_spare_at_all(self):
         blank = self.file("blank.img", SPARE_SIZE)
-        self.attach_with("not-a-spare", spare=blank, says=(blank,))
+        self.attach_with("no-superblock", spare=blank, says=(blank,))
         ext4 = self.file("ext4.img", SPARE_SIZE)
         self.workspace.run("mkfs.ext4", "-q", ext4)
-        self.attach_with("not-a-spare", spare=ext4)
+        self.attach_with("no-superblock", spare=ext4)
         v4 = self.file("v4.img", SPARE_SIZE, struct.pack("<L", 0x444D5234) + b"\1" * 500)
-        self.attach_with("not-a-spare", spare=v4, says=("v4",))
+        self.attach_with("upstream-v4", spare=v4, says=("v4",))
 
     def test_swapped(self):
         self.check_fusedisk((self.set.spare, self.set.main), says=("swapped",))
@@ -258,7 +258,7 @@ class Open(Refusals):
         with open(self.set.spare, "rb") as f:
             write_at(cut, 0, f.read())
         os.truncate(cut, SPARE_SIZE - 4096)
-        self.attach_with("spare-too-small", spare=cut, says=(cut,))
+        self.attach_with("wrong-size", spare=cut, code=4, says=(cut,))
 
     def test_main_mounted(self):
         self.workspace.run("mkfs.ext4", "-q", "-F", self.set.main)

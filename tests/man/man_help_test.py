@@ -27,7 +27,7 @@ class Page:
         self.terms = {}  # section or subsection -> literal words (.It Cm or .It Li) that its lists have
         self.commands = []  # subsections of COMMANDS
         self.synopsis = set()
-        section = place = ""
+        section = place = ""  # a subsection of ERROR IDENTIFIERS counts as the section itself
         with open(path, encoding="utf-8") as file:
             for line in file:
                 line = line.rstrip("\n")
@@ -44,7 +44,8 @@ class Page:
                     self.synopsis |= longs
                 if line.startswith(".It "):
                     self.options.setdefault(place, set()).update(longs)
-                    self.terms.setdefault(place, set()).update(re.findall(r"\b(?:Cm|Li) ([\w-]+)", line))
+                    where = section if section == "ERROR IDENTIFIERS" else place
+                    self.terms.setdefault(where, set()).update(re.findall(r"\b(?:Cm|Li) ([\w-]+)", line))
 
     def all_options(self):
         return set().union(*self.options.values()) if self.options else set()
@@ -127,18 +128,34 @@ def check_help(arguments):
     return bad
 
 
+IDENTIFIER = re.compile(r'"([a-z][a-z0-9]*(?:-[a-z0-9]+)*)"')
+# Where an identifier stands in the sources; it may be one of several in a ?: expression.
+ERROR_PLACES = [
+    re.compile(r"\bfail\(([^,]*),"),
+    re.compile(r"\berror\{([^,}]*),"),
+    re.compile(r"\brefuse\(\w+,([^,]*),"),
+    re.compile(r"\bid = ([^;]*);"),
+    re.compile(r"\bdevice_use\b[^;]*?\{([^,}]*),"),
+    re.compile(r"^  return \{([^,}]*),", re.MULTILINE),  # of functions that return a device_use
+]
+
+
 def check_errors(arguments):
-    """Identifiers stand in a call of fail() or in an error{...}: always a literal with small letters."""
+    """An identifier is a literal with small letters and dashes, given to whatever makes an error."""
     used = {}
     for part in ("engine", "fusedisk", "admin", "fsck", "recover"):
         for path in glob.glob(os.path.join(arguments.source, part, "**", "*.cpp"), recursive=True):
             with open(path, encoding="utf-8") as file:
                 text = re.sub(r"^\s*//.*$", "", file.read(), flags=re.MULTILINE)
-            for identifier in re.findall(r'\b(?:fail|error)[({]\s*"([a-z][a-z0-9-]*)"', text):
-                used.setdefault(identifier, os.path.relpath(path, arguments.source))
+            places = ERROR_PLACES if path.endswith("device_use.cpp") else ERROR_PLACES[:4]
+            for place in places:
+                for expression in place.findall(text):
+                    for identifier in IDENTIFIER.findall(expression):
+                        used.setdefault(identifier, os.path.relpath(path, arguments.source))
     page = Page(os.path.join(arguments.man, "dmremap.8"))
     listed = page.terms.get("ERROR IDENTIFIERS", set())
-    bad = [f"{used[i]}: the error '{i}' is not in dmremap(8), ERROR IDENTIFIERS" for i in sorted(set(used) - listed)]
+    bad = [f"{used[i]}: the error '{i}' is not in dmremap(8), ERROR IDENTIFIERS"
+           for i in sorted(set(used) - listed)]
     return bad + [f"dmremap(8), ERROR IDENTIFIERS: '{i}' is in no source" for i in sorted(listed - set(used))]
 
 
