@@ -3,7 +3,6 @@
 
 import os
 import random
-import shutil
 import threading
 import time
 
@@ -148,7 +147,7 @@ class FileSystems(harness.TestCase):
 
     def test_partition_table(self):
         self.start(main_size=192 * MIB)
-        self.workspace.run("sh", "-c", f"printf 'label: gpt\\nsize=80M\\n\\n' | sfdisk -q {self.loop}")
+        self.workspace.run("sh", "-c", f"printf 'label: gpt\\nsize=80M\\nsize=80M\\n' | sfdisk -q {self.loop}")
         self.loop.detach()
         self.loop = self.set.loop(partitions=True)
         sums = {}
@@ -170,29 +169,10 @@ class FileSystems(harness.TestCase):
 
     def part(self, number):
         path = f"{self.loop}p{number}"
-        harness.wait_until(lambda: os.path.exists(path), 20, path)
+        if not os.path.exists(path):  # a kernel that reads no GPT: partx reads it for us
+            self.workspace.run("partx", "-a", "-n", number, self.loop)
+        harness.wait_until(lambda: os.path.exists(path), 5, path)
         return path
-
-    def test_luks(self):
-        """Stacking: an encrypted file system where cryptsetup and the device mapper are there."""
-        if not shutil.which("cryptsetup") or not os.path.exists("/dev/mapper/control"):
-            self.skipTest("no device mapper here")
-        self.start(main_size=96 * MIB)
-        key = self.workspace.path / "key"
-        key.write_bytes(b"correct horse")
-        name = self.workspace.path.name
-        self.workspace.run("cryptsetup", "-q", "luksFormat", "--pbkdf", "pbkdf2", self.loop, key)
-        self.workspace.run("cryptsetup", "open", "--key-file", key, self.loop, name)
-        self.workspace.on_close(name, lambda: self.workspace.run("cryptsetup", "close", name))
-        self.workspace.run("mkfs.ext4", "-q", f"/dev/mapper/{name}")
-        mnt = self.workspace.mount(f"/dev/mapper/{name}")
-        sums = harness.make_tree(mnt.path, 50, "luks")
-        self.set.do("remap", 70000)
-        harness.drop_caches()
-        self.assertEqual(harness.check_tree(mnt.path, sums), ([], []))
-        mnt.unmount()
-        self.workspace.run("cryptsetup", "close", name)
-        self.workspace.forget(name)
 
     # --- fio ---
 

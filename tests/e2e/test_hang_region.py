@@ -26,8 +26,9 @@ class HangRegion(harness.TestCase):
         self.check_rates(4)
 
     def check_rates(self, workers):
-        self.set = self.make_set(main_size=MAIN_SIZE, spare_size=32 * MIB, dust=True)
+        self.set = harness.Set(self.workspace, main_size=MAIN_SIZE, spare_size=32 * MIB, dust=True)
         self.fill()
+        self.set.create()
         self.set.start(f"workers={workers}")
         self.loop = self.set.loop()
         rows = [("randread", 8), ("randwrite", 8), ("read", 2), ("randread", 1)]

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+from pathlib import Path
 
 import harness
 from harness import MIB, SECTOR, UNIT, UNIT_SECTORS, Attached, DirectFile, write_at
@@ -181,7 +182,7 @@ class Daemon(LifeCycle):
                 self.set.do("remap", unit * UNIT_SECTORS)
             self.write(unit * UNIT_SECTORS, chance.randbytes(chance.randrange(1, 40) * SECTOR), loop.path)
         self.workspace.run("blockdev", "--flushbufs", loop)
-        self.assertTrue(open(loop.path, "rb").read() == self.old)
+        self.assertTrue(Path(loop.path).read_bytes() == self.old)
         loop.detach()
         self.assert_image()
         self.set.stop()
@@ -198,7 +199,7 @@ class Daemon(LifeCycle):
             for name in names:
                 path = os.path.join(folder, name)
                 if os.access(path, os.R_OK):
-                    found[os.path.relpath(path, ctl)] = open(path, encoding="utf-8", errors="replace").read()
+                    found[os.path.relpath(path, ctl)] = Path(path).read_text(errors="replace")
         self.assertTrue(any("e2e" in text for text in found.values()), found)
         self.assertIn("remap_table", found)
         self.assertIn("800", found["remap_table"])
