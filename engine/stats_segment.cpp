@@ -22,7 +22,8 @@ namespace ipc = boost::interprocess;
 constexpr std::uint64_t segment_magic = 0x31737461'74736d64; // "dmstats1"
 constexpr std::uint32_t segment_version = 1;
 
-/// A snapshot without pointers. Every field at its natural place, so that it is a whole number of 64-bit words.
+/// A snapshot without pointers. Every field at its natural place, so that it is a whole number of 64-bit
+/// words.
 struct plain_snapshot {
   std::uint64_t heartbeat_ns, pid, requests_away, oldest_request_ns;
   std::uint64_t reads, writes, flushes, zeroes, read_bytes, written_bytes;
@@ -43,7 +44,8 @@ struct slot {
   std::array<std::atomic<std::uint64_t>, snapshot_words> words;
 };
 
-/// What the file holds. Two slots, because a writer that is stopped within one must not leave readers without any.
+/// What the file holds. Two slots, because a writer that is stopped within one must not leave readers without
+/// any.
 struct segment {
   std::uint64_t magic;
   std::uint32_t version, size;
@@ -149,8 +151,8 @@ public:
     slot& to = at_->slots[next - 1];
     const std::uint64_t sequence = to.sequence.load(std::memory_order_relaxed);
     to.sequence.store(sequence + 1, std::memory_order_relaxed);
-    // Release on every word: a reader that sees any of them sees the odd sequence, too. (A fence would do, but
-    // ThreadSanitizer does not understand fences.)
+    // Release on every word: a reader that sees any of them sees the odd sequence, too. (A fence would do,
+    // but ThreadSanitizer does not understand fences.)
     for (std::size_t i = 0; i < snapshot_words; ++i)
       to.words[i].store(words[i], std::memory_order_release);
     to.sequence.store(sequence + 2, std::memory_order_release);
@@ -163,8 +165,10 @@ private:
 };
 
 tl::unexpected<error> system_failure(const std::string& path, int why) {
-  return fail(why == ENOENT ? "not-running" : why == EACCES ? "no-permission" : "stats-segment", path,
-              std::strerror(why));
+  return fail(why == ENOENT   ? "not-running"
+              : why == EACCES ? "no-permission"
+                              : "stats-segment",
+              path, std::strerror(why));
 }
 
 /// A file of the right size under a name of its own, then renamed: no reader ever maps one that is cut short.

@@ -12,8 +12,8 @@
 namespace dmremap {
 namespace {
 
-/// What the child writes into the pipe: "S" (serving), or "E", the exit code as a digit, and id, what and why, each
-/// with a zero behind it.
+/// What the child writes into the pipe: "S" (serving), or "E", the exit code as a digit, and id, what and
+/// why, each with a zero behind it.
 constexpr char serving_mark = 'S', error_mark = 'E';
 
 void write_all(int fd, const std::string& text) {
@@ -106,8 +106,9 @@ result<void> run_in_background(const std::function<result<void>(const serving_ho
   if (!said.empty() && said[0] == error_mark)
     return tl::make_unexpected(decode(said));
   return fail("daemon-died", "fusedisk",
-              WIFSIGNALED(status) ? std::string("the background process was killed by ") + strsignal(WTERMSIG(status))
-                                  : "the background process ended before it served");
+              WIFSIGNALED(status)
+                  ? std::string("the background process was killed by ") + strsignal(WTERMSIG(status))
+                  : "the background process ended before it served");
 }
 
 } // namespace dmremap

@@ -136,7 +136,9 @@ json status_of(control_target& t) {
           {"dm", dm_line(stats, info)}};
 }
 
-result<answer> do_ping(control_target&, const json&) { return answer{"pong"}; }
+result<answer> do_ping(control_target&, const json&) {
+  return answer{"pong"};
+}
 
 result<answer> do_status(control_target& t, const json&) {
   json value = status_of(t);
@@ -331,9 +333,9 @@ std::string finish(json reply) {
 }
 
 std::string failure_reply(const error& e) {
-  return finish({{"ok", false},
-                 {"error",
-                  {{"id", e.id}, {"what", e.what}, {"why", e.why}, {"code", static_cast<int>(e.code)}}}});
+  return finish(
+      {{"ok", false},
+       {"error", {{"id", e.id}, {"what", e.what}, {"why", e.why}, {"code", static_cast<int>(e.code)}}}});
 }
 
 struct request {
@@ -398,7 +400,8 @@ void answer_request(control_target& target, const std::string& text, const reply
                   : failure_reply(answered.error()));
     return;
   }
-  send(failure_reply(error{"unknown-command", asked->command, "this daemon knows no such command", exit_code::usage}));
+  send(failure_reply(
+      error{"unknown-command", asked->command, "this daemon knows no such command", exit_code::usage}));
 }
 
 bool request_waits_for_drives(const std::string& text) {

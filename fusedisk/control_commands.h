@@ -12,8 +12,8 @@ namespace dmremap {
 /// Takes a piece of the reply; false: the peer is gone, write no more.
 using reply_sink = std::function<bool(std::string_view)>;
 
-/// Answers one request of engine/CONTROL.md (a JSON object, without its newline) with one reply and its newline.
-/// Thread-safe as far as the target is.
+/// Answers one request of engine/CONTROL.md (a JSON object, without its newline) with one reply and its
+/// newline. Thread-safe as far as the target is.
 void answer_request(control_target& target, const std::string& request, const reply_sink& send);
 
 /// False: answer_request answers it at once, whatever the drives do (at most after half a second).

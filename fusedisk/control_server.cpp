@@ -35,7 +35,8 @@ struct connection {
 bool may_talk(int fd) {
   ucred peer{};
   socklen_t length = sizeof peer;
-  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && (peer.uid == 0 || peer.uid == geteuid());
+  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 &&
+         (peer.uid == 0 || peer.uid == geteuid());
 }
 
 /// The sockets do not block, so that a client that reads nothing costs no more than send_patience_ms.
@@ -138,8 +139,8 @@ private:
   }
 
   static void refuse(const connection& c, const std::string& id, const std::string& why) {
-    const std::string reply = R"({"v":1,"ok":false,"error":{"id":")" + id + R"(","what":"request","why":")" + why +
-                              R"(","code":1}})" + "\n";
+    const std::string reply = R"({"v":1,"ok":false,"error":{"id":")" + id + R"(","what":"request","why":")" +
+                              why + R"(","code":1}})" + "\n";
     ::send(c.fd.get(), reply.data(), reply.size(), MSG_NOSIGNAL);
   }
 
@@ -162,7 +163,8 @@ result<std::unique_ptr<control_server>> control_server::start(const std::string&
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)
-    return fail("control-socket", path, "the path is too long for a socket; set DMREMAP_RUN_DIR to a shorter one");
+    return fail("control-socket", path,
+                "the path is too long for a socket; set DMREMAP_RUN_DIR to a shorter one");
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
   unique_fd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   unique_fd wake(::eventfd(0, EFD_CLOEXEC));

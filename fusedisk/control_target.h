@@ -20,7 +20,7 @@ class dust_control; // engine/dust_store.h
 struct daemon_facts {
   std::string mountpoint, image;
   std::uint64_t pid = 0;
-  std::uint64_t requests_away = 0;     ///< requests that left the fast path and are not answered yet
+  std::uint64_t requests_away = 0; ///< requests that left the fast path and are not answered yet
   std::uint64_t oldest_request_ns = 0;
 };
 
@@ -41,7 +41,8 @@ public:
   // These never wait for a drive.
   [[nodiscard]] virtual disk_stats stats() const = 0;
   [[nodiscard]] virtual daemon_facts facts() const = 0;
-  /// Asks the disk, but waits no longer than `limit`: then what it said last (at the latest when it was opened).
+  /// Asks the disk, but waits no longer than `limit`: then what it said last (at the latest when it was
+  /// opened).
   [[nodiscard]] virtual dated_info info(std::chrono::milliseconds limit) = 0;
   virtual void for_each_remap(const std::function<void(const remap_entry&)>& visit) const = 0;
   [[nodiscard]] virtual std::vector<lost_range> lost() const = 0;

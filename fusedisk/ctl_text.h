@@ -8,8 +8,8 @@
 
 namespace dmremap {
 
-/// The content of MOUNTPOINT/ctl/NAME, one of image_tree::ctl_names, from the same functions as the replies of the
-/// control socket. May wait half a second for a drive.
+/// The content of MOUNTPOINT/ctl/NAME, one of image_tree::ctl_names, from the same functions as the replies
+/// of the control socket. May wait half a second for a drive.
 [[nodiscard]] std::string ctl_text(control_target& target, std::string_view name);
 
 } // namespace dmremap

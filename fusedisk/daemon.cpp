@@ -25,8 +25,8 @@
 namespace dmremap {
 namespace {
 
-/// SIGTERM and SIGINT as a file descriptor; blocked in every thread that starts later. Never libfuse's own handlers:
-/// they end the session under a live loop device.
+/// SIGTERM and SIGINT as a file descriptor; blocked in every thread that starts later. Never libfuse's own
+/// handlers: they end the session under a live loop device.
 result<unique_fd> take_signals() {
   std::signal(SIGHUP, SIG_IGN);
   std::signal(SIGPIPE, SIG_IGN);
@@ -44,7 +44,8 @@ result<unique_fd> take_signals() {
 std::vector<member_handle> handles_of(const std::vector<open_member>& members) {
   std::vector<member_handle> out;
   for (std::size_t i = 0; i < members.size(); ++i)
-    out.push_back({i == 0 ? "main" : "spare" + std::to_string(i - 1), members[i].spec.text(), members[i].dust});
+    out.push_back(
+        {i == 0 ? "main" : "spare" + std::to_string(i - 1), members[i].spec.text(), members[i].dust});
   return out;
 }
 
@@ -88,13 +89,14 @@ private:
 result<void> daemon_run::open_set() {
   signals_ = TRY(take_signals());
   place_ = TRY(find_mount_place(settings_.mountpoint));
-  CHECK_OK(check_fuse_device());
   stay_alive(log_);
   std::vector<std::pair<member_role, member_spec>> specs = {{member_role::main, settings_.main}};
   for (const auto& spare : settings_.spares)
     specs.emplace_back(member_role::spare, spare);
   const auto& how = settings_.options.open;
   members_ = TRY(open_members(specs, how.read_only ? access_mode::read_only : access_mode::read_write));
+  CHECK_OK(
+      check_fuse_device()); // before disk::open, which writes; what is wrong with the members is told first
   std::vector<std::shared_ptr<store>> spares;
   for (std::size_t i = 1; i < members_.size(); ++i)
     spares.push_back(members_[i].io);
@@ -127,7 +129,13 @@ result<void> daemon_run::start_workers() {
   limits.threads = fuse_server::max_background + settings_.options.workers + 8;
   workers_ = std::make_unique<worker_pool>(
       limits, [this](worker_pool::place& place, bool ahead) { return server_->make_source(place, ahead); });
-  daemon_parts parts{*disk_, log_, *workers_, *files_, place_, server_->device(), handles_of(members_),
+  daemon_parts parts{*disk_,
+                     log_,
+                     *workers_,
+                     *files_,
+                     place_,
+                     server_->device(),
+                     handles_of(members_),
                      settings_.options.open.read_retries};
   target_ = std::make_unique<live_target>(std::move(parts), info_); // the first request may be for ctl/
   ended_ = unique_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -150,7 +158,8 @@ result<void> daemon_run::start_serving() {
   control_ = TRY(control_server::start(files_->socket_path(), *target_, log_));
   struct stat st {};
   if (::stat(place_.image.c_str(), &st) != 0)
-    return fail("mount-failed", place_.image, std::string("the image does not appear: ") + std::strerror(errno));
+    return fail("mount-failed", place_.image,
+                std::string("the image does not appear: ") + std::strerror(errno));
   CHECK_OK(target_->write_info_file());
   note_start();
   return {};
@@ -160,8 +169,8 @@ void daemon_run::note_start() {
   std::string members = "main " + settings_.main.text();
   for (const auto& spare : settings_.spares)
     members += ", spare " + spare.text();
-  log_.info("set " + info_.set_name + " (" + info_.set_uuid + "), " + members + ": served as " + place_.image +
-            (settings_.options.open.read_only ? ", read-only" : ""));
+  log_.info("set " + info_.set_name + " (" + info_.set_uuid + "), " + members + ": served as " +
+            place_.image + (settings_.options.open.read_only ? ", read-only" : ""));
   for (const auto& notice : info_.notices)
     log_.warn(notice);
 }
@@ -179,7 +188,8 @@ void daemon_run::stop_requested() {
   if (auto done = unmount(place_, server_->device()); !done)
     log_.warn(name + ": not stopping: " + done.error().text());
   else if (!ended_within(1000))
-    log_.warn(name + ": " + place_.path + " is unmounted, but its image is still open somewhere; stopping when it is closed");
+    log_.warn(name + ": " + place_.path +
+              " is unmounted, but its image is still open somewhere; stopping when it is closed");
   else
     log_.info(name + ": stopping");
 }
@@ -214,8 +224,8 @@ void daemon_run::abandon() {
   supervisor_.reset();
   if (target_)
     target_->quiesce();
-  if (disk_)
-    [[maybe_unused]] const auto closed = disk_->close();
+  if (disk_) [[maybe_unused]]
+    const auto closed = disk_->close();
 }
 
 daemon_run::~daemon_run() {

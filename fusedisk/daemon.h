@@ -21,11 +21,14 @@ struct daemon_settings {
   mount_options options;
 };
 
-/// The command line, with what the configuration of --name adds. Errors: those of load_set_config, "bad-option".
+/// The command line, with what the configuration of --name adds. Errors: those of load_set_config,
+/// "bad-option".
 [[nodiscard]] result<daemon_settings> settings_of(const command_line& line);
 
-/// Opens the set, mounts, serves, and returns when the mount is gone and the set is closed. `serving` is called once
-/// everything answers. SIGTERM and SIGINT unmount, if nobody uses the image. Call before any thread starts.
-[[nodiscard]] result<void> serve(const daemon_settings& settings, event_log::sink log_sink, const serving_hook& serving);
+/// Opens the set, mounts, serves, and returns when the mount is gone and the set is closed. `serving` is
+/// called once everything answers. SIGTERM and SIGINT unmount, if nobody uses the image. Call before any
+/// thread starts.
+[[nodiscard]] result<void> serve(const daemon_settings& settings, event_log::sink log_sink,
+                                 const serving_hook& serving);
 
 } // namespace dmremap

@@ -42,8 +42,8 @@ struct worker_state {
 };
 thread_local worker_state* this_worker = nullptr;
 
-/// A receive buffer whose WRITE data is page-aligned. READ replies are built in the same place: by then nothing of the
-/// request is needed any more.
+/// A receive buffer whose WRITE data is page-aligned. READ replies are built in the same place: by then
+/// nothing of the request is needed any more.
 class receive_buffer {
 public:
   static constexpr std::size_t mapped_bytes = 4096 + receive_bytes;
@@ -284,7 +284,8 @@ void session_server::read_image(fuse_req_t req, std::size_t size, std::uint64_t 
     failed(req, "read", offset, length, done.error());
 }
 
-void session_server::write(fuse_req_t req, fuse_ino_t inode, const char* data, std::size_t size, off_t offset) {
+void session_server::write(fuse_req_t req, fuse_ino_t inode, const char* data, std::size_t size,
+                           off_t offset) {
   const auto from = static_cast<std::uint64_t>(offset);
   const std::uint64_t end = disk_.size();
   if (settings_.read_only || !tree_.is_image(inode)) {
@@ -296,7 +297,8 @@ void session_server::write(fuse_req_t req, fuse_ino_t inode, const char* data, s
     return;
   }
   const std::size_t length = std::min(size, static_cast<std::size_t>(end - from));
-  const auto done = disk_.write(*this_worker->context, {reinterpret_cast<const std::byte*>(data), length}, from);
+  const auto done =
+      disk_.write(*this_worker->context, {reinterpret_cast<const std::byte*>(data), length}, from);
   if (done) [[likely]]
     fuse_reply_write(req, length);
   else
@@ -347,8 +349,8 @@ void session_server::failed(fuse_req_t req, const char* what, std::uint64_t offs
   fuse_reply_err(req, code);
   if (log_.wants(log_level::error))
     log_.error(std::string(what) + " of sector " + std::to_string(offset / sector_bytes) + ", " +
-               std::to_string((length + sector_bytes - 1) / sector_bytes) + " sectors: " +
-               std::string(name_of(why)) + "; answered with \"" + std::strerror(code) + "\"");
+               std::to_string((length + sector_bytes - 1) / sector_bytes) +
+               " sectors: " + std::string(name_of(why)) + "; answered with \"" + std::strerror(code) + "\"");
 }
 
 void session_server::readdir(fuse_req_t req, fuse_ino_t inode, std::size_t size, off_t offset) {
@@ -361,8 +363,8 @@ void session_server::readdir(fuse_req_t req, fuse_ino_t inode, std::size_t size,
   std::size_t used = 0;
   for (auto i = static_cast<std::size_t>(std::max<off_t>(offset, 0)); i < entries.size(); ++i) {
     const auto attr = tree_.attributes(entries[i].inode).value();
-    const std::size_t need = fuse_add_direntry(req, out.data() + used, out.size() - used, entries[i].name.c_str(),
-                                               &attr, static_cast<off_t>(i + 1));
+    const std::size_t need = fuse_add_direntry(req, out.data() + used, out.size() - used,
+                                               entries[i].name.c_str(), &attr, static_cast<off_t>(i + 1));
     if (need > out.size() - used)
       break;
     used += need;
@@ -379,7 +381,9 @@ void session_server::statfs(fuse_req_t req) {
   fuse_reply_statfs(req, &st);
 }
 
-session_server& server_of(fuse_req_t req) { return *static_cast<session_server*>(fuse_req_userdata(req)); }
+session_server& server_of(fuse_req_t req) {
+  return *static_cast<session_server*>(fuse_req_userdata(req));
+}
 
 void session_release(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
   delete reinterpret_cast<std::string*>(static_cast<std::uintptr_t>(fi->fh)); // null for the image
@@ -389,7 +393,9 @@ void session_release(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
 fuse_lowlevel_ops make_operations() {
   fuse_lowlevel_ops ops{}; // what is not set answers ENOSYS, which the kernel remembers
   ops.init = [](void* server, fuse_conn_info* conn) { static_cast<session_server*>(server)->init(conn); };
-  ops.lookup = [](fuse_req_t r, fuse_ino_t parent, const char* name) { server_of(r).lookup(r, parent, name); };
+  ops.lookup = [](fuse_req_t r, fuse_ino_t parent, const char* name) {
+    server_of(r).lookup(r, parent, name);
+  };
   ops.getattr = [](fuse_req_t r, fuse_ino_t i, fuse_file_info*) { server_of(r).getattr(r, i); };
   ops.setattr = [](fuse_req_t r, fuse_ino_t i, struct stat* attr, int to_set, fuse_file_info*) {
     server_of(r).setattr(r, i, attr, to_set);
@@ -398,9 +404,8 @@ fuse_lowlevel_ops make_operations() {
   ops.read = [](fuse_req_t r, fuse_ino_t i, std::size_t size, off_t offset, fuse_file_info* fi) {
     server_of(r).read(r, i, size, offset, fi);
   };
-  ops.write = [](fuse_req_t r, fuse_ino_t i, const char* data, std::size_t size, off_t offset, fuse_file_info*) {
-    server_of(r).write(r, i, data, size, offset);
-  };
+  ops.write = [](fuse_req_t r, fuse_ino_t i, const char* data, std::size_t size, off_t offset,
+                 fuse_file_info*) { server_of(r).write(r, i, data, size, offset); };
   ops.fsync = [](fuse_req_t r, fuse_ino_t, int, fuse_file_info*) { server_of(r).fsync(r); };
   ops.fallocate = [](fuse_req_t r, fuse_ino_t i, int mode, off_t offset, off_t length, fuse_file_info*) {
     server_of(r).fallocate(r, i, mode, offset, length);
@@ -413,7 +418,8 @@ fuse_lowlevel_ops make_operations() {
   return ops;
 }
 
-/// What libfuse prints goes here: its log callback carries no pointer. Only the last line is of use, when mounting.
+/// What libfuse prints goes here: its log callback carries no pointer. Only the last line is of use, when
+/// mounting.
 struct library_log {
   std::mutex mutex;
   std::string last;
@@ -442,7 +448,8 @@ std::string last_library_line() {
 result<void> session_server::start() {
   fuse_set_log_func(take_library_line);
   std::string name = "fusedisk", flag = "-o";
-  std::string list = "fsname=dmremap,subtype=fusedisk,default_permissions,max_read=" + std::to_string(max_transfer);
+  std::string list =
+      "fsname=dmremap,subtype=fusedisk,default_permissions,max_read=" + std::to_string(max_transfer);
   list += settings_.allow_other ? ",allow_other" : "";
   list += settings_.read_only ? ",ro" : "";
   char* argv[] = {name.data(), flag.data(), list.data(), nullptr};

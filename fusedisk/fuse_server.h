@@ -28,15 +28,19 @@ class fuse_server {
 public:
   /// Mounts; nothing is answered before workers of make_source() run. `d` and `log` must outlive the server.
   /// Errors: "mount-failed", "no-permission".
-  [[nodiscard]] static result<std::unique_ptr<fuse_server>> mount(disk& d, fuse_settings settings, event_log& log);
+  [[nodiscard]] static result<std::unique_ptr<fuse_server>> mount(disk& d, fuse_settings settings,
+                                                                  event_log& log);
   /// The session must have ended (its mount been taken away), or no worker ever run: then this unmounts.
   virtual ~fuse_server() = default;
   fuse_server(const fuse_server&) = delete;
   fuse_server& operator=(const fuse_server&) = delete;
 
-  /// A worker's side, for worker_pool; null without memory. `ahead`: its buffer is touched now, not at its first use.
-  [[nodiscard]] virtual std::unique_ptr<request_source> make_source(worker_pool::place& place, bool ahead) = 0;
-  /// Blocks until the kernel has said hello, that is until the mount serves; false: it did not within ten seconds.
+  /// A worker's side, for worker_pool; null without memory. `ahead`: its buffer is touched now, not at its
+  /// first use.
+  [[nodiscard]] virtual std::unique_ptr<request_source> make_source(worker_pool::place& place,
+                                                                    bool ahead) = 0;
+  /// Blocks until the kernel has said hello, that is until the mount serves; false: it did not within ten
+  /// seconds.
   [[nodiscard]] virtual bool wait_until_ready() = 0;
   /// "major:minor" of the mount.
   [[nodiscard]] virtual const std::string& device() const = 0;

@@ -12,15 +12,16 @@
 
 namespace dmremap {
 
-/// The few names that the mount shows, and their attributes. Constant after construction, but for the time stamps.
+/// The few names that the mount shows, and their attributes. Constant after construction, but for the time
+/// stamps.
 ///
 /// A mount on a folder:  /disk.img  /ctl/status stats remap_table metadata_status health
 /// A mount on a file:    the root itself is the image.
 class image_tree {
 public:
   static constexpr std::uint64_t root = 1; ///< FUSE_ROOT_ID
-  static constexpr std::array<std::string_view, 5> ctl_names = {"status", "stats", "remap_table", "metadata_status",
-                                                                "health"};
+  static constexpr std::array<std::string_view, 5> ctl_names = {"status", "stats", "remap_table",
+                                                                "metadata_status", "health"};
 
   image_tree(bool on_file, bool read_only, std::uint64_t bytes);
 

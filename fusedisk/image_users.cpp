@@ -26,7 +26,9 @@ std::string first_line(const fs::path& path) {
   return line;
 }
 
-std::string base_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+std::string base_name(const std::string& path) {
+  return path.substr(path.rfind('/') + 1);
+}
 
 std::string link_target(const fs::path& link) {
   boost::system::error_code failed;
@@ -79,14 +81,6 @@ bool uses(const fs::path& process, const std::string& point, const std::set<int>
 }
 
 } // namespace
-
-std::vector<std::string> loops_named(const mount_place& place) {
-  std::vector<std::string> loops;
-  for (const auto& block : entries_of("/sys/block"))
-    if (first_line(block / "loop" / "backing_file") == place.image)
-      loops.push_back("/dev/" + block.filename().string());
-  return loops;
-}
 
 std::vector<std::string> loops_standing_on(const mount_place& place, const std::string& device) {
   std::vector<std::string> loops;

@@ -67,7 +67,8 @@ disk_info live_target::known_info() const {
 
 daemon_facts live_target::facts() const {
   const auto load = parts_.workers.now();
-  return {parts_.place.path, parts_.place.image, static_cast<std::uint64_t>(getpid()), load.away, load.oldest_ns};
+  return {parts_.place.path, parts_.place.image, static_cast<std::uint64_t>(getpid()), load.away,
+          load.oldest_ns};
 }
 
 result<void> live_target::write_info_file() const {
@@ -139,7 +140,8 @@ result<salvage_reply> live_target::salvage(std::optional<sector_number> sector) 
 result<void> live_target::rename(const std::string& new_name) {
   if (!valid_set_name(new_name))
     return fail("bad-name", new_name,
-                "a name is 1 to 63 letters, digits or -_.+ and starts with a letter, a digit or _", exit_code::usage);
+                "a name is 1 to 63 letters, digits or -_.+ and starts with a letter, a digit or _",
+                exit_code::usage);
   const std::lock_guard one_at_a_time(rename_mutex_);
   const std::string old_name = known_info().set_name;
   CHECK_OK(parts_.files.rename(new_name));

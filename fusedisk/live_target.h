@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/disk.h"
+#include "engine/loop_control.h"
 #include "engine/member.h"
 #include "fusedisk/control_target.h"
 #include "fusedisk/mount.h"
@@ -57,7 +58,9 @@ public:
     parts_.set.for_each_remap(visit);
   }
   [[nodiscard]] std::vector<lost_range> lost() const override { return parts_.set.lost(); }
-  [[nodiscard]] unsigned read_retries() const override { return read_retries_.load(std::memory_order_relaxed); }
+  [[nodiscard]] unsigned read_retries() const override {
+    return read_retries_.load(std::memory_order_relaxed);
+  }
   [[nodiscard]] log_level logging() const override { return parts_.log.level(); }
   void set_auto_remap(bool on) override;
   void set_read_retries(unsigned n) override;
@@ -65,7 +68,7 @@ public:
   void clear_stats() override { parts_.set.clear_stats(); }
   void reset_breaker() override;
 
-  [[nodiscard]] std::vector<std::string> loops() const override { return loops_named(parts_.place); }
+  [[nodiscard]] std::vector<std::string> loops() const override { return loops_on(parts_.place.image); }
   [[nodiscard]] result<remap_reply> remap(sector_number sector) override;
   [[nodiscard]] result<void> unmap(sector_number sector) override;
   [[nodiscard]] result<remap_reply> add_remap(sector_number dest, std::optional<sector_number> source,

@@ -14,13 +14,16 @@ namespace {
 constexpr std::array<std::string_view, 4> level_names = {"error", "warn", "info", "debug"};
 }
 
-std::string_view name_of(log_level level) { return level_names[static_cast<std::size_t>(level)]; }
+std::string_view name_of(log_level level) {
+  return level_names[static_cast<std::size_t>(level)];
+}
 
 result<log_level> parse_log_level(const std::string& text) {
   for (std::size_t i = 0; i < level_names.size(); ++i)
     if (text == level_names[i] || text == std::to_string(i))
       return static_cast<log_level>(i);
-  return fail("bad-option", "log_level=" + text, "it is one of error, warn, info and debug", exit_code::usage);
+  return fail("bad-option", "log_level=" + text, "it is one of error, warn, info and debug",
+              exit_code::usage);
 }
 
 event_log::~event_log() {
@@ -40,7 +43,8 @@ void event_log::start(sink out) {
 /// Under mutex_. A token bucket.
 bool event_log::may_pass(std::uint64_t now_ns) {
   if (filled_ns_ != 0)
-    tokens_ = std::min<double>(burst, tokens_ + static_cast<double>(now_ns - filled_ns_) * 1e-9 * lines_per_second);
+    tokens_ =
+        std::min<double>(burst, tokens_ + static_cast<double>(now_ns - filled_ns_) * 1e-9 * lines_per_second);
   filled_ns_ = now_ns;
   if (tokens_ < 1 || queue_.size() >= queue_lines)
     return false;
@@ -58,7 +62,8 @@ void event_log::write(log_level level, std::string line) {
       return;
     }
     if (dropped_ != 0) {
-      queue_.push_back({log_level::warn, std::to_string(dropped_) + " lines of the log left out: too many at once"});
+      queue_.push_back(
+          {log_level::warn, std::to_string(dropped_) + " lines of the log left out: too many at once"});
       dropped_ = 0;
     }
     queue_.push_back({level, std::move(line)});

@@ -20,9 +20,9 @@ enum class log_level : int { error = 0, warn = 1, info = 2, debug = 3 };
 /// Errors: "bad-option" (usage): not one of error, warn, info, debug, nor 0 to 3.
 [[nodiscard]] result<log_level> parse_log_level(const std::string& text);
 
-/// The daemon's log. A line is queued and written by a thread of its own: where the reader of the log is itself
-/// waiting for this disk, nobody here waits for it. Lines beyond the queue or the rate are counted and the count is
-/// logged. Thread-safe.
+/// The daemon's log. A line is queued and written by a thread of its own: where the reader of the log is
+/// itself waiting for this disk, nobody here waits for it. Lines beyond the queue or the rate are counted and
+/// the count is logged. Thread-safe.
 class event_log {
 public:
   using sink = std::function<void(log_level, const std::string&)>;

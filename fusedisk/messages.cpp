@@ -80,7 +80,8 @@ result<std::string> on_metadata_status(control_target& t, const word_list&) {
 }
 
 result<std::string> on_spare_change(control_target&, const word_list& w) {
-  return fail("one-spare-only", w[1], "this version keeps one spare a set; " + w[0] + " is not supported by it");
+  return fail("one-spare-only", w[1],
+              "this version keeps one spare a set; " + w[0] + " is not supported by it");
 }
 
 result<std::string> on_spare_stats(control_target& t, const word_list&) {
@@ -91,7 +92,9 @@ result<std::string> on_status(control_target& t, const word_list&) {
   return dm_line(t.stats(), t.info(info_patience).info);
 }
 
-result<std::string> on_stats(control_target& t, const word_list&) { return stats_text(t.stats()); }
+result<std::string> on_stats(control_target& t, const word_list&) {
+  return stats_text(t.stats());
+}
 
 result<std::string> on_health(control_target& t, const word_list&) {
   return health_text(t.stats(), t.info(info_patience).info);
@@ -115,7 +118,9 @@ result<std::string> on_debug(control_target& t, const word_list& w) {
   return "log_level=" + std::string(name_of(t.logging()));
 }
 
-result<std::string> on_ping(control_target&, const word_list&) { return std::string("pong"); }
+result<std::string> on_ping(control_target&, const word_list&) {
+  return std::string("pong");
+}
 result<std::string> on_help(control_target&, const word_list&);
 
 struct message {
@@ -149,13 +154,17 @@ constexpr std::array messages = {
 std::string all_messages(const char* separator) {
   std::string out;
   for (const auto& m : messages)
-    out += fmt::format("{}{}{}{}", out.empty() ? "" : separator, m.name, m.arguments.empty() ? "" : " ", m.arguments);
+    out += fmt::format("{}{}{}{}", out.empty() ? "" : separator, m.name, m.arguments.empty() ? "" : " ",
+                       m.arguments);
   return out;
 }
 
-result<std::string> on_help(control_target&, const word_list&) { return all_messages("\n"); }
+result<std::string> on_help(control_target&, const word_list&) {
+  return all_messages("\n");
+}
 
-/// A message as one argument is taken apart at blanks; several arguments stay as they are: a path may hold blanks.
+/// A message as one argument is taken apart at blanks; several arguments stay as they are: a path may hold
+/// blanks.
 word_list split(const word_list& words) {
   if (words.size() != 1)
     return words;
@@ -182,14 +191,14 @@ std::string text_of(const remap_reply& r) {
   if (r.already != 0)
     out += fmt::format("; {} {} so before", r.already, r.already == 1 ? "was" : "were");
   if (r.lost_sectors != 0)
-    out += fmt::format("; {} sector{} could not be read and {} lost", r.lost_sectors, r.lost_sectors == 1 ? "" : "s",
-                       r.lost_sectors == 1 ? "is" : "are");
+    out += fmt::format("; {} sector{} could not be read and {} lost", r.lost_sectors,
+                       r.lost_sectors == 1 ? "" : "s", r.lost_sectors == 1 ? "is" : "are");
   return out;
 }
 
 std::string text_of(const salvage_reply& r) {
-  return fmt::format("{} lost sectors tried, {} recovered, {} still lost, {} that main may not answer", r.tried,
-                     r.recovered, r.still_lost, r.not_allowed);
+  return fmt::format("{} lost sectors tried, {} recovered, {} still lost, {} that main may not answer",
+                     r.tried, r.recovered, r.still_lost, r.not_allowed);
 }
 
 result<unsigned> find_spare(const disk_info& info, const std::string& text) {
@@ -204,7 +213,8 @@ bool waits_for_drives(const std::vector<std::string>& words) {
   return m != nullptr && m->slow;
 }
 
-result<std::string> run_message(control_target& target, const std::vector<std::string>& words, std::uint64_t sector_arg) {
+result<std::string> run_message(control_target& target, const std::vector<std::string>& words,
+                                std::uint64_t sector_arg) {
   const word_list parts = split(words);
   if (sector_arg != 0)
     return bad_message(std::to_string(sector_arg), "the SECTOR of a message must be 0");
@@ -215,7 +225,8 @@ result<std::string> run_message(control_target& target, const std::vector<std::s
     return fail("unknown-message", parts[0], "there is no such message; there are: " + all_messages(", "),
                 exit_code::usage);
   if (parts.size() - 1 < m->least || parts.size() - 1 > m->most)
-    return bad_message(parts[0], fmt::format("the message is: {}{}{}", m->name, m->arguments.empty() ? "" : " ", m->arguments));
+    return bad_message(parts[0], fmt::format("the message is: {}{}{}", m->name,
+                                             m->arguments.empty() ? "" : " ", m->arguments));
   return m->run(target, parts);
 }
 

@@ -9,9 +9,9 @@
 
 namespace dmremap {
 
-/// Carries out one message of dmremap(8), MESSAGES, and returns the text that answers it. `words` may come as several
-/// arguments or as one with blanks. `sector` is what dmsetup(8) would have; it must be 0.
-/// Errors: "bad-message" (usage), "unknown-message" (usage; names all messages), "one-spare-only", and those of the
+/// Carries out one message of dmremap(8), MESSAGES, and returns the text that answers it. `words` may come as
+/// several arguments or as one with blanks. `sector` is what dmsetup(8) would have; it must be 0. Errors:
+/// "bad-message" (usage), "unknown-message" (usage; names all messages), "one-spare-only", and those of the
 /// engine. May wait for a drive; see waits_for_drives().
 [[nodiscard]] result<std::string> run_message(control_target& target, const std::vector<std::string>& words,
                                               std::uint64_t sector);

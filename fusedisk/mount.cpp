@@ -90,7 +90,8 @@ result<mount_place> find_mount_place(const std::string& path) {
   place.image = place.file ? place.path : place.path + "/disk.img";
   const auto table = read_mount_table();
   if (const auto* entry = topmost_at(table, place.path); entry != nullptr && entry->type == our_type)
-    return fail("already-mounted", path, "another fusedisk serves there; umount it first or choose another place");
+    return fail("already-mounted", path,
+                "another fusedisk serves there; umount it first or choose another place");
   return place;
 }
 

@@ -10,7 +10,7 @@ namespace dmremap {
 
 /// Where the image is to appear.
 struct mount_place {
-  std::string path; ///< absolute, without links
+  std::string path;  ///< absolute, without links
   bool file = false; ///< a regular file: the image itself takes its place
   std::string image; ///< path, or path/disk.img
 };
@@ -25,10 +25,9 @@ struct mount_place {
 /// "major:minor" of the FUSE mount at the place, or empty: not mounted.
 [[nodiscard]] std::string mounted_device(const mount_place& place);
 
-/// The loop devices on the image, e.g. "/dev/loop3", as their names in /sys say: asks no device, so it cannot hang.
-[[nodiscard]] std::vector<std::string> loops_named(const mount_place& place);
-/// The loop devices that stand on the image of the FUSE mount `device`: also those that know it by another path, and
-/// not those of an earlier mount at the same place. Asks the devices.
+/// The loop devices that stand on the image of the FUSE mount `device`: also those that know it by another
+/// path, and not those of an earlier mount at the same place. Asks the devices, which may hang; loops_on() of
+/// engine/loop_control.h does not.
 [[nodiscard]] std::vector<std::string> loops_standing_on(const mount_place& place, const std::string& device);
 
 /// Who uses the mount, in words: loop devices, processes, mounts.

@@ -11,7 +11,9 @@ namespace {
 std::string unescape(const std::string& text) {
   std::string out;
   for (std::size_t i = 0; i < text.size(); ++i) {
-    const auto digit = [&](std::size_t n) { return i + n < text.size() && text[i + n] >= '0' && text[i + n] < '8'; };
+    const auto digit = [&](std::size_t n) {
+      return i + n < text.size() && text[i + n] >= '0' && text[i + n] < '8';
+    };
     if (text[i] == '\\' && digit(1) && digit(2) && digit(3)) {
       out += static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0'));
       i += 3;

@@ -8,10 +8,11 @@
 namespace dmremap {
 namespace {
 
-constexpr std::string_view option_help =
-    "ro: write nothing at all; degraded: start with spares absent; accept_main: go on although main does not match; "
-    "accept_older: take a spare older than what this host last saw; read_retries=N; auto_remap=0|1; workers=N; "
-    "allow_other; log_level=error|warn|info|debug";
+constexpr std::string_view option_help = "ro: write nothing at all; degraded: start with spares absent; "
+                                         "accept_main: go on although main does not match; "
+                                         "accept_older: take a spare older than what this host last saw; "
+                                         "read_retries=N; auto_remap=0|1; workers=N; "
+                                         "allow_other; log_level=error|warn|info|debug";
 
 tl::unexpected<error> bad_option(std::string_view option, const std::string& why) {
   return fail("bad-option", "-o " + std::string(option), why, exit_code::usage);
@@ -21,7 +22,8 @@ result<unsigned> number(std::string_view option, std::string_view value, unsigne
   unsigned n = 0;
   const auto [end, status] = std::from_chars(value.data(), value.data() + value.size(), n);
   if (status != std::errc{} || end != value.data() + value.size() || n < least || n > most)
-    return bad_option(option, "it takes a number from " + std::to_string(least) + " to " + std::to_string(most));
+    return bad_option(option,
+                      "it takes a number from " + std::to_string(least) + " to " + std::to_string(most));
   return n;
 }
 
@@ -33,9 +35,12 @@ result<bool> apply_flag(std::string_view option, std::optional<std::string_view>
     bool to;
   };
   const flag flags[] = {
-      {"ro", &into.open.read_only, true},           {"rw", &into.open.read_only, false},
-      {"degraded", &into.open.degraded, true},      {"accept_main", &into.open.accept_main, true},
-      {"accept_older", &into.open.accept_older, true}, {"allow_other", &into.allow_other, true},
+      {"ro", &into.open.read_only, true},
+      {"rw", &into.open.read_only, false},
+      {"degraded", &into.open.degraded, true},
+      {"accept_main", &into.open.accept_main, true},
+      {"accept_older", &into.open.accept_older, true},
+      {"allow_other", &into.allow_other, true},
   };
   for (const auto& f : flags) {
     if (option.substr(0, option.find('=')) != f.name)
@@ -124,9 +129,10 @@ result<void> apply_options(const std::string& list, mount_options& into) {
 result<command_line> parse_command_line(int argc, const char* const* argv) {
   command_line line;
   std::vector<std::string> words;
-  CLI::App app("Exposes a dmremap set as an image file: MOUNTPOINT/disk.img, or MOUNTPOINT itself where that is a "
-               "regular file.",
-               "fusedisk");
+  CLI::App app(
+      "Exposes a dmremap set as an image file: MOUNTPOINT/disk.img, or MOUNTPOINT itself where that is a "
+      "regular file.",
+      "fusedisk");
   app.formatter(std::make_shared<usage_formatter>());
   app.set_version_flag("--version", std::string("fusedisk ") + DMREMAP_VERSION);
   app.add_flag("-f,--foreground", line.foreground, "stay in the foreground and log to standard error");

@@ -31,7 +31,7 @@ struct command_line {
   std::vector<member_spec> spares;
   std::string mountpoint;
   std::vector<std::string> option_lists; ///< as given; see apply_options
-  std::optional<std::string> answer; ///< --help or --version: print this and stop
+  std::optional<std::string> answer;     ///< --help or --version: print this and stop
 };
 
 /// Errors, all usage: "bad-usage", "bad-option", "bad-member".

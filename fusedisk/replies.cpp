@@ -23,9 +23,13 @@ std::uint64_t allocated_units(const disk_info& info) {
   return sum;
 }
 
-constexpr std::uint64_t mib(std::uint64_t units) { return units * unit_bytes / (std::uint64_t{1} << 20U); }
+constexpr std::uint64_t mib(std::uint64_t units) {
+  return units * unit_bytes / (std::uint64_t{1} << 20U);
+}
 
-bool has_failed(const spare_status& spare) { return spare.super_copies_valid + spare.head_copies_valid == 0; }
+bool has_failed(const spare_status& spare) {
+  return spare.super_copies_valid + spare.head_copies_valid == 0;
+}
 
 } // namespace
 
@@ -40,13 +44,13 @@ std::uint64_t sectors_of(main_unit unit, std::uint64_t main_sectors) {
 
 std::string dm_line(const disk_stats& s, const disk_info& info) {
   const std::uint64_t capacity = usable_units(info);
-  return fmt::format("0 {} remap v5.0 {}/{} {}/{} {}/{} health={} errors=W{}:R{} auto_remaps={} manual_remaps={} "
-                     "scan=0% metadata=enabled autosave={} saves={}/{}",
-                     info.main_sectors, s.remapped_units, capacity, s.auto_remapped_units, capacity,
-                     s.manual_remapped_units, capacity, is_healthy(s) ? 1 : 0,
-                     s.main_write_errors + s.spare_write_errors, s.main_read_errors + s.spare_read_errors,
-                     s.auto_remaps, s.manual_remaps, info.read_only ? "off" : "active", s.saves_done,
-                     s.saves_tried);
+  return fmt::format(
+      "0 {} remap v5.0 {}/{} {}/{} {}/{} health={} errors=W{}:R{} auto_remaps={} manual_remaps={} "
+      "scan=0% metadata=enabled autosave={} saves={}/{}",
+      info.main_sectors, s.remapped_units, capacity, s.auto_remapped_units, capacity, s.manual_remapped_units,
+      capacity, is_healthy(s) ? 1 : 0, s.main_write_errors + s.spare_write_errors,
+      s.main_read_errors + s.spare_read_errors, s.auto_remaps, s.manual_remaps,
+      info.read_only ? "off" : "active", s.saves_done, s.saves_tried);
 }
 
 std::string spare_stats_text(const disk_stats& stats, const disk_info& info) {
@@ -73,11 +77,12 @@ std::string spare_stats_text(const disk_stats& stats, const disk_info& info) {
 std::string metadata_status_text(const disk_info& info) {
   std::string out;
   for (const auto& s : info.spares)
-    out += fmt::format("{}spare {} ({}): superblock copies {}/5 valid, heads {}/5 valid, table copies {}/5 at the least, "
-                       "sequence {}, {}, capacity {} units ({} MB), {} allocated",
-                       out.empty() ? "" : "\n", s.uuid, s.path, s.super_copies_valid, s.head_copies_valid,
-                       s.weakest_block_copies, s.sequence, s.clean ? "clean" : "dirty", s.usable_units,
-                       mib(s.usable_units), s.allocated_units);
+    out += fmt::format(
+        "{}spare {} ({}): superblock copies {}/5 valid, heads {}/5 valid, table copies {}/5 at the least, "
+        "sequence {}, {}, capacity {} units ({} MB), {} allocated",
+        out.empty() ? "" : "\n", s.uuid, s.path, s.super_copies_valid, s.head_copies_valid,
+        s.weakest_block_copies, s.sequence, s.clean ? "clean" : "dirty", s.usable_units, mib(s.usable_units),
+        s.allocated_units);
   return out;
 }
 
@@ -124,13 +129,16 @@ std::string health_text(const disk_stats& s, const disk_info& info) {
   const auto add = [&](bool when, const std::string& text) { out += when ? "\n" + text : ""; };
   add(s.main_gone, fmt::format("main {} does not answer", info.main_path));
   add(s.breaker_open, "automatic remapping has stopped: too many errors at once; reset_breaker goes on");
-  add(s.lost_sectors != 0, fmt::format("{} lost sectors answer EIO until they are written or salvaged", s.lost_sectors));
+  add(s.lost_sectors != 0,
+      fmt::format("{} lost sectors answer EIO until they are written or salvaged", s.lost_sectors));
   add(s.main_read_errors + s.main_write_errors != 0,
-      fmt::format("main {}: {} read errors, {} write errors", info.main_path, s.main_read_errors, s.main_write_errors));
+      fmt::format("main {}: {} read errors, {} write errors", info.main_path, s.main_read_errors,
+                  s.main_write_errors));
   add(s.spare_read_errors + s.spare_write_errors != 0,
       fmt::format("spares: {} read errors, {} write errors", s.spare_read_errors, s.spare_write_errors));
   add(s.flush_errors != 0, fmt::format("{} flushes failed", s.flush_errors));
-  add(s.saves_done < s.saves_tried, fmt::format("{} of {} saves of metadata failed", s.saves_tried - s.saves_done, s.saves_tried));
+  add(s.saves_done < s.saves_tried,
+      fmt::format("{} of {} saves of metadata failed", s.saves_tried - s.saves_done, s.saves_tried));
   for (const auto& spare : info.spares)
     add(spare.usable_units != 0 && spare.allocated_units * 10 >= spare.usable_units * 9,
         fmt::format("spare {} is {} % full", spare.path, spare.allocated_units * 100 / spare.usable_units));

@@ -14,7 +14,8 @@ result<void> run(const command_line& line) {
   const auto settings = TRY(settings_of(line));
   if (line.foreground)
     return serve(settings, stderr_sink(), [] {});
-  return run_in_background([&](const serving_hook& serving) { return serve(settings, syslog_sink(), serving); });
+  return run_in_background(
+      [&](const serving_hook& serving) { return serve(settings, syslog_sink(), serving); });
 }
 
 } // namespace

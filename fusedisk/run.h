@@ -5,7 +5,8 @@
 
 namespace dmremap {
 
-/// The program fusedisk(8): returns what it exits with. In the background mode the daemon itself never returns.
+/// The program fusedisk(8): returns what it exits with. In the background mode the daemon itself never
+/// returns.
 [[nodiscard]] int run_fusedisk(int argc, const char* const* argv, std::ostream& out, std::ostream& err);
 
 } // namespace dmremap

@@ -45,7 +45,8 @@ void remove_known_files(const std::string& path) {
     ::unlink((path + name).c_str());
 }
 
-/// The lock lies on the pid file. Its place may be taken between open and lock by one who removes it: look again.
+/// The lock lies on the pid file. Its place may be taken between open and lock by one who removes it: look
+/// again.
 result<int> lock_pid_file(const std::string& path, const std::string& set_name) {
   for (;;) {
     const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
@@ -59,7 +60,8 @@ result<int> lock_pid_file(const std::string& path, const std::string& set_name) 
       errno = why;
       return failed(path);
     }
-    struct stat here {}, there {};
+    struct stat here {
+    }, there{};
     if (::fstat(fd, &here) == 0 && ::stat(path.c_str(), &there) == 0 && here.st_ino == there.st_ino &&
         here.st_dev == there.st_dev)
       return fd;
@@ -85,7 +87,8 @@ result<std::unique_ptr<run_files>> run_files::claim(const std::string& set_name)
       ::unlink((path + name).c_str());
     ::chmod(path.c_str(), 0700);
     const std::string pid = std::to_string(getpid()) + "\n";
-    if (::ftruncate(*fd, 0) != 0 || ::pwrite(*fd, pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size())) {
+    if (::ftruncate(*fd, 0) != 0 ||
+        ::pwrite(*fd, pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size())) {
       auto out = failed(path + "/pid");
       ::close(*fd);
       return out;

@@ -8,12 +8,12 @@
 
 namespace dmremap {
 
-/// The folder set_run_dir(NAME) of a running set, held by a lock for as long as the object lives: one daemon a name.
-/// Not thread-safe, but for the const functions.
+/// The folder set_run_dir(NAME) of a running set, held by a lock for as long as the object lives: one daemon
+/// a name. Not thread-safe, but for the const functions.
 class run_files {
 public:
-  /// Makes the folder (mode 0700), or takes over the one that a dead daemon left. Errors: "in-use" (names the other
-  /// daemon), "bad-run-dir" (not ours: somebody else made it), "run-dir" (the system call that failed).
+  /// Makes the folder (mode 0700), or takes over the one that a dead daemon left. Errors: "in-use" (names the
+  /// other daemon), "bad-run-dir" (not ours: somebody else made it), "run-dir" (the system call that failed).
   [[nodiscard]] static result<std::unique_ptr<run_files>> claim(const std::string& set_name);
   /// Removes the folder with what this object or the daemon put there.
   ~run_files();
@@ -25,7 +25,8 @@ public:
   [[nodiscard]] std::string stats_path() const { return path_ + "/stats"; }
   /// info.json, replaced as a whole.
   [[nodiscard]] result<void> write_info(const std::string& json) const;
-  /// The set's new name. Errors: "name-taken" (a running set has it), "run-dir". On an error nothing has changed.
+  /// The set's new name. Errors: "name-taken" (a running set has it), "run-dir". On an error nothing has
+  /// changed.
   [[nodiscard]] result<void> rename(const std::string& new_name);
 
 private:

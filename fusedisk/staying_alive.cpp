@@ -19,18 +19,33 @@ namespace dmremap {
 namespace {
 
 void go_without(event_log& log, const std::string& what, int why) {
-  log.warn(what + " refused (" + std::strerror(why) + "): going on without; under heavy memory pressure the disk may stall");
+  log.warn(what + " refused (" + std::strerror(why) +
+           "): going on without; under heavy memory pressure the disk may stall");
 }
 
-void raise_memory_limit() {
-  // mlockall with MCL_FUTURE makes every later mapping fail that goes beyond the limit: lift it, or leave it be.
-  const rlimit all{RLIM_INFINITY, RLIM_INFINITY};
-  [[maybe_unused]] const int done = setrlimit(RLIMIT_MEMLOCK, &all);
-}
-
-bool memory_is_unlimited() {
+/// With MCL_FUTURE every later mapping beyond RLIMIT_MEMLOCK fails, unless we have CAP_IPC_LOCK: try it out.
+bool may_map_beyond_limit() {
   rlimit limit{};
-  return getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY;
+  if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+    return true;
+  const std::size_t length = static_cast<std::size_t>(limit.rlim_cur) + (std::size_t{1} << 20U);
+  void* probe = mmap(nullptr, length, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (probe == MAP_FAILED)
+    return false;
+  munmap(probe, length);
+  return true;
+}
+
+/// 0, or why not. MCL_ONFAULT: what is never touched (thread stacks, spare buffers) takes no memory.
+int lock_memory() {
+  const rlimit all{RLIM_INFINITY, RLIM_INFINITY};
+  [[maybe_unused]] const int raised = setrlimit(RLIMIT_MEMLOCK, &all);
+  if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
+    return errno;
+  if (may_map_beyond_limit())
+    return 0;
+  munlockall();
+  return EPERM;
 }
 
 } // namespace
@@ -38,11 +53,8 @@ bool memory_is_unlimited() {
 void stay_alive(event_log& log) {
   if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
     go_without(log, "PR_SET_IO_FLUSHER", errno);
-  raise_memory_limit();
-  if (!memory_is_unlimited())
-    go_without(log, "locking memory", EPERM);
-  else if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
-    go_without(log, "mlockall", errno);
+  if (const int why = lock_memory(); why != 0)
+    go_without(log, "locking memory", why);
   std::ofstream score("/proc/self/oom_score_adj");
   score << "-1000" << std::flush;
   if (!score)

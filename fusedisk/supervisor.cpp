@@ -12,8 +12,8 @@ namespace {
 
 constexpr std::uint64_t ms = 1'000'000;
 constexpr std::uint64_t heartbeat_ns = 100 * ms;
-/// A worker is taken to hang after two to three ticks. While some do, the drive is known to be slow, and the next one
-/// is to hold up those behind it for less.
+/// A worker is taken to hang after two to three ticks. While some do, the drive is known to be slow, and the
+/// next one is to hold up those behind it for less.
 constexpr std::uint64_t calm_tick_ns = 5 * ms, busy_tick_ns = 1 * ms;
 
 void sleep_ns(std::uint64_t ns) {
@@ -23,7 +23,8 @@ void sleep_ns(std::uint64_t ns) {
 
 } // namespace
 
-std::vector<noticed_event> compare_stats(const disk_stats& a, const disk_stats& b, const std::string& main_path) {
+std::vector<noticed_event> compare_stats(const disk_stats& a, const disk_stats& b,
+                                         const std::string& main_path) {
   std::vector<noticed_event> out;
   const auto more = [&](std::uint64_t before, std::uint64_t after, log_level level, const std::string& text) {
     if (after > before)
@@ -34,14 +35,17 @@ std::vector<noticed_event> compare_stats(const disk_stats& a, const disk_stats& 
   more(a.spare_read_errors, b.spare_read_errors, log_level::error, "failed reads of a spare");
   more(a.spare_write_errors, b.spare_write_errors, log_level::error, "failed writes of a spare");
   more(a.flush_errors, b.flush_errors, log_level::error, "failed flushes: what was written last may be lost");
-  more(a.auto_remaps, b.auto_remaps, log_level::warn, "units of main " + main_path + " moved to a spare after errors");
-  more(a.lost_sectors, b.lost_sectors, log_level::error, "more sectors lost: they answer EIO until written or salvaged");
+  more(a.auto_remaps, b.auto_remaps, log_level::warn,
+       "units of main " + main_path + " moved to a spare after errors");
+  more(a.lost_sectors, b.lost_sectors, log_level::error,
+       "more sectors lost: they answer EIO until written or salvaged");
   more(b.lost_sectors, a.lost_sectors, log_level::info, "fewer sectors lost");
   if (b.breaker_open && !a.breaker_open)
     out.push_back({log_level::error, "too many errors at once: automatic remapping has stopped; "
                                      "reset_breaker goes on"});
   if (b.main_gone != a.main_gone)
-    out.push_back({log_level::error, "main " + main_path + (b.main_gone ? " does not answer" : " answers again")});
+    out.push_back(
+        {log_level::error, "main " + main_path + (b.main_gone ? " does not answer" : " answers again")});
   return out;
 }
 

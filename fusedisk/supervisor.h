@@ -22,8 +22,8 @@ struct noticed_event {
 [[nodiscard]] std::vector<noticed_event> compare_stats(const disk_stats& before, const disk_stats& after,
                                                        const std::string& main_path);
 
-/// The thread that must never wait for a drive: it ticks the worker pool, publishes the live statistics every 100 ms,
-/// and logs what the counters say.
+/// The thread that must never wait for a drive: it ticks the worker pool, publishes the live statistics every
+/// 100 ms, and logs what the counters say.
 class supervisor {
 public:
   supervisor(worker_pool& workers, live_target& target, stats_segment& segment, event_log& log);

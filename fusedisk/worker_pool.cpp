@@ -28,7 +28,8 @@ result<void> worker_pool::start() {
     const bool receives = i < limit_.receivers;
     if (!spawn(true, receives) && receives)
       return fail("no-threads", "worker threads",
-                  "cannot start " + std::to_string(limit_.receivers) + " threads; ask for fewer with -o workers=");
+                  "cannot start " + std::to_string(limit_.receivers) +
+                      " threads; ask for fewer with -o workers=");
     in_place_ += receives ? 1 : 0;
   }
   ended_changed_.wait(lock, [&] { return made_ == workers_.size(); });

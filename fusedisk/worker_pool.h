@@ -14,8 +14,8 @@
 
 namespace dmremap {
 
-/// What one worker thread does: takes requests from a queue that it shares with its peers. Knows nothing of FUSE, so
-/// that the pool can be tested without. Used by one thread at a time.
+/// What one worker thread does: takes requests from a queue that it shares with its peers. Knows nothing of
+/// FUSE, so that the pool can be tested without. Used by one thread at a time.
 class request_source {
 public:
   virtual ~request_source() = default;
@@ -31,24 +31,24 @@ public:
 
 /// Threads that receive and process, so that slow requests never occupy the ones that receive.
 ///
-/// `receivers` threads are in place: they receive, or process something quick. One whose request leaves the fast path
-/// (leave()), or takes longer than two ticks, is away: a parked or a new thread stands in at once. When it comes back
-/// and its place is taken, it parks. Thread-safe.
+/// `receivers` threads are in place: they receive, or process something quick. One whose request leaves the
+/// fast path (leave()), or takes longer than two ticks, is away: a parked or a new thread stands in at once.
+/// When it comes back and its place is taken, it parks. Thread-safe.
 class worker_pool {
   struct worker;
 
 public:
   struct limits {
     unsigned receivers = 4;
-    unsigned threads = 268; ///< all, away ones included
+    unsigned threads = 268;  ///< all, away ones included
     unsigned prespawned = 8; ///< threads started (and their buffers touched) by start()
   };
 
   /// What a request_source is given to say that the request in its hands leaves the fast path.
   class place {
   public:
-    /// Call from the worker's own thread, while processing. Idempotent within a request. Takes a mutex that is never
-    /// held across I/O.
+    /// Call from the worker's own thread, while processing. Idempotent within a request. Takes a mutex that
+    /// is never held across I/O.
     void leave() { pool_.leave(worker_); }
 
   private:
@@ -58,18 +58,19 @@ public:
     worker& worker_;
   };
 
-  /// Called in the new thread; `ahead`: the thread is one of the prespawned. Nothing: the thread ends, and the pool
-  /// does with fewer.
+  /// Called in the new thread; `ahead`: the thread is one of the prespawned. Nothing: the thread ends, and
+  /// the pool does with fewer.
   using source_factory = std::function<std::unique_ptr<request_source>(place&, bool ahead)>;
 
   worker_pool(limits limit, source_factory make);
   /// wait() must have returned, or start() not been called.
   ~worker_pool();
 
-  /// Starts the prespawned threads (at least `receivers`); they have their buffers on return. Errors: "no-threads",
-  /// "no-memory". After an error the queue must be ended, and wait() called, all the same.
+  /// Starts the prespawned threads (at least `receivers`); they have their buffers on return. Errors:
+  /// "no-threads", "no-memory". After an error the queue must be ended, and wait() called, all the same.
   [[nodiscard]] result<void> start();
-  /// To be called every few milliseconds by one thread: puts others in the places of those that take too long.
+  /// To be called every few milliseconds by one thread: puts others in the places of those that take too
+  /// long.
   void tick();
   /// Returns when the queue has ended and every thread with it, also those that were away.
   void wait();
@@ -113,8 +114,8 @@ private:
   bool ended_ = false;
   bool spawn_failed_ = false;
   unsigned in_place_ = 0;
-  std::size_t made_ = 0; ///< threads whose source is made, or could not be
-  unsigned live_ = 0; ///< threads that have not left run()
+  std::size_t made_ = 0;        ///< threads whose source is made, or could not be
+  unsigned live_ = 0;           ///< threads that have not left run()
   std::vector<worker*> parked_; ///< the last one in is the first one out: its buffers are still in the cache
   std::vector<std::unique_ptr<worker>> workers_; ///< capacity reserved: never moves
   std::atomic<std::size_t> spawned_{0};          ///< workers_[0 .. spawned_) may be read without the mutex

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "fake_target.h"
+#include "fusedisk/messages.h"
+#include "fusedisk/replies.h"
+
+#include <catch2/catch.hpp>
+
+using namespace dmremap;
+
+namespace {
+
+std::string say(fake_target& t, const std::vector<std::string>& words) {
+  const auto reply = run_message(t, words, 0);
+  return reply ? *reply : "Error " + reply.error().id;
+}
+
+} // namespace
+
+TEST_CASE("messages act, as one argument or as several") {
+  fake_target t;
+  CHECK(say(t, {"remap 2048"}) ==
+        "1 unit remapped, served from spare sector 8192 on; 2 sectors could not be read and are lost");
+  CHECK(say(t, {"remap", "2049"}).substr(0, 6) == "1 unit");
+  CHECK(say(t, {"add_remap 1000 5000 100"}) ==
+        "12 units remapped, served from spare sector 5000 on; 1 was so before");
+  say(t, {"add_remap", "1000", "auto", "8", "/x/spare.img"});
+  CHECK(say(t, {"remove_remap 8"}) == "sector 8: written back to main; its remap is gone");
+  CHECK(say(t, {"save"}) == "metadata saved");
+  CHECK(say(t, {"sync"}) == "metadata and data synced");
+  CHECK(say(t, {"clear_stats"}) == "statistics cleared");
+  CHECK(say(t, {"reset_breaker"}) == "breaker reset; automatic remapping goes on");
+  CHECK(say(t, {"ping"}) == "pong");
+  CHECK(t.asked() == std::vector<std::string>{"remap 2048", "remap 2049", "add_remap 1000 5000 100 on 0",
+                                              "add_remap 1000 auto 8 on 0", "unmap 8", "save", "sync",
+                                              "clear_stats", "reset_breaker"});
+}
+
+TEST_CASE("switches") {
+  fake_target t;
+  CHECK(say(t, {"set_auto_remap 0"}) == "auto_remap=0");
+  CHECK_FALSE(t.stats_now.auto_remap);
+  CHECK(say(t, {"set_auto_remap 1"}) == "auto_remap=1");
+  CHECK(t.stats_now.auto_remap);
+  CHECK(say(t, {"set_auto_remap 2"}) == "Error bad-message");
+  CHECK(say(t, {"debug 3"}) == "log_level=debug");
+  CHECK(say(t, {"debug 0"}) == "log_level=error");
+  CHECK(t.level == log_level::error);
+  CHECK(say(t, {"debug 4"}) == "Error bad-message");
+}
+
+TEST_CASE("what scripts parse has exactly this shape") {
+  fake_target t;
+  CHECK(
+      say(t, {"status"}) ==
+      "0 204800 remap v5.0 2/1000 0/1000 2/1000 health=1 errors=W0:R0 auto_remaps=0 manual_remaps=2 scan=0% "
+      "metadata=enabled autosave=active saves=5/5");
+  spare_status second = t.info_now.spares[0];
+  t.info_now.spares[0].usable_units = second.usable_units = 2621440; // 10 GiB each
+  t.info_now.spares[0].allocated_units = 131072;                     // 512 MiB
+  second.allocated_units = 0;
+  t.info_now.spares.push_back(second);
+  CHECK(say(t, {"spare_stats"}) == "Spare Pool Statistics:\n"
+                                   "  Devices: 2 total (1 available, 1 in-use, 0 full, 0 failed)\n"
+                                   "  Capacity: 20480 MB total, 512 MB allocated, 19968 MB free\n"
+                                   "  Allocations: 131072 active, 342 lifetime");
+}
+
+TEST_CASE("the status line tells of errors") {
+  fake_target t;
+  t.stats_now.main_write_errors = 2;
+  t.stats_now.spare_write_errors = 1;
+  t.stats_now.main_read_errors = 4;
+  t.stats_now.breaker_open = true;
+  t.stats_now.saves_tried = 6;
+  t.info_now.read_only = true;
+  CHECK(
+      say(t, {"status"}) ==
+      "0 204800 remap v5.0 2/1000 0/1000 2/1000 health=0 errors=W3:R4 auto_remaps=0 manual_remaps=2 scan=0% "
+      "metadata=enabled autosave=off saves=5/6");
+  const std::string health = say(t, {"health"});
+  CHECK(health.find("health=0 state=ok\n") == 0);
+  CHECK(health.find("reset_breaker") != std::string::npos);
+  CHECK(health.find("4 read errors, 2 write errors") != std::string::npos);
+}
+
+TEST_CASE("metadata_status names copies, sequence, state and capacity of each spare") {
+  fake_target t;
+  const std::string text = say(t, {"metadata_status"});
+  for (const char* part : {"/x/spare.img", "superblock copies 5/5", "table copies 4/5", "sequence 77",
+                           "dirty", "1000 units", "2 allocated"})
+    CHECK(text.find(part) != std::string::npos);
+}
+
+TEST_CASE("messages that cannot be carried out say why") {
+  fake_target t;
+  CHECK(say(t, {"spare_add /x/other.img"}) == "Error one-spare-only");
+  CHECK(say(t, {"spare_remove", "/x/spare.img"}) == "Error one-spare-only");
+  CHECK(say(t, {"remap"}) == "Error bad-message");
+  CHECK(say(t, {"remap 1 2"}) == "Error bad-message");
+  CHECK(say(t, {"remap -1"}) == "Error bad-message");
+  CHECK(say(t, {"remap 99999999999999999999"}) == "Error bad-message");
+  CHECK(say(t, {"remap 18014398509481985"}) == "Error bad-message"); // 2^54 + 1: no such byte
+  CHECK(say(t, {"add_remap 1 auto 8 /x/unknown"}) == "Error unknown-spare");
+  CHECK(say(t, {""}) == "Error bad-message");
+  CHECK(say(t, {}) == "Error bad-message");
+  CHECK(run_message(t, {"ping"}, 8).error().id == "bad-message");
+  CHECK(t.asked().empty());
+  const auto unknown = run_message(t, {"remapp 1"}, 0);
+  REQUIRE_FALSE(unknown);
+  CHECK(unknown.error().id == "unknown-message");
+  CHECK(unknown.error().code == exit_code::usage);
+  for (const char* name :
+       {"remap SECTOR", "add_remap DEST SRC|auto LENGTH [SPARE]", "set_auto_remap 0|1", "help"})
+    CHECK(unknown.error().why.find(name) != std::string::npos);
+  t.refusal = {"no-spare-capacity", "sector 8", "No spare capacity available", exit_code::failed};
+  CHECK(say(t, {"remap 8"}) == "Error no-spare-capacity");
+}
+
+TEST_CASE("only messages that touch drives may wait for them") {
+  CHECK(waits_for_drives({"remap 8"}));
+  CHECK(waits_for_drives({"sync"}));
+  CHECK(waits_for_drives({"save"}));
+  for (const char* quick :
+       {"ping", "status", "stats", "health", "help", "debug 1", "reset_breaker", "unknown"})
+    CHECK_FALSE(waits_for_drives({quick}));
+}
