@@ -116,7 +116,7 @@ void add_attach(builder& b) {
   auto* which = down->add_option("NAME", d->name, "name or UUID of a set")->type_name("");
   which->excludes(add_switch(down, "--all", "every set that runs"));
   for (auto* sub : {up, down})
-    sub->final_callback([sub] {
+    sub->parse_complete_callback([sub] { // final_callback would replace the command itself
       if (sub->count("NAME") == 0 && sub->count("--all") == 0)
         throw CLI::RequiredError("NAME or --all");
     });
