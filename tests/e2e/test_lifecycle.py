@@ -338,7 +338,7 @@ class Commands(LifeCycle):
         self.assertEqual(self.dmremap_json("stats", "e2e")["remapped_units"], 2)
         self.dmremap("stats", "e2e")
         table = self.dmremap_json("table", "e2e")["remaps"]
-        self.assertEqual([(r["main_sector"], r["kind"], r["sectors"]) for r in table], [(800, "remap", 8), (1600, "explicit", 8)])
+        self.assertEqual([(r["main_sector"], r["kind"], r["sectors"]) for r in table], [(800, "explicit", 8), (1600, "explicit", 8)])
         self.assertIn("800", self.dmremap("table", "e2e"))
         self.assertEqual(self.dmremap_json("lost", "e2e")["lost"], [])
         listed = self.dmremap_json("list")["sets"]

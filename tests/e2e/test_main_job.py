@@ -181,7 +181,8 @@ class MainJob(harness.TestCase):
 
     def assert_mended(self):
         said = decode(self.set.spare)
-        self.assertTrue(all(s["valid"] for s in said["superblocks"]), said["superblocks"])
+        self.assertEqual(said["problems"], [])
+        self.assertTrue(said["all_copies_equal"])
 
 
 if __name__ == "__main__":
