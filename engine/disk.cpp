@@ -102,6 +102,7 @@ result<std::unique_ptr<disk>> disk::open(std::shared_ptr<store> main,
   const commit_rules& rules = options.rules != nullptr ? *options.rules : default_rules;
   if (spares.size() != 1)
     return fail("one-spare-only", "", "this version opens sets of one spare only");
+  CHECK_OK(impl::check_not_spare(*main, options)); // first: with both swapped the spare would be what is wrong
   std::vector<std::unique_ptr<spare_metadata>> metadata;
   for (const auto& s : spares) {
     metadata.push_back(TRY(spare_metadata::load(s, rules)));

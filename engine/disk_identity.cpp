@@ -89,13 +89,17 @@ void disk::impl::describe_main(superblock& s) {
   s.write_errors += counts.main_write_errors + counts.spare_write_errors;
 }
 
+result<void> disk::impl::check_not_spare(store& main, const open_options& options) {
+  if (looks_like_spare(main) && !options.accept_main)
+    return fail(
+        "main-is-spare", main.identity().path,
+        "carries dmremap metadata, so it is a spare; were main and spare swapped? Nothing was written");
+  return {};
+}
+
 result<void> disk::impl::check_main(const superblock& s, store& main, const open_options& options,
                                     std::vector<std::string>& notices) {
   const std::string& path = main.identity().path;
-  if (looks_like_spare(main) && !options.accept_main)
-    return fail(
-        "main-is-spare", path,
-        "carries dmremap metadata, so it is a spare; were main and spare swapped? Nothing was written");
   if (main.size() / sector_bytes != s.main_sectors)
     return fail("main-wrong-size", path,
                 "has " + std::to_string(main.size() / sector_bytes) + " sectors, the main of set " +

@@ -131,6 +131,7 @@ struct disk::impl {
   [[nodiscard]] io_result patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data);
 
   // disk_identity.cpp
+  [[nodiscard]] static result<void> check_not_spare(store& main, const open_options& options);
   [[nodiscard]] static result<void> check_main(const superblock& s, store& main, const open_options& options,
                                                std::vector<std::string>& notices);
   void describe_main(superblock& s);
