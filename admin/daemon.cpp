@@ -13,9 +13,11 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <poll.h>
+#include <sstream>
 #include <sys/mount.h>
-#include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 
 namespace dmremap::admin {
@@ -23,6 +25,19 @@ namespace {
 
 constexpr std::chrono::seconds loop_limit{20};
 constexpr int stop_limit_ms = 120'000;
+
+/// The error that `fusedisk --json` printed, with its own identifier.
+std::optional<error> reported_error(const std::string& output) {
+  std::istringstream lines(output);
+  for (std::string line; std::getline(lines, line);) {
+    const auto object = nlohmann::json::parse(line, nullptr, false);
+    if (!object.is_object() || !object.contains("error") || !object["error"].is_object())
+      continue;
+    const auto& said = object["error"];
+    return error{said.value("id", ""), said.value("what", ""), said.value("why", ""), exit_code::failed};
+  }
+  return std::nullopt;
+}
 
 /// "fusedisk: what: why" without the program's name; the last line, which says why it gave up.
 std::string last_message(std::string output) {
@@ -33,9 +48,10 @@ std::string last_message(std::string output) {
   return output.compare(0, prefix.size(), prefix) == 0 ? output.substr(prefix.size()) : output;
 }
 
+/// Not stat(): the kernel keeps the attributes of a FUSE mount and answers from them though its server is gone.
 bool is_dead_mount(const std::string& path) {
-  struct stat facts {};
-  return ::stat(path.c_str(), &facts) != 0 && errno == ENOTCONN;
+  struct statfs facts {};
+  return ::statfs(path.c_str(), &facts) != 0 && errno == ENOTCONN;
 }
 
 result<void> unmount_dead(const std::string& path) {
@@ -66,7 +82,7 @@ std::string fusedisk_path() {
 result<running_set> start_daemon(const set_config& config, const std::string& mountpoint) {
   // Before the daemon gets to write to it; the claims go again with the temporary.
   CHECK_OK(check_same_set(config, TRY(claim_configured(config, access_mode::read_only))));
-  std::vector<std::string> words{fusedisk_path()};
+  std::vector<std::string> words{fusedisk_path(), "--json"};
   if (!config.options.empty()) {
     words.emplace_back("-o");
     words.push_back(fmt::format("{}", fmt::join(config.options, ",")));
@@ -76,6 +92,10 @@ result<running_set> start_daemon(const set_config& config, const std::string& mo
   words.insert(words.end(), config.spares.begin(), config.spares.end());
   words.push_back(mountpoint);
   const auto done = TRY(run_program(words));
+  if (auto said = reported_error(done.output); said && done.status != 0) {
+    said->code = done.status == 4 ? exit_code::damaged : exit_code::failed;
+    return tl::make_unexpected(std::move(*said));
+  }
   if (done.status != 0)
     return fail("fusedisk-failed", config.name,
                 done.output.empty() ? fmt::format("fusedisk ended with status {}", done.status)

@@ -11,6 +11,7 @@
 #include <spawn.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -62,18 +63,25 @@ result<void> clear_dead_mount(const std::string& path) {
                   "): detach what still stands on its image (losetup -a), then umount it");
 }
 
+/// 0, or why nothing can be mounted there. stat() alone does not see that a mount's server is gone, because the kernel
+/// keeps the attributes; statfs() asks.
+int look_at(const std::string& path, struct stat& st) {
+  struct statfs fs {};
+  return ::stat(path.c_str(), &st) == 0 && ::statfs(path.c_str(), &fs) == 0 ? 0 : errno;
+}
+
 } // namespace
 
 result<mount_place> find_mount_place(const std::string& path) {
   mount_place place;
   place.path = absolute(path);
   struct stat st {};
-  int failed = ::stat(place.path.c_str(), &st) == 0 ? 0 : errno;
+  int failed = look_at(place.path, st);
   if (failed == ENOTCONN) {
     while (place.path.size() > 1 && place.path.back() == '/')
       place.path.pop_back();
     CHECK_OK(clear_dead_mount(place.path));
-    failed = ::stat(place.path.c_str(), &st) == 0 ? 0 : errno;
+    failed = look_at(place.path, st);
   }
   if (failed == ENOENT || failed == ENOTDIR)
     return fail("mountpoint-not-found", path, "no such file or folder; make it first");
