@@ -136,6 +136,7 @@ result<command_line> parse_command_line(int argc, const char* const* argv) {
   app.formatter(std::make_shared<usage_formatter>());
   app.set_version_flag("--version", std::string("fusedisk ") + DMREMAP_VERSION);
   app.add_flag("-f,--foreground", line.foreground, "stay in the foreground and log to standard error");
+  app.add_flag("--json", line.json, "print an error on standard output, too, as an object with its identifier");
   app.add_option("-o", line.option_lists, std::string(option_help))
       ->type_name("OPTION,...")
       ->allow_extra_args(false);

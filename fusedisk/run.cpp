@@ -5,6 +5,8 @@
 #include "fusedisk/daemon.h"
 #include "fusedisk/options.h"
 
+#include <cstring>
+#include <nlohmann/json.hpp>
 #include <ostream>
 
 namespace dmremap {
@@ -18,6 +20,20 @@ result<void> run(const command_line& line) {
       [&](const serving_hook& serving) { return serve(settings, syslog_sink(), serving); });
 }
 
+/// Looked for before the line is parsed: what is wrong with the line is an object, too.
+bool wants_json(int argc, const char* const* argv) {
+  for (int i = 1; i < argc && std::strcmp(argv[i], "--") != 0; ++i)
+    if (std::strcmp(argv[i], "--json") == 0)
+      return true;
+  return false;
+}
+
+/// One line, in the form that `dmremap --json` has for errors.
+std::string as_json(const error& e) {
+  const nlohmann::json object = {{"schema", 1}, {"error", {{"id", e.id}, {"what", e.what}, {"why", e.why}}}};
+  return object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace); // paths need not be UTF-8
+}
+
 } // namespace
 
 int run_fusedisk(int argc, const char* const* argv, std::ostream& out, std::ostream& err) {
@@ -29,6 +45,8 @@ int run_fusedisk(int argc, const char* const* argv, std::ostream& out, std::ostr
   const auto done = line ? run(*line) : tl::make_unexpected(line.error());
   if (done)
     return static_cast<int>(exit_code::ok);
+  if (wants_json(argc, argv))
+    out << as_json(done.error()) << std::endl;
   err << "fusedisk: " << done.error().text() << std::endl;
   return static_cast<int>(done.error().code);
 }
