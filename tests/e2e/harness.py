@@ -406,10 +406,8 @@ class Set:
         """Starts fusedisk in the foreground, on a folder or on a file; Daemon once the mount serves."""
         self._starts += 1
         mountpoint = self.workspace.path / f"{self.name}.{'img' if on_file else 'd'}"
-        if on_file:
-            mountpoint.touch()
-        else:
-            mountpoint.mkdir(exist_ok=True)
+        if not is_mounted(mountpoint):  # else what a killed daemon left
+            mountpoint.touch() if on_file else mountpoint.mkdir(exist_ok=True)
         log_path = self.workspace.path / f"{self.name}.{self._starts}.log"
         command = [program("fusedisk"), "--foreground", *(["-o", options] if options else []),
                    self.main_member, self.spare_member, str(mountpoint)]

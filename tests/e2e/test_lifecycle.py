@@ -82,6 +82,18 @@ class Daemon(LifeCycle):
             os.close(pidfd)
             self.assertFalse((self.set.run_dir / "info.json").exists())
 
+    def test_start_on_a_dead_mount(self):
+        """What a killed daemon left at the mount point, and nobody uses, is taken away; folder and file."""
+        for on_file in (False, True):
+            daemon = self.set.start(on_file=on_file)
+            self.write(64, b"d" * 512)
+            daemon.kill()
+            self.assertTrue(harness.is_mounted(daemon.mountpoint))
+            self.set.start(on_file=on_file)
+            self.assert_image()
+            self.set.stop()
+            self.assertFalse(harness.is_mounted(daemon.mountpoint))
+
     def test_sigterm(self):
         for number in (signal.SIGTERM, signal.SIGINT):
             daemon = self.set.start()

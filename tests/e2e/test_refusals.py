@@ -41,17 +41,20 @@ class Refusals(harness.TestCase):
         self.assertEqual(self.contents(), held, "nothing is written")
         return error
 
-    def check_fusedisk(self, words, code=1, says=(), before=()):
+    def check_fusedisk(self, words, code=1, says=(), before=(), identifier=None):
         """The same for fusedisk itself, which leaves no mount, process or run folder behind."""
         held = self.contents()
         mountpoint = self.workspace.folder("refused")
-        answer = self.workspace.run(*before, harness.program("fusedisk"), *words, mountpoint, check=False)
+        answer = self.workspace.run(*before, harness.program("fusedisk"), "--json", *words, mountpoint,
+                                    check=False)
         mounted = harness.is_mounted(mountpoint)
         if mounted:
             harness.force_unmount(self.workspace, mountpoint)
         self.assertFalse(mounted, "no mount")
         self.assertEqual(answer.returncode, code, answer.stdout + answer.stderr)
         self.check_message(answer.stderr, "fusedisk", says)
+        if identifier:
+            self.assertEqual(json.loads(answer.stdout)["error"]["id"], identifier)
         self.assertEqual(self.contents(), held, "nothing is written")
 
     def check_message(self, text, who, says):
@@ -210,13 +213,14 @@ class Open(Refusals):
             self.set.do("remap", sector)
         attached.detach()
 
-    def attach_with(self, identifier, main=None, spare=None, code=1, says=(), options=()):
+    def attach_with(self, identifier, main=None, spare=None, code=1, says=(), options=(), same=True):
         """Both ways: fusedisk with these members, and attach by a configuration that names them."""
         main, spare = main or self.set.main, spare or self.set.spare
-        self.check_fusedisk((*options, main, spare), code, says)
+        self.check_fusedisk((*options, main, spare), code, says, identifier=identifier if same else None)
         conf = self.workspace.path / "conf/sets.d/e2e.conf"
         kept = conf.read_text()
-        conf.write_text(kept.replace(str(self.set.main), str(main)).replace(str(self.set.spare), str(spare)))
+        marked = kept.replace(str(self.set.main), "@main@").replace(str(self.set.spare), "@spare@")
+        conf.write_text(marked.replace("@main@", str(main)).replace("@spare@", str(spare)))
         try:
             self.check_refused(("attach", "e2e"), identifier, code, says)
         finally:
@@ -233,13 +237,13 @@ class Open(Refusals):
                 self.attach_with("main-wrong-size", main=other, says=(other,))
 
     def test_foreign_spare(self):
-        other = harness.Set(self.workspace, "foreign", main_size=MAIN_SIZE, spare_size=SPARE_SIZE).create()
-        self.files += [other.main, other.spare]
+        other = harness.Set(self.workspace, "foreign", main_size=MAIN_SIZE, spare_size=SPARE_SIZE)
         write_at(other.main, 0, harness.pattern("foreign", MAIN_SIZE))
-        other.start()
+        self.files += [other.main, other.spare]
+        other.create().start()
         other.stop()
-        self.check_fusedisk((self.set.main, other.spare), says=(self.set.main,))
-        self.attach_with("wrong-set", spare=other.spare, says=(other.spare,))
+        self.check_fusedisk((self.set.main, other.spare), says=(self.set.main,), identifier="main-mismatch")
+        self.attach_with("wrong-set", spare=other.spare, says=("foreign",), same=False)
 
     def test_no_spare_at_all(self):
         blank = self.file("blank.img", SPARE_SIZE)
@@ -251,7 +255,9 @@ class Open(Refusals):
         self.attach_with("upstream-v4", spare=v4, says=("v4",))
 
     def test_swapped(self):
-        self.check_fusedisk((self.set.spare, self.set.main), says=("swapped",))
+        self.check_fusedisk((self.set.spare, self.set.main), says=(self.set.spare, "swapped"))
+        other = self.file("other.img", MAIN_SIZE)
+        self.attach_with("main-is-spare", main=self.set.spare, spare=other, says=("swapped",))
 
     def test_a_spare_that_was_cut(self):
         cut = self.file("cut.img", SPARE_SIZE)
@@ -290,7 +296,7 @@ class Open(Refusals):
         as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", f"DMREMAP_RUN_DIR={run}/run",
                      f"DMREMAP_STATE_DIR={run}/state", f"DMREMAP_CONF_DIR={run}/conf")
         self.workspace.folder("refused").chmod(0o777)
-        self.check_fusedisk((self.set.main, self.set.spare), says=(self.set.main,), before=as_nobody)
+        self.check_fusedisk((self.set.main, self.set.spare), says=("permission",), before=as_nobody)
         self.check_refused(self.create_words(), "no-permission", before=as_nobody)
         attached = Attached(self.workspace, "e2e")
         answer = self.workspace.run(*as_nobody[:4], harness.program("dmremap"), "remap", "e2e", 8, check=False)
@@ -304,14 +310,14 @@ class Open(Refusals):
         script = f'mount -t tmpfs none {without} && for d in null zero urandom loop-control; do ' \
                  f'cp -a /dev/$d {without}/; done && mount --bind {without} /dev && exec "$@"'
         before = ("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh")
-        self.check_fusedisk((self.set.main, self.set.spare), says=("/dev/fuse",), before=before)
+        self.check_fusedisk((self.set.main, self.set.spare), says=("/dev/fuse",), before=before, identifier="no-fuse")
         self.check_refused(("attach", "e2e"), "no-fuse", says=("/dev/fuse",), before=before)
 
     def test_bad_options(self):
         members = (self.set.main, self.set.spare)
         for option in ("nonsense", "workers=0", "workers=x", "read_retries=-1", "log_level=loud", "auto_remap=2", "ro=1", "workers"):
             with self.subTest(option):
-                self.check_fusedisk(("-o", option, *members), 2, says=(option.split("=")[0],))
+                self.check_fusedisk(("-o", option, *members), 2, (option.split("=")[0],), identifier="bad-option")
         self.check_fusedisk(("--nonsense", *members), 2)
         self.check_fusedisk((f"{self.set.main}@1+8", self.set.spare), 2)
         self.check_fusedisk(("--name", "unknown"), 1, says=("unknown",))
