@@ -34,7 +34,11 @@ std::optional<error> reported_error(const std::string& output) {
     if (!object.is_object() || !object.contains("error") || !object["error"].is_object())
       continue;
     const auto& said = object["error"];
-    return error{said.value("id", ""), said.value("what", ""), said.value("why", ""), exit_code::failed};
+    error reported;
+    for (const auto& [key, field] :
+         {std::pair{"id", &reported.id}, {"what", &reported.what}, {"why", &reported.why}})
+      *field = said.value(key, std::string());
+    return reported;
   }
   return std::nullopt;
 }
