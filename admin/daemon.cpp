@@ -52,7 +52,8 @@ std::string last_message(std::string output) {
   return output.compare(0, prefix.size(), prefix) == 0 ? output.substr(prefix.size()) : output;
 }
 
-/// Not stat(): the kernel keeps the attributes of a FUSE mount and answers from them though its server is gone.
+/// Not stat(): the kernel keeps the attributes of a FUSE mount and answers from them though its server is
+/// gone.
 bool is_dead_mount(const std::string& path) {
   struct statfs facts {};
   return ::statfs(path.c_str(), &facts) != 0 && errno == ENOTCONN;

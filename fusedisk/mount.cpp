@@ -63,8 +63,8 @@ result<void> clear_dead_mount(const std::string& path) {
                   "): detach what still stands on its image (losetup -a), then umount it");
 }
 
-/// 0, or why nothing can be mounted there. stat() alone does not see that a mount's server is gone, because the kernel
-/// keeps the attributes; statfs() asks.
+/// 0, or why nothing can be mounted there. stat() alone does not see that a mount's server is gone, because
+/// the kernel keeps the attributes; statfs() asks.
 int look_at(const std::string& path, struct stat& st) {
   struct statfs fs {};
   return ::stat(path.c_str(), &st) == 0 && ::statfs(path.c_str(), &fs) == 0 ? 0 : errno;

@@ -198,7 +198,7 @@ class Demo:
         print(f"   $ kill -9 {self.attached.pid}")
         self.attached.kill()
         self.mnt.force()
-        print("   $ dmremap detach demo; dmremap attach demo")
+        print("   $ dmremap detach demo")
         self.attached.detach()
         self.attach()
         require(self.remaps() == before, f"the same {len(before)} remaps")
