@@ -6,6 +6,7 @@
 #include "engine/unique_fd.h"
 #include "fusedisk/control_server.h"
 #include "fusedisk/ctl_text.h"
+#include "fusedisk/events.h"
 #include "fusedisk/fuse_server.h"
 #include "fusedisk/live_target.h"
 #include "fusedisk/run_files.h"
@@ -93,7 +94,8 @@ result<void> daemon_run::open_set() {
   std::vector<std::pair<member_role, member_spec>> specs = {{member_role::main, settings_.main}};
   for (const auto& spare : settings_.spares)
     specs.emplace_back(member_role::spare, spare);
-  const auto& how = settings_.options.open;
+  open_options how = settings_.options.open;
+  how.on_remap = [this](const remap_event& event) { log_.warn(text_of(event, info_)); };
   members_ = TRY(open_members(specs, how.read_only ? access_mode::read_only : access_mode::read_write));
   CHECK_OK(
       check_fuse_device()); // before disk::open, which writes; what is wrong with the members is told first
