@@ -209,10 +209,11 @@ result<void> daemon_run::wait_and_close() {
   control_.reset(); // answers what it has taken
   target_->quiesce();
   auto closed = disk_->close();
+  const std::string name = "set " + target_->known_info().set_name; // it may have been renamed
   if (closed)
-    log_.info("set " + info_.set_name + ": closed cleanly");
+    log_.info(name + ": closed cleanly");
   else
-    log_.error("set " + info_.set_name + ": not closed cleanly: " + closed.error().text());
+    log_.error(name + ": not closed cleanly: " + closed.error().text());
   return closed;
 }
 
