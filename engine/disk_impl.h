@@ -128,6 +128,7 @@ struct disk::impl {
   [[nodiscard]] io_result allocate_and_write(const moving_unit& unit, slot_kind kind,
                                              std::vector<slot_change>& changes);
   void abandon(std::span<const slot_change> changes);
+  void report(std::span<const moving_unit> moved, std::span<const slot_change> changes, bool writing) const;
   [[nodiscard]] io_result patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data);
 
   // disk_identity.cpp

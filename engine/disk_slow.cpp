@@ -121,6 +121,7 @@ io_result disk::impl::rescue_read(io_context::impl&, std::span<std::byte> buffer
   if (reply.outcome == commit_outcome::done) {
     ++set->counts().auto_remaps;
     gate.thaw(mark, [&] { set->publish(changes); });
+    report({&moving, 1}, changes, false);
     return answer(image, io_error::lost);
   }
   thaw();
@@ -254,6 +255,7 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
   }
   set->counts().auto_remaps += by_error;
   gate.thaw(mark, [&] { set->publish(changes); });
+  report(moves, changes, true);
   return outcome;
 }
 
@@ -374,6 +376,17 @@ io_result disk::impl::allocate_and_write(const moving_unit& unit, slot_kind kind
     changes.push_back({0, got.front(), slot_kind::retired, main_unit(0), 0, 0}); // and the next one
   }
   return io_fail(io_error::medium);
+}
+
+/// Tells whoever opened the set of `moved` units; `changes` says where they went, and of other changes, too.
+void disk::impl::report(std::span<const moving_unit> moved, std::span<const slot_change> changes,
+                        bool writing) const {
+  if (!options.on_remap)
+    return;
+  for (const slot_change& c : changes)
+    for (const moving_unit& m : moved)
+      if (c.kind == slot_kind::remap && c.main == m.main)
+        options.on_remap({c.main, c.spare, c.unit, c.lost, writing});
 }
 
 void disk::impl::abandon(std::span<const slot_change> changes) {
