@@ -116,6 +116,7 @@ io_result spare_metadata::super_attempt(bool& again) {
         return {};
       }
     }
+    valid_supers_ |= 1u << first; // from here on the others may be overwritten, this attempt or the next
   }
   unsigned written = 1u << first;
   for (unsigned c = 0; c < super_copies && rules_.super_write_others; ++c) {
