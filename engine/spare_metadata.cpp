@@ -230,11 +230,11 @@ io_result spare_metadata::write_first_copies(std::vector<std::uint32_t> blocks, 
   while (!blocks.empty()) {
     for (const std::uint32_t b : blocks) {
       const std::uint32_t chunk = places().chunk_of(b);
-      const unsigned sure = sure_copies(b);
       bool wrote_one = false;
       for (unsigned r = 0; r < own_replicas && !wrote_one; ++r) {
-        // As with superblocks: never over the only copy that surely holds the newest content.
-        if (!super.is_good(r, chunk) || failed.contains({r, chunk}) || (sure & ~(1u << r)) == 0)
+        // As with superblocks: never over the only copy that surely holds the newest content. A write that
+        // failed may have torn its copy, so each try leaves one less.
+        if (!super.is_good(r, chunk) || failed.contains({r, chunk}) || (sure_copies(b) & ~(1u << r)) == 0)
           continue;
         sure_[b] = sure_copies(b) & ~(1u << r);
         if (auto wrote = write_copy(r, b); wrote) {

@@ -26,3 +26,61 @@ TEST_CASE("a flush that fails while superblocks are written does not end all lat
   REQUIRE(f.set->info()->spares[0].super_copies_valid == 5);
   REQUIRE(f.set->info()->spares[0].head_copies_valid == 5);
 }
+
+namespace {
+
+/// The metadata of a closed set, loaded by itself.
+struct metadata_fixture {
+  explicit metadata_fixture(std::uint64_t spare_bytes = 16u << 20) : set(1u << 20, 512, 512, spare_bytes) {
+    set.close();
+    load();
+    counter = {m->highest_sequence() + 1, m->highest_sequence() + 100000};
+    unit = m->places().first_automatic();
+    while (m->places().is_metadata(unit))
+      unit = unit.plus(1);
+    block = geometry::block_of(unit);
+    chunk = m->places().chunk_of(block);
+  }
+  void load() {
+    auto loaded = spare_metadata::load(set.spare, rules);
+    if (!loaded)
+      FAIL(loaded.error().text());
+    m = std::move(*loaded);
+  }
+  [[nodiscard]] std::uint64_t sector(unsigned replica, std::uint32_t number) const {
+    return byte_of(m->places().block_place(replica, number)) / sector_bytes;
+  }
+  void break_writes(unsigned replica, std::uint32_t number, io_error error = io_error::medium) {
+    set.spare->add_bad({sector(replica, number), 8, direction::write, error, always, false});
+  }
+  void remap(spare_unit u, std::uint64_t main) {
+    m->set(u, slot::make(slot_kind::remap, main_unit(main), 0, 0, counter.take()));
+  }
+  [[nodiscard]] io_result write(std::vector<std::uint32_t> blocks) {
+    return m->write_blocks(blocks, counter);
+  }
+
+  set_fixture set;
+  commit_rules rules;
+  std::unique_ptr<spare_metadata> m;
+  sequence_counter counter;
+  spare_unit unit;
+  std::uint32_t block = 0, chunk = 0;
+};
+
+} // namespace
+
+TEST_CASE("the only copy that surely holds a table block is not written over", "[spare_metadata]") {
+  metadata_fixture f;
+  for (unsigned r = 0; r < 4; ++r)
+    f.break_writes(r, f.block);
+  f.set.spare->watch(f.sector(4, f.block));
+  f.remap(f.unit, 7);
+  REQUIRE_FALSE(f.write({f.block}));
+  REQUIRE(f.set.spare->touched(f.sector(4, f.block), direction::write) == 0);
+  f.set.spare->clear_faults();
+  REQUIRE(f.write({f.block}));
+  f.load();
+  REQUIRE(f.m->get(f.unit).main().value == 7);
+  REQUIRE(f.m->super.good_replicas(f.chunk) == 0x1F);
+}
