@@ -71,6 +71,7 @@ io_result spare_metadata::write_super(sequence_counter& sequences) {
   }
   highest_sequence_ = std::max(highest_sequence_, super.sequence_end);
   supers_damaged_ = false;
+  bits_unsaved_ = false;
   return {};
 }
 
@@ -289,12 +290,12 @@ io_result spare_metadata::write_other_copies(std::span<const std::uint32_t> bloc
 }
 
 io_result spare_metadata::drop_failed_copies(const failed_copies& failed, sequence_counter& sequences) {
-  if (failed.empty())
-    return {};
   for (const auto& [replica, chunk] : failed)
-    if (std::popcount(super.good_replicas(chunk)) > 1) // the last is never cleared
+    if (std::popcount(super.good_replicas(chunk)) > 1) { // the last is never cleared
       super.set_good(replica, chunk, false);
-  return write_super(sequences);
+      bits_unsaved_ = true;
+    }
+  return bits_unsaved_ ? write_super(sequences) : io_result{};
 }
 
 io_result spare_metadata::write_blocks(std::span<const std::uint32_t> blocks, sequence_counter& sequences,

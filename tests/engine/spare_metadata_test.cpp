@@ -84,3 +84,15 @@ TEST_CASE("the only copy that surely holds a table block is not written over", "
   REQUIRE(f.m->get(f.unit).main().value == 7);
   REQUIRE(f.m->super.good_replicas(f.chunk) == 0x1F);
 }
+
+TEST_CASE("good bits that could not be cleared yet are cleared before the next answer", "[spare_metadata]") {
+  metadata_fixture f;
+  f.break_writes(3, f.block);
+  f.set.spare->add_bad({0, 8, direction::write, io_error::transient, 1, false}); // the first superblock copy
+  f.remap(f.unit, 7);
+  REQUIRE_FALSE(f.write({f.block}));
+  REQUIRE(f.write({f.block}));
+  f.load();
+  REQUIRE(f.m->super.good_replicas(f.chunk) == 0x17);
+  REQUIRE(f.m->get(f.unit).main().value == 7);
+}
