@@ -290,11 +290,18 @@ io_result spare_metadata::write_other_copies(std::span<const std::uint32_t> bloc
 }
 
 io_result spare_metadata::drop_failed_copies(const failed_copies& failed, sequence_counter& sequences) {
+  // Replicas that failed for none of a chunk's blocks hold all of the change. Where there is none, no copy
+  // may lose its bit: the last is never cleared, and which one that would be is not for chance to say.
+  std::map<std::uint32_t, unsigned> lost;
   for (const auto& [replica, chunk] : failed)
-    if (std::popcount(super.good_replicas(chunk)) > 1) { // the last is never cleared
-      super.set_good(replica, chunk, false);
-      bits_unsaved_ = true;
-    }
+    lost[chunk] |= 1u << replica;
+  for (const auto& [chunk, replicas] : lost)
+    if ((super.good_replicas(chunk) & ~replicas) == 0)
+      return io_fail(io_error::medium);
+  for (const auto& [replica, chunk] : failed) {
+    super.set_good(replica, chunk, false);
+    bits_unsaved_ = true;
+  }
   return bits_unsaved_ ? write_super(sequences) : io_result{};
 }
 

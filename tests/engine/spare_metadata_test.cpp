@@ -96,3 +96,36 @@ TEST_CASE("good bits that could not be cleared yet are cleared before the next a
   REQUIRE(f.m->super.good_replicas(f.chunk) == 0x17);
   REQUIRE(f.m->get(f.unit).main().value == 7);
 }
+
+TEST_CASE("a change that no good replica holds in full is not answered", "[spare_metadata]") {
+  metadata_fixture f(2ull << 30); // chunks of more than one block
+  const std::uint32_t one = f.block, other = f.block + 1;
+  REQUIRE(f.m->places().chunk_of(other) == f.chunk);
+  const spare_unit there(std::uint64_t{other} * slots_per_block);
+  f.break_writes(3, one);
+  f.break_writes(4, one);
+  REQUIRE(f.m->prepare_chunk(f.chunk, f.counter));
+  REQUIRE(f.m->super.good_replicas(f.chunk) == 0x7);
+  // Each of the three fails for one block or the other, none for both.
+  f.break_writes(0, other);
+  f.break_writes(1, one);
+  f.break_writes(2, one);
+  f.remap(f.unit, 7);
+  f.remap(there, 8);
+  const auto written = f.write({one, other});
+  f.load();
+  CHECK(f.m->super.good_replicas(f.chunk) == 0x7);
+  if (written) {
+    CHECK(f.m->get(f.unit).main().value == 7);
+    CHECK(f.m->get(there).main().value == 8);
+  }
+  REQUIRE_FALSE(written);
+  f.set.spare->clear_faults();
+  f.counter.next += 100;
+  f.remap(f.unit, 7);
+  f.remap(there, 8);
+  REQUIRE(f.write({one, other}));
+  f.load();
+  CHECK(f.m->get(f.unit).main().value == 7);
+  CHECK(f.m->get(there).main().value == 8);
+}
