@@ -115,6 +115,8 @@ result<std::unique_ptr<disk>> disk::open(std::shared_ptr<store> main,
                 "uses a feature that this version can only read; open it with -o ro");
   i.bytes = m.super.main_sectors * sector_bytes;
   i.main.io = std::move(main);
+  // What a session that was killed had answered may still lie in a cache: the first flush covers that, too.
+  i.main.written = options.read_only ? 0 : 1;
   i.auto_remap = options.auto_remap && !options.read_only;
   i.read_retries = options.read_retries;
   if (!m.super.clean)
