@@ -87,6 +87,7 @@ io_result spare_metadata::super_attempt(bool& again) {
     encode_superblock(super, copy, places().super_place(copy), bytes);
     return io_->write(bytes.span(), byte_of(places().super_place(copy)));
   };
+  const std::uint64_t failed_before = io_->failed_flushes();
   // Never the only valid one first: a crash in the middle would leave none.
   unsigned first = super_copies;
   for (unsigned c = super_copies; c-- > 0;)
@@ -106,7 +107,7 @@ io_result spare_metadata::super_attempt(bool& again) {
   }
   if (rules_.super_others_after_first) {
     if (rules_.super_flush_first)
-      CHECK_OK(io_->flush());
+      CHECK_OK(flush_since(*io_, failed_before));
     if (rules_.super_read_back) {
       block_bytes back;
       auto read = io_->read(back.span(), byte_of(places().super_place(first)));
@@ -132,7 +133,7 @@ io_result spare_metadata::super_attempt(bool& again) {
       return wrote;
   }
   if (rules_.super_flush_others)
-    CHECK_OK(io_->flush());
+    CHECK_OK(flush_since(*io_, failed_before));
   valid_supers_ |= written;
   return {};
 }
@@ -165,7 +166,7 @@ io_result spare_metadata::erase_supers() {
 // ---------------------------------------------------------------------------------------------------------
 
 io_result spare_metadata::prepare_chunk(std::uint32_t chunk, sequence_counter& sequences) {
-  const std::uint64_t sequence = sequences.take();
+  const std::uint64_t sequence = sequences.take(), failed_before = io_->failed_flushes();
   std::vector<block_bytes> buffer(std::min(piece_blocks, places().chunk_blocks));
   unsigned written = 0;
   for (unsigned r = 0; r < own_replicas; ++r) {
@@ -189,7 +190,7 @@ io_result spare_metadata::prepare_chunk(std::uint32_t chunk, sequence_counter& s
   if (std::popcount(written) < 2)
     return io_fail(io_error::medium);
   if (rules_.prepare_flush)
-    CHECK_OK(io_->flush());
+    CHECK_OK(flush_since(*io_, failed_before));
   for (unsigned r = 0; r < own_replicas; ++r)
     super.set_good(r, chunk, (written >> r & 1) != 0);
   if (!rules_.bits_before_slot)
@@ -229,6 +230,7 @@ bool spare_metadata::matches_disk(unsigned replica, std::uint32_t number, io_err
 io_result spare_metadata::write_first_copies(std::vector<std::uint32_t> blocks, failed_copies& failed,
                                              std::map<std::uint32_t, unsigned>& first_of) {
   while (!blocks.empty()) {
+    const std::uint64_t failed_before = io_->failed_flushes();
     for (const std::uint32_t b : blocks) {
       const std::uint32_t chunk = places().chunk_of(b);
       bool wrote_one = false;
@@ -251,7 +253,7 @@ io_result spare_metadata::write_first_copies(std::vector<std::uint32_t> blocks, 
         return io_fail(io_error::medium);
     }
     if (rules_.flush_first)
-      CHECK_OK(io_->flush());
+      CHECK_OK(flush_since(*io_, failed_before));
     if (!rules_.read_back)
       break;
     std::vector<std::uint32_t> retry;
@@ -312,11 +314,12 @@ io_result spare_metadata::write_blocks(std::span<const std::uint32_t> blocks, se
   for (const std::uint32_t b : blocks)
     if (renumber || block(b).sequence == 0)
       block(b).sequence = sequences.take();
+  const std::uint64_t failed_before = io_->failed_flushes();
   CHECK_OK(write_first_copies({blocks.begin(), blocks.end()}, failed, first_of));
   if (rules_.write_others)
     CHECK_OK(write_other_copies(blocks, failed, first_of));
   if (rules_.flush_others)
-    CHECK_OK(io_->flush());
+    CHECK_OK(flush_since(*io_, failed_before));
   CHECK_OK(drop_failed_copies(failed, sequences));
   for (const std::uint32_t b : blocks) {
     sure_.erase(b);

@@ -62,3 +62,42 @@ TEST_CASE("the first flush covers what a killed session had answered", "[flush]"
   REQUIRE(v.set->flush());
   REQUIRE(v.survives(8192, std::byte{7}));
 }
+
+TEST_CASE("a flush that failed is told once, to a caller of flush", "[flush]") {
+  set_fixture f;
+  REQUIRE(f.write(8192, 512, std::byte{7}));
+  f.main->fail_flushes(1);
+  REQUIRE_FALSE(f.set->flush());
+  REQUIRE(f.set->flush());
+  REQUIRE(f.set->stats().flush_errors == 1);
+}
+
+TEST_CASE("a flush that failed for a table change may have given up other writes: the next flush says so",
+          "[flush]") {
+  set_fixture f;
+  REQUIRE(f.set->remap(sector_number(0)));
+  f.main->add_bad({40, 8, direction::write, io_error::medium, always, false});
+  SECTION("a write to the spare was answered before") {
+    REQUIRE(f.write(0, 4096, std::byte{7}));
+    f.spare->fail_flushes(1);
+    REQUIRE(f.write(40 * 512, 4096, std::byte{8})); // moved at the second try, data and all
+    REQUIRE_FALSE(f.set->flush());
+    REQUIRE(f.set->flush());
+  }
+  SECTION("nothing waited for a flush") {
+    f.spare->fail_flushes(1);
+    REQUIRE(f.write(40 * 512, 4096, std::byte{8}));
+    REQUIRE(f.set->flush());
+  }
+}
+
+TEST_CASE("a lost sector's new bytes are not answered where their flush failed", "[flush]") {
+  set_fixture f;
+  f.main->add_bad({83, 1, direction::read, io_error::medium, always, false});
+  REQUIRE_FALSE(f.read(80 * 512, 4096));
+  f.spare->fail_flushes(1);
+  REQUIRE_FALSE(f.write(83 * 512, 512, std::byte{9}));
+  REQUIRE(f.read(83 * 512, 512).error() == io_error::lost);
+  REQUIRE(f.write(83 * 512, 512, std::byte{9}));
+  REQUIRE(f.holds(83 * 512, 512, std::byte{9}));
+}
