@@ -126,6 +126,7 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
   for (std::uint64_t n = 0; n < plan.count; n += units_per_freeze) {
     const std::uint64_t count = std::min(units_per_freeze, plan.count - n);
     const unsigned mark = i.gate.freeze({plan.first_main + n, count});
+    const std::uint64_t data_since = i.spares[0]->io->failed_flushes();
     std::vector<slot_change> changes;
     io_result edges;
     for (std::uint64_t k = n; k < n + count && edges; ++k) {
@@ -145,7 +146,7 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
     else if (changes.empty())
       reply.outcome = commit_outcome::done;
     else
-      reply = i.set->commit(changes, true);
+      reply = i.set->commit(changes, data_since);
     if (reply.outcome != commit_outcome::done) {
       i.gate.thaw(mark, [] {});
       if (reply.outcome == commit_outcome::in_doubt)

@@ -23,7 +23,24 @@ struct disk_member {
   std::shared_ptr<store> io;
   std::atomic<std::uint64_t> written{0}; ///< writes answered so far
   std::atomic<std::uint64_t> flushed{0}; ///< `written` as it was before the last good flush began
+  /// Failed flushes that came while a write was under way: what became of that write is not known.
+  std::atomic<std::uint64_t> crossed{0};
+  std::atomic<std::uint64_t> reported{0}; ///< of failed_flushes(): those that a caller of flush was told of
 
+  [[nodiscard]] std::uint64_t failed_flushes() const { return io->failed_flushes() + crossed.load(); }
+  /// Writes for somebody who will flush later.
+  [[nodiscard]] io_result write(std::span<const std::byte> data, std::uint64_t at) {
+    const std::uint64_t failed_before = io->failed_flushes();
+    CHECK_OK(io->write(data, at));
+    note_written(failed_before);
+    return {};
+  }
+  void note_written(std::uint64_t failed_before) {
+    written.fetch_add(1);
+    if (io->failed_flushes() != failed_before) [[unlikely]]
+      crossed.fetch_add(1);
+  }
+  /// Also fails where another flush of the member, be it one for the tables, failed since the last one here.
   [[nodiscard]] io_result flush_if_written();
 };
 
@@ -124,7 +141,7 @@ struct disk::impl {
   [[nodiscard]] bool main_answers_elsewhere(main_unit u);
   [[nodiscard]] bool breaker_trips(std::uint64_t units);
   [[nodiscard]] commit_reply place(std::span<const moving_unit> units, slot_kind kind,
-                                   std::vector<slot_change>& changes);
+                                   std::vector<slot_change>& changes, std::uint64_t data_since);
   [[nodiscard]] io_result allocate_and_write(const moving_unit& unit, slot_kind kind,
                                              std::vector<slot_change>& changes);
   void abandon(std::span<const slot_change> changes);

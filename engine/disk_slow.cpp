@@ -117,7 +117,7 @@ io_result disk::impl::rescue_read(io_context::impl&, std::span<std::byte> buffer
   }
   std::vector<slot_change> changes;
   const moving_unit moving{u, image};
-  const commit_reply reply = place({&moving, 1}, slot_kind::remap, changes);
+  const commit_reply reply = place({&moving, 1}, slot_kind::remap, changes, spares[0]->io->failed_flushes());
   if (reply.outcome == commit_outcome::done) {
     ++set->counts().auto_remaps;
     gate.thaw(mark, [&] { set->publish(changes); });
@@ -219,6 +219,7 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
       again = set->complete_doubt();
       return io_fail(io_error::lost);
     }
+  const std::uint64_t data_since = spares[0]->io->failed_flushes();
   io_result outcome;
   const auto note = [&](io_result r) {
     if (!r && outcome)
@@ -248,7 +249,7 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
     return outcome;
   }
   const std::size_t by_error = moves.size();
-  const commit_reply reply = place(moves, slot_kind::remap, changes);
+  const commit_reply reply = place(moves, slot_kind::remap, changes, data_since);
   if (reply.outcome != commit_outcome::done) {
     gate.thaw(mark, [] {});
     return outcome ? io_fail(reply.outcome == commit_outcome::refused ? reply.why : io_error::lost) : outcome;
@@ -304,21 +305,15 @@ io_result disk::impl::write_spare_piece(map_entry e, main_unit u, std::uint64_t 
 
 /// Writes bytes of any alignment within one unit of a member; the caller holds the unit's freeze.
 io_result disk::impl::patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data) {
-  io_result written;
-  if (fits_blocks(*m.io, at, data.size())) {
-    written = m.io->write(data, at);
-  } else {
-    const std::uint64_t start = align_down(at, m.io->block_size());
-    const std::uint64_t length = align_up(at + data.size(), m.io->block_size()) - start;
-    block_bytes merged;
-    const auto whole = merged.span().first(length);
-    CHECK_OK(m.io->read(whole, start));
-    std::memcpy(whole.data() + (at - start), data.data(), data.size());
-    written = m.io->write(whole, start);
-  }
-  if (written)
-    m.written.fetch_add(1);
-  return written;
+  if (fits_blocks(*m.io, at, data.size()))
+    return m.write(data, at);
+  const std::uint64_t start = align_down(at, m.io->block_size());
+  const std::uint64_t length = align_up(at + data.size(), m.io->block_size()) - start;
+  block_bytes merged;
+  const auto whole = merged.span().first(length);
+  CHECK_OK(m.io->read(whole, start));
+  std::memcpy(whole.data() + (at - start), data.data(), data.size());
+  return m.write(whole, start);
 }
 
 /// Promise 8: is this a bad place, or a device that fails as a whole?
@@ -397,13 +392,16 @@ void disk::impl::abandon(std::span<const slot_change> changes) {
 }
 
 /// Puts units onto the spare and commits them along with what `changes` already holds. Where the reply is
-/// `done`, `changes` is what the caller publishes before it thaws.
+/// `done`, `changes` is what the caller publishes before it thaws. `data_since`: failed flushes of the spare
+/// before the data of the given changes was written.
 commit_reply disk::impl::place(std::span<const moving_unit> units, slot_kind kind,
-                               std::vector<slot_change>& changes) {
+                               std::vector<slot_change>& changes, std::uint64_t data_since) {
   const std::size_t given = changes.size();
   commit_reply reply;
   for (unsigned tries = 0; tries < place_tries; ++tries) {
     changes.resize(given);
+    if (given == 0) // all data is written anew, whatever became of it in the try before
+      data_since = spares[0]->io->failed_flushes();
     io_result written;
     for (const moving_unit& u : units)
       if (written = allocate_and_write(u, kind, changes); !written)
@@ -412,7 +410,7 @@ commit_reply disk::impl::place(std::span<const moving_unit> units, slot_kind kin
       abandon(std::span(changes).subspan(given));
       return {commit_outcome::refused, written.error()};
     }
-    reply = set->commit(changes, true);
+    reply = set->commit(changes, data_since);
     if (reply.outcome == commit_outcome::done)
       set->counts().lifetime_allocations += units.size();
     if (reply.outcome != commit_outcome::refused)

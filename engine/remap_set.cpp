@@ -232,8 +232,9 @@ io_result remap_set::reserve_sequences(std::uint64_t needed) {
   return written;
 }
 
-commit_reply remap_set::commit(std::span<const slot_change> changes, bool with_data) {
-  request mine{changes, with_data, false, {}};
+commit_reply remap_set::commit(std::span<const slot_change> changes,
+                               std::optional<std::uint64_t> data_since) {
+  request mine{changes, data_since, false, {}};
   {
     const std::lock_guard lock(queue_mutex_);
     queue_.push_back(&mine);
@@ -280,17 +281,18 @@ void remap_set::run_batch(std::span<request* const> batch) {
     }
   };
   std::uint64_t slots = doubt_.size();
-  bool with_data = false;
+  std::optional<std::uint64_t> data_since;
   for (const request* r : batch) {
     slots += r->changes.size();
-    with_data |= r->with_data;
+    if (r->data_since)
+      data_since = std::min(data_since.value_or(*r->data_since), *r->data_since);
   }
   if (auto ready = reserve_sequences(2 * slots + chunk_count); !ready)
     return finish(commit_outcome::refused, ready.error());
   if (auto ready = ready_chunks(batch); !ready)
     return finish(commit_outcome::refused, ready.error());
-  if (with_data && rules_.flush_data)
-    if (auto flushed = m.io().flush(); !flushed)
+  if (data_since && rules_.flush_data)
+    if (auto flushed = flush_since(m.io(), *data_since); !flushed)
       return finish(commit_outcome::refused, flushed.error());
 
   std::set<std::uint32_t> touched; // what is in doubt is superseded along with it
@@ -347,7 +349,7 @@ void remap_set::settle_doubt() {
 bool remap_set::complete_doubt() {
   if (!in_doubt())
     return true;
-  return commit({}, true).outcome == commit_outcome::done;
+  return commit({}, std::nullopt).outcome == commit_outcome::done; // its data was flushed before its tables
 }
 
 void remap_set::publish(std::span<const slot_change> changes) {
