@@ -108,6 +108,9 @@ struct disk::impl {
   std::chrono::steady_clock::time_point window_start{};
   std::uint64_t window_remaps = 0, window_bad_writes = 0, window_good_before = 0;
 
+  std::mutex to_retire_mutex;
+  std::vector<spare_unit> to_retire; ///< failed a write, taken, not in the table yet
+
   std::mutex admin_mutex; ///< one change by hand at a time
 
   // disk.cpp: fast path
@@ -145,6 +148,7 @@ struct disk::impl {
   [[nodiscard]] io_result allocate_and_write(const moving_unit& unit, slot_kind kind,
                                              std::vector<slot_change>& changes);
   void abandon(std::span<const slot_change> changes);
+  [[nodiscard]] bool spare_answers();
   [[nodiscard]] io_result patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data);
 
   // disk_identity.cpp

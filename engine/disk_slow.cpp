@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cstring>
+#include <utility>
 
 namespace dmremap {
 namespace {
@@ -13,7 +14,8 @@ constexpr std::uint64_t frozen_write_units =
     16; // what one freeze of a failed write covers: one commit for all
 constexpr unsigned rescue_tries = 8;
 constexpr unsigned place_tries = 3;
-constexpr unsigned spare_unit_tries = 8;
+constexpr unsigned spare_unit_tries = 64;  // for one unit of main
+constexpr unsigned tries_before_doubt = 8; // then the spare has to show that it answers at all
 constexpr auto breaker_window = std::chrono::seconds(10);
 constexpr std::uint64_t breaker_remaps = 64;
 
@@ -350,6 +352,8 @@ bool disk::impl::breaker_trips(std::uint64_t units) {
 io_result disk::impl::allocate_and_write(const moving_unit& unit, slot_kind kind,
                                          std::vector<slot_change>& changes) {
   for (unsigned tries = 0; tries < spare_unit_tries; ++tries) {
+    if (tries == tries_before_doubt && !spare_answers())
+      break;
     const auto got = set->allocate(0, 1);
     if (got.empty()) {
       spare_full = true;
@@ -371,11 +375,25 @@ io_result disk::impl::allocate_and_write(const moving_unit& unit, slot_kind kind
   return io_fail(io_error::medium);
 }
 
+bool disk::impl::spare_answers() {
+  bool answers = false;
+  set->with_metadata([&](spare_metadata& m) { answers = m.verify_supers() != 0; });
+  return answers;
+}
+
+/// Units that failed stay taken and are retired along with the next change: else every later try would begin
+/// with the same bad place again. Not so where the spare does not answer at all: that says nothing of them.
 void disk::impl::abandon(std::span<const slot_change> changes) {
-  std::vector<spare_unit> units;
+  std::vector<spare_unit> good, bad;
   for (const slot_change& c : changes)
-    units.push_back(c.unit);
-  set->release_units(0, units);
+    (c.kind == slot_kind::retired ? bad : good).push_back(c.unit);
+  if (!bad.empty() && !spare_answers()) {
+    good.insert(good.end(), bad.begin(), bad.end());
+    bad.clear();
+  }
+  set->release_units(0, good);
+  const std::lock_guard lock(to_retire_mutex);
+  to_retire.insert(to_retire.end(), bad.begin(), bad.end());
 }
 
 /// Puts units onto the spare and commits them along with what `changes` already holds. Where the reply is
@@ -396,6 +414,11 @@ commit_reply disk::impl::place(std::span<const moving_unit> units, slot_kind kin
     if (!written) {
       abandon(std::span(changes).subspan(given));
       return {commit_outcome::refused, written.error()};
+    }
+    if (tries == 0) { // no more than once: their chunk may be one that cannot change any more
+      const std::lock_guard lock(to_retire_mutex);
+      for (const spare_unit bad : std::exchange(to_retire, {}))
+        changes.push_back({0, bad, slot_kind::retired, main_unit(0), 0, 0});
     }
     reply = set->commit(changes, data_since);
     if (reply.outcome == commit_outcome::done)
