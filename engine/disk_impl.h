@@ -127,6 +127,7 @@ struct disk::impl {
   [[nodiscard]] std::uint64_t valid_sectors(main_unit u) const; ///< 8, fewer in a partial last unit
 
   // disk_slow.cpp
+  [[nodiscard]] bool settle(unit_range r);
   [[nodiscard]] io_result resolve_read(io_context::impl& c, std::span<std::byte> buffer, std::uint64_t offset,
                                        attempt last);
   [[nodiscard]] io_result resolve_write(io_context::impl& c, std::span<const std::byte> data,

@@ -45,6 +45,16 @@ void disk::impl::note_error(const attempt& a, bool writing) {
   }
 }
 
+/// Tries to complete what is in doubt. True: nothing in the range is in doubt any more.
+bool disk::impl::settle(unit_range r) {
+  if (set->complete_doubt())
+    return true;
+  for (std::uint64_t u = r.first; u < r.first + r.count; ++u)
+    if (set->lookup(main_unit(u)).in_doubt())
+      return false;
+  return true;
+}
+
 // --- reading
 // -------------------------------------------------------------------------------------------------------
 
@@ -60,7 +70,7 @@ io_result disk::impl::resolve_read(io_context::impl& c, std::span<std::byte> buf
       continue;
     }
     if (last.end == attempt_end::doubtful) {
-      if (!set->complete_doubt())
+      if (!settle(range))
         return io_fail(io_error::lost);
       continue;
     }
@@ -184,7 +194,7 @@ io_result disk::impl::resolve_write(io_context::impl& c, std::span<const std::by
       continue;
     }
     if (last.end == attempt_end::doubtful) {
-      if (!set->complete_doubt())
+      if (!settle(range))
         return io_fail(io_error::lost);
       continue;
     }
@@ -217,7 +227,7 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
   for (std::uint64_t u = range.first; u < range.first + range.count; ++u)
     if (set->lookup(main_unit(u)).in_doubt()) {
       gate.thaw(mark, [] {});
-      again = set->complete_doubt();
+      again = settle(range);
       return io_fail(io_error::lost);
     }
   const std::uint64_t data_since = spares[0]->io->failed_flushes();
@@ -356,6 +366,8 @@ io_result disk::impl::allocate_and_write(const moving_unit& unit, slot_kind kind
       break;
     const auto got = set->allocate(0, 1);
     if (got.empty()) {
+      if (set->in_doubt() && set->complete_doubt()) // units of a chunk in doubt are not given out
+        continue;
       spare_full = true;
       return io_fail(io_error::medium); // no spare capacity: EIO for this request alone
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A spare that has bad places of its own.
+#include "engine/geometry.h"
 #include "tests/support/set_fixture.h"
 
 #include <catch2/catch.hpp>
@@ -64,4 +65,34 @@ TEST_CASE("a spare that does not answer has no unit retired", "[spare]") {
   REQUIRE(f.set->remap(sector_number(40)));
   REQUIRE(f.set->info()->spares[0].usable_units == before.usable_units);
   REQUIRE(f.set->info()->spares[0].allocated_units == before.allocated_units + 1);
+}
+
+TEST_CASE("a table block that cannot be written holds up its own units only", "[spare]") {
+  set_fixture f;
+  const auto made = f.set->remap(sector_number(2040));
+  REQUIRE(made);
+  const auto places = make_geometry(f.spare->size());
+  const std::uint32_t block = geometry::block_of(spare_unit(made->spare_sector.value / 8));
+  for (unsigned r = 0; r < own_replicas; ++r)
+    f.spare->add_bad(
+        {byte_of(places->block_place(r, block)) / 512, 8, direction::write, io_error::medium, always, false});
+  f.main->add_bad({40, 24, direction::write, io_error::medium, always, false});
+  REQUIRE_FALSE(f.write(40 * 512, 4096, std::byte{7}));
+  REQUIRE(f.write(48 * 512, 4096, std::byte{8}));
+  REQUIRE(f.holds(48 * 512, 4096, std::byte{8}));
+  REQUIRE_FALSE(f.read(40 * 512, 4096));
+  REQUIRE(f.write(56 * 512, 4096, std::byte{9}));
+  SECTION("it is completed when it can be") {
+    f.spare->clear_faults();
+    REQUIRE(f.read(40 * 512, 4096)); // old or new
+    REQUIRE(f.write(40 * 512, 4096, std::byte{10}));
+    f.open();
+    REQUIRE(f.holds(40 * 512, 4096, std::byte{10}));
+  }
+  SECTION("what was answered meanwhile survives") {
+    f.spare->clear_faults();
+    f.open();
+  }
+  REQUIRE(f.holds(48 * 512, 4096, std::byte{8}));
+  REQUIRE(f.holds(56 * 512, 4096, std::byte{9}));
 }
