@@ -78,6 +78,7 @@ TEST_CASE("a table block that cannot be written holds up its own units only", "[
         {byte_of(places->block_place(r, block)) / 512, 8, direction::write, io_error::medium, always, false});
   f.main->add_bad({40, 24, direction::write, io_error::medium, always, false});
   REQUIRE_FALSE(f.write(40 * 512, 4096, std::byte{7}));
+  f.set->for_each_remap([](const remap_entry& e) { REQUIRE(e.spare.value != 0); }); // no unit of the metadata
   REQUIRE(f.write(48 * 512, 4096, std::byte{8}));
   REQUIRE(f.holds(48 * 512, 4096, std::byte{8}));
   REQUIRE_FALSE(f.read(40 * 512, 4096));
