@@ -185,10 +185,12 @@ result<void> remap_set::close(const std::function<void(superblock&)>& describe) 
     m.super.clean = true;
     flushed = m.write_super(sequences_);
   }
-  if (!flushed)
+  if (!flushed) {
+    m.super.clean = m.super.samples_valid = false; // this session may go on: nothing may say "clean" for it
     return fail("close-failed", m.io().identity().path,
                 "the clean mark could not be written: " + std::string(name_of(flushed.error())) +
                     "; nothing is lost, the next open mends");
+  }
   return {};
 }
 

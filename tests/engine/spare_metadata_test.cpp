@@ -129,3 +129,14 @@ TEST_CASE("a change that no good replica holds in full is not answered", "[spare
   CHECK(f.m->get(f.unit).main().value == 7);
   CHECK(f.m->get(there).main().value == 8);
 }
+
+TEST_CASE("a close that failed leaves no clean mark to later writes", "[spare_metadata]") {
+  set_fixture f;
+  f.spare->add_bad({0, 8, direction::write, io_error::transient, 1, false});
+  REQUIRE_FALSE(f.set->close());
+  REQUIRE(f.write(0, 4096, std::byte{7}));
+  REQUIRE(f.set->save());
+  REQUIRE_FALSE(f.set->info()->spares[0].clean);
+  f.open(); // main differs from its samples: they must not count
+  REQUIRE(f.holds(0, 4096, std::byte{7}));
+}
