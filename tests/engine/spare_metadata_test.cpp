@@ -140,3 +140,15 @@ TEST_CASE("a close that failed leaves no clean mark to later writes", "[spare_me
   f.open(); // main differs from its samples: they must not count
   REQUIRE(f.holds(0, 4096, std::byte{7}));
 }
+
+TEST_CASE("the other replicas wait for the first one, unless the rule is off", "[spare_metadata]") {
+  metadata_fixture f;
+  f.rules.others_after_first = GENERATE(true, false);
+  const auto before = f.set.spare->counts();
+  f.remap(f.unit, 7);
+  REQUIRE(f.write({f.block}));
+  const auto after = f.set.spare->counts();
+  REQUIRE(after.writes - before.writes == 5);
+  REQUIRE(after.flushes - before.flushes == (f.rules.others_after_first ? 2 : 1));
+  REQUIRE(after.reads - before.reads == (f.rules.others_after_first ? 1 : 0));
+}
