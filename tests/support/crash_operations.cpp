@@ -73,8 +73,12 @@ const operation on_b[] = {
 
 } // namespace
 
-std::span<const operation> operations_on_a() { return on_a; }
-std::span<const operation> operations_on_b() { return on_b; }
+std::span<const operation> operations_on_a() {
+  return on_a;
+}
+std::span<const operation> operations_on_b() {
+  return on_b;
+}
 
 const operation& find_operation(const std::string& name) {
   for (const auto& list : {operations_on_a(), operations_on_b()})

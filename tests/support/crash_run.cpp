@@ -62,7 +62,9 @@ void crash_run::mark(const std::string& label) {
   epochs_.push_back(now_);
 }
 
-void crash_run::note(const std::string& what) { violations_.push_back(what); }
+void crash_run::note(const std::string& what) {
+  violations_.push_back(what);
+}
 
 bool crash_run::open() {
   auto opened = disk::open(main_, {spare_}, options_);
@@ -112,7 +114,8 @@ bool crash_run::touches_lost(std::uint64_t first, std::uint64_t count) const {
   return false;
 }
 
-crash_run::change crash_run::foresee_write(std::uint64_t unit, std::uint64_t first, std::uint64_t count) const {
+crash_run::change crash_run::foresee_write(std::uint64_t unit, std::uint64_t first,
+                                           std::uint64_t count) const {
   const std::uint64_t from = std::max(first, unit * unit_sectors);
   const std::uint64_t to = std::min(first + count, (unit + 1) * unit_sectors);
   if (now_.mapped.contains(unit))
@@ -183,7 +186,8 @@ void crash_run::lose(std::uint64_t sector) {
 void crash_run::read(std::uint64_t first, std::uint64_t count) {
   std::set<std::uint64_t> losing, moving;
   for (const bad_range& bad : main_memory_->faults().bad)
-    for (std::uint64_t s = std::max(bad.first, first); s < std::min(bad.first + bad.count, first + count); ++s)
+    for (std::uint64_t s = std::max(bad.first, first); s < std::min(bad.first + bad.count, first + count);
+         ++s)
       if (bad.when != direction::write && !now_.mapped.contains(s / unit_sectors)) {
         losing.insert(s);
         moving.insert(s / unit_sectors);
@@ -203,12 +207,12 @@ void crash_run::read(std::uint64_t first, std::uint64_t count) {
   }
   mark("read answered");
   if (done && touches_lost(first, count))
-    note("a read of a lost sector succeeds");
+    note_failure("a read of a lost sector succeeds");
   if (!done && !touches_lost(first, count))
     note_failure("a read of good sectors fails");
   for (std::uint64_t i = 0; done && i < count; ++i)
-    if (const auto wrong =
-            now_.truth.check_now(first + i, read_tag(std::span(bytes).subspan(i * sector_bytes, sector_bytes), first + i)))
+    if (const auto wrong = now_.truth.check_now(
+            first + i, read_tag(std::span(bytes).subspan(i * sector_bytes, sector_bytes), first + i)))
       note(*wrong);
 }
 
@@ -217,18 +221,19 @@ void crash_run::remap(std::uint64_t unit) {
   if (!reply)
     note_failure("remap failed: " + reply.error().text());
   else if ((reply->units == 1) == now_.mapped.contains(unit) || reply->units + reply->already != 1)
-    note("remap says " + std::to_string(reply->units) + " new, " + std::to_string(reply->already) + " old units");
+    note("remap says " + std::to_string(reply->units) + " new, " + std::to_string(reply->already) +
+         " old units");
   if (reply && now_.mapped.insert(unit).second) // nothing is promised where it was mapped before
     now_.truth.make_durable(unit * unit_sectors, unit_sectors);
   mark("remap answered");
 }
 
 void crash_run::unmap(std::uint64_t unit) {
-  const bool expected = now_.mapped.contains(unit) && !touches_lost(unit * unit_sectors, unit_sectors) &&
-                        !write_bad(unit);
+  const bool expected =
+      now_.mapped.contains(unit) && !touches_lost(unit * unit_sectors, unit_sectors) && !write_bad(unit);
   const auto done = disk_->unmap(sector_number(unit * unit_sectors));
   if (done && !expected)
-    note("an unmap succeeds that cannot");
+    note_failure("an unmap succeeds that cannot");
   if (!done && expected)
     note_failure("unmap failed: " + done.error().text());
   if (done) {
@@ -247,7 +252,8 @@ void crash_run::salvage() {
   if (!reply)
     note_failure("salvage failed: " + reply.error().text());
   else if (reply->recovered != coming_back.size())
-    note_failure("salvage brought back " + std::to_string(reply->recovered) + " of " + std::to_string(coming_back.size()));
+    note_failure("salvage brought back " + std::to_string(reply->recovered) + " of " +
+                 std::to_string(coming_back.size()));
   for (const auto& [sector, value] : coming_back) {
     if (!reply || reply->recovered != coming_back.size())
       continue;
@@ -293,9 +299,10 @@ void crash_run::add_remap(std::uint64_t unit, std::uint64_t source) {
   if (expected)
     now_.truth.begin(first, unit_sectors, zeros_version);
   mark("add_remap begins");
-  const auto reply = disk_->add_remap(sector_number(first), sector_number(source * unit_sectors), unit_sectors);
+  const auto reply =
+      disk_->add_remap(sector_number(first), sector_number(source * unit_sectors), unit_sectors);
   if (reply && !expected)
-    note("an add_remap succeeds that contradicts a remap");
+    note_failure("an add_remap succeeds that contradicts a remap");
   if (!reply && expected)
     note_failure("add_remap failed: " + reply.error().text());
   if (reply && expected) {
@@ -306,18 +313,14 @@ void crash_run::add_remap(std::uint64_t unit, std::uint64_t source) {
   mark("add_remap answered");
 }
 
-void crash_run::fail_spare_flushes(std::uint64_t times) {
-  spare_memory_->fail_flushes(times);
-  mark("flushes of the spare fail");
-}
-
-void crash_run::fail_main_flushes(std::uint64_t times) {
-  main_memory_->fail_flushes(times);
-  mark("flushes of main fail");
+void crash_run::fail_flushes(unsigned device, std::uint64_t good, std::uint64_t times) {
+  (device == 0 ? main_memory_ : spare_memory_)->fail_flushes(times, io_error::medium, good);
+  mark("flushes will fail");
 }
 
 void crash_run::break_writes(std::uint64_t unit) {
-  main_memory_->add_bad({unit * unit_sectors, unit_sectors, direction::write, io_error::medium, always, false});
+  main_memory_->add_bad(
+      {unit * unit_sectors, unit_sectors, direction::write, io_error::medium, always, false});
   mark("main cannot write unit " + std::to_string(unit));
 }
 

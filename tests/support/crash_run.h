@@ -28,8 +28,8 @@ struct set_state {
 [[nodiscard]] set_state format_set(std::uint64_t units, std::uint32_t main_block = 512,
                                    std::uint32_t spare_block = 512);
 
-/// Opens a set on crash stores and carries out operations, telling the oracle beforehand and afterwards what may be
-/// seen. Whatever goes otherwise than expected is noted in violations(). One thread.
+/// Opens a set on crash stores and carries out operations, telling the oracle beforehand and afterwards what
+/// may be seen. Whatever goes otherwise than expected is noted in violations(). One thread.
 class crash_run {
 public:
   crash_run(const set_state& start, const open_options& options);
@@ -38,7 +38,8 @@ public:
   /// Decides on writes to a member from now on; see write_fate.
   void set_spare_fate(crash_store::fate_rule rule) { spare_->set_fate(std::move(rule)); }
   void set_main_fate(crash_store::fate_rule rule) { main_->set_fate(std::move(rule)); }
-  /// Requests may fail from now on: nothing is noted for that, and what is remapped is asked of the disk.
+  /// Requests may fail from now on, and be completed later: nothing is noted for that, what is remapped is
+  /// asked of the disk, and only the data are judged.
   void tolerate_failures() { tolerant_ = true; }
   /// False where the set does not open; noted.
   bool open();
@@ -58,9 +59,9 @@ public:
   void close_and_reopen();
   /// As if the process was killed: the drives keep what is in their caches.
   void kill_and_reopen();
-  /// The next flushes of a member fail, and lose what they should have made durable.
-  void fail_spare_flushes(std::uint64_t times);
-  void fail_main_flushes(std::uint64_t times);
+  /// After so many good ones, so many flushes of a member (0 main, 1 the spare) fail, and lose what they
+  /// should have made durable.
+  void fail_flushes(unsigned device, std::uint64_t good, std::uint64_t times);
   /// Main cannot write the unit from now on.
   void break_writes(std::uint64_t unit);
   /// Main cannot read the sectors until they are written there.
@@ -77,6 +78,9 @@ public:
   [[nodiscard]] std::size_t last_position() const { return last_; }
 
   [[nodiscard]] const crash_log& log() const { return *log_; }
+  [[nodiscard]] bool flush_has_failed(unsigned device) const {
+    return (device == 0 ? main_memory_ : spare_memory_)->failed_flushes() != 0;
+  }
   /// The state of affairs in an epoch of the log, without images.
   [[nodiscard]] const set_state& at_epoch(std::size_t epoch) const { return epochs_.at(epoch); }
   /// Everything as it is now, images too.
