@@ -51,8 +51,11 @@ class receive_buffer {
 public:
   static constexpr std::size_t mapped_bytes = 4096 + receive_bytes;
   explicit receive_buffer(bool touch)
-      : base_(::mmap(nullptr, mapped_bytes, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | (touch ? MAP_POPULATE : 0), -1, 0)) {}
+      : base_(::mmap(nullptr, mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) {
+    // By hand: MAP_POPULATE does nothing where memory is locked on fault.
+    for (std::size_t at = 0; touch && valid() && at < mapped_bytes; at += 4096)
+      static_cast<volatile std::byte*>(base_)[at] = std::byte{0};
+  }
   ~receive_buffer() {
     if (valid())
       ::munmap(base_, mapped_bytes);
