@@ -73,6 +73,9 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
   plan.first_main = dest.value / unit_sectors;
   plan.count = (plan.end + unit_sectors - 1) / unit_sectors - plan.first_main;
 
+  if (plan.count > i.set->usable(spare_index)) // before anything is made in memory for so many
+    return fail("no-spare-capacity", what, "No spare capacity available");
+
   // What is mapped already: only to the very same units.
   std::vector<bool> mapped(plan.count, false);
   remap_reply answer;

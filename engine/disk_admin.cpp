@@ -111,7 +111,7 @@ result<remap_reply> disk::remap(sector_number sector) {
   ++i.set->counts().manual_remaps;
   i.gate.thaw(mark, [&] { i.set->publish(changes); });
   return remap_reply{1, 0, static_cast<std::uint64_t>(std::popcount(moving.image.lost)),
-                     sector_number(changes.back().unit.value * unit_sectors)};
+                     sector_number(i.set->lookup(u).unit().value * unit_sectors)};
 }
 
 result<void> disk::unmap(sector_number sector) {

@@ -108,6 +108,9 @@ struct disk::impl {
   std::chrono::steady_clock::time_point window_start{};
   std::uint64_t window_remaps = 0, window_bad_writes = 0, window_good_before = 0;
 
+  std::mutex to_retire_mutex;
+  std::vector<spare_unit> to_retire; ///< failed a write, taken, not in the table yet
+
   std::mutex admin_mutex; ///< one change by hand at a time
 
   // disk.cpp: fast path
@@ -124,6 +127,7 @@ struct disk::impl {
   [[nodiscard]] std::uint64_t valid_sectors(main_unit u) const; ///< 8, fewer in a partial last unit
 
   // disk_slow.cpp
+  [[nodiscard]] bool settle(unit_range r);
   [[nodiscard]] io_result resolve_read(io_context::impl& c, std::span<std::byte> buffer, std::uint64_t offset,
                                        attempt last);
   [[nodiscard]] io_result resolve_write(io_context::impl& c, std::span<const std::byte> data,
@@ -146,6 +150,7 @@ struct disk::impl {
                                              std::vector<slot_change>& changes);
   void abandon(std::span<const slot_change> changes);
   void report(std::span<const moving_unit> moved, std::span<const slot_change> changes, bool writing) const;
+  [[nodiscard]] bool spare_answers();
   [[nodiscard]] io_result patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data);
 
   // disk_identity.cpp

@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cstring>
+#include <utility>
 
 namespace dmremap {
 namespace {
@@ -13,7 +14,8 @@ constexpr std::uint64_t frozen_write_units =
     16; // what one freeze of a failed write covers: one commit for all
 constexpr unsigned rescue_tries = 8;
 constexpr unsigned place_tries = 3;
-constexpr unsigned spare_unit_tries = 8;
+constexpr unsigned spare_unit_tries = 64;  // for one unit of main
+constexpr unsigned tries_before_doubt = 8; // then the spare has to show that it answers at all
 constexpr auto breaker_window = std::chrono::seconds(10);
 constexpr std::uint64_t breaker_remaps = 64;
 
@@ -43,6 +45,16 @@ void disk::impl::note_error(const attempt& a, bool writing) {
   }
 }
 
+/// Tries to complete what is in doubt. True: nothing in the range is in doubt any more.
+bool disk::impl::settle(unit_range r) {
+  if (set->complete_doubt())
+    return true;
+  for (std::uint64_t u = r.first; u < r.first + r.count; ++u)
+    if (set->lookup(main_unit(u)).in_doubt())
+      return false;
+  return true;
+}
+
 // --- reading
 // -------------------------------------------------------------------------------------------------------
 
@@ -58,7 +70,7 @@ io_result disk::impl::resolve_read(io_context::impl& c, std::span<std::byte> buf
       continue;
     }
     if (last.end == attempt_end::doubtful) {
-      if (!set->complete_doubt())
+      if (!settle(range))
         return io_fail(io_error::lost);
       continue;
     }
@@ -183,7 +195,7 @@ io_result disk::impl::resolve_write(io_context::impl& c, std::span<const std::by
       continue;
     }
     if (last.end == attempt_end::doubtful) {
-      if (!set->complete_doubt())
+      if (!settle(range))
         return io_fail(io_error::lost);
       continue;
     }
@@ -216,7 +228,7 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
   for (std::uint64_t u = range.first; u < range.first + range.count; ++u)
     if (set->lookup(main_unit(u)).in_doubt()) {
       gate.thaw(mark, [] {});
-      again = set->complete_doubt();
+      again = settle(range);
       return io_fail(io_error::lost);
     }
   const std::uint64_t data_since = spares[0]->io->failed_flushes();
@@ -352,8 +364,12 @@ bool disk::impl::breaker_trips(std::uint64_t units) {
 io_result disk::impl::allocate_and_write(const moving_unit& unit, slot_kind kind,
                                          std::vector<slot_change>& changes) {
   for (unsigned tries = 0; tries < spare_unit_tries; ++tries) {
+    if (tries == tries_before_doubt && !spare_answers())
+      break;
     const auto got = set->allocate(0, 1);
     if (got.empty()) {
+      if (set->in_doubt() && set->complete_doubt()) // units of a chunk in doubt are not given out
+        continue;
       spare_full = true;
       return io_fail(io_error::medium); // no spare capacity: EIO for this request alone
     }
@@ -384,11 +400,25 @@ void disk::impl::report(std::span<const moving_unit> moved, std::span<const slot
         options.on_remap({c.main, c.spare, c.unit, c.lost, writing});
 }
 
+bool disk::impl::spare_answers() {
+  bool answers = false;
+  set->with_metadata([&](spare_metadata& m) { answers = m.verify_supers() != 0; });
+  return answers;
+}
+
+/// Units that failed stay taken and are retired along with the next change: else every later try would begin
+/// with the same bad place again. Not so where the spare does not answer at all: that says nothing of them.
 void disk::impl::abandon(std::span<const slot_change> changes) {
-  std::vector<spare_unit> units;
+  std::vector<spare_unit> good, bad;
   for (const slot_change& c : changes)
-    units.push_back(c.unit);
-  set->release_units(0, units);
+    (c.kind == slot_kind::retired ? bad : good).push_back(c.unit);
+  if (!bad.empty() && !spare_answers()) {
+    good.insert(good.end(), bad.begin(), bad.end());
+    bad.clear();
+  }
+  set->release_units(0, good);
+  const std::lock_guard lock(to_retire_mutex);
+  to_retire.insert(to_retire.end(), bad.begin(), bad.end());
 }
 
 /// Puts units onto the spare and commits them along with what `changes` already holds. Where the reply is
@@ -409,6 +439,11 @@ commit_reply disk::impl::place(std::span<const moving_unit> units, slot_kind kin
     if (!written) {
       abandon(std::span(changes).subspan(given));
       return {commit_outcome::refused, written.error()};
+    }
+    if (tries == 0) { // no more than once: their chunk may be one that cannot change any more
+      const std::lock_guard lock(to_retire_mutex);
+      for (const spare_unit bad : std::exchange(to_retire, {}))
+        changes.push_back({0, bad, slot_kind::retired, main_unit(0), 0, 0});
     }
     reply = set->commit(changes, data_since);
     if (reply.outcome == commit_outcome::done)

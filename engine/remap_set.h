@@ -119,7 +119,7 @@ private:
   [[nodiscard]] io_result reserve_sequences(std::uint64_t needed);
   void store_counters(superblock& s);
   void remember_doubt(std::span<request* const> batch);
-  void settle_doubt();
+  void supersede_doubt();
   void prepare_ahead();
   void note_chunks(std::span<const std::uint32_t> blocks);
   [[nodiscard]] spare_metadata& spare() { return *spares_.front(); }

@@ -252,6 +252,8 @@ io_result spare_metadata::write_first_copies(std::vector<std::uint32_t> blocks, 
       if (!wrote_one)
         return io_fail(io_error::medium);
     }
+    if (!rules_.others_after_first)
+      break; // nothing to wait for: all copies go out under one flush
     if (rules_.flush_first)
       CHECK_OK(flush_since(*io_, failed_before));
     if (!rules_.read_back)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// What create and `spare add` see on a member before they would write to it: real signatures by the real mkfs.
+// What create and `spare add` see on a member before they would write to it: real signatures by the real
+// mkfs.
+#include "engine/file_store.h"
 #include "engine/member.h"
 #include "engine/wipe.h"
-#include "engine/file_store.h"
 #include "tests/support/set_fixture.h"
 #include "tests/support/temp_dir.h"
 
@@ -48,15 +49,15 @@ std::shared_ptr<memory_store> made_by(const std::string& command) {
 
 } // namespace
 
-TEST_CASE("signatures of file systems, partition tables and swap are found, and gone after a wipe", "[probe]") {
+TEST_CASE("signatures of file systems, partition tables and swap are found, and gone after a wipe",
+          "[probe]") {
   struct sample {
     const char* command;
     const char* type;
   };
   const auto s = GENERATE(sample{"mkfs.ext4 -q", "ext4"}, sample{"mkfs.xfs -q -f", "xfs"},
                           sample{"mkfs.btrfs -q", "btrfs"}, sample{"mkswap", "swap"},
-                          sample{"mkfs.vfat -F 32", "vfat"},
-                          sample{"sgdisk -n 1:0:0", "gpt"});
+                          sample{"mkfs.vfat -F 32", "vfat"}, sample{"sgdisk -n 1:0:0", "gpt"});
   INFO(s.command);
   const auto member = made_by(s.command);
   const auto types = types_on(*member);

@@ -129,3 +129,26 @@ TEST_CASE("a change that no good replica holds in full is not answered", "[spare
   CHECK(f.m->get(f.unit).main().value == 7);
   CHECK(f.m->get(there).main().value == 8);
 }
+
+TEST_CASE("a close that failed leaves no clean mark to later writes", "[spare_metadata]") {
+  set_fixture f;
+  f.spare->add_bad({0, 8, direction::write, io_error::transient, 1, false});
+  REQUIRE_FALSE(f.set->close());
+  REQUIRE(f.write(0, 4096, std::byte{7}));
+  REQUIRE(f.set->save());
+  REQUIRE_FALSE(f.set->info()->spares[0].clean);
+  f.open(); // main differs from its samples: they must not count
+  REQUIRE(f.holds(0, 4096, std::byte{7}));
+}
+
+TEST_CASE("the other replicas wait for the first one, unless the rule is off", "[spare_metadata]") {
+  metadata_fixture f;
+  f.rules.others_after_first = GENERATE(true, false);
+  const auto before = f.set.spare->counts();
+  f.remap(f.unit, 7);
+  REQUIRE(f.write({f.block}));
+  const auto after = f.set.spare->counts();
+  REQUIRE(after.writes - before.writes == 5);
+  REQUIRE(after.flushes - before.flushes == (f.rules.others_after_first ? 2 : 1));
+  REQUIRE(after.reads - before.reads == (f.rules.others_after_first ? 1 : 0));
+}
