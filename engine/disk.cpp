@@ -47,14 +47,27 @@ void each_run(const remap_set& set, std::uint64_t offset, std::uint64_t length, 
 // ------------------------------------------------------------------------------------------
 
 io_result disk_member::flush_if_written() {
+  const auto raise = [](std::atomic<std::uint64_t>& a, std::uint64_t to) {
+    std::uint64_t before = a.load();
+    while (before < to && !a.compare_exchange_weak(before, to)) {
+    }
+  };
+  // In this order: a write that a failed flush counted here may have given up is in `now`.
+  const std::uint64_t failed_before = failed_flushes(), told = reported.load();
   const std::uint64_t now = written.load();
-  if (flushed.load() >= now)
+  if (flushed.load() >= now) {
+    raise(reported, failed_before); // nothing that was answered was waiting for those
     return {};
-  CHECK_OK(io->flush());
-  std::uint64_t before = flushed.load();
-  while (before < now && !flushed.compare_exchange_weak(before, now)) {
   }
-  return {};
+  const io_result done = io->flush();
+  const std::uint64_t failed_after = failed_flushes();
+  if (done && failed_after == told) {
+    raise(flushed, now);
+    return {};
+  }
+  // A write that was answered meanwhile has a caller of its own to be told.
+  raise(reported, written.load() == now ? failed_after : failed_before);
+  return done ? io_fail(io_error::medium) : done;
 }
 
 void request_counters::add_to(request_counters& sum) const {
@@ -116,6 +129,8 @@ result<std::unique_ptr<disk>> disk::open(std::shared_ptr<store> main,
                 "uses a feature that this version can only read; open it with -o ro");
   i.bytes = m.super.main_sectors * sector_bytes;
   i.main.io = std::move(main);
+  // What a session that was killed had answered may still lie in a cache: the first flush covers that, too.
+  i.main.written = options.read_only ? 0 : 1;
   i.auto_remap = options.auto_remap && !options.read_only;
   i.read_retries = options.read_retries;
   if (!m.super.clean)
@@ -127,6 +142,9 @@ result<std::unique_ptr<disk>> disk::open(std::shared_ptr<store> main,
   if (m.supers_damaged())
     i.notices.push_back(std::string("superblock copies were damaged or old") +
                         (options.read_only ? "" : "; mended"));
+  for (const auto& s : i.spares)
+    s->reported = s->failed_flushes();
+  i.main.reported = i.main.failed_flushes();
   i.set = TRY(remap_set::assemble(std::move(metadata), rules));
   if (!options.read_only)
     CHECK_OK(i.set->start_session());
@@ -257,10 +275,8 @@ attempt disk::impl::try_write(io_context::impl& c, std::span<const std::byte> da
         } else if ((e.lost() & touched_sectors(unit_at(offset + done), offset + done, length)) != 0 ||
                    !fits_blocks(*m.io, at, length)) {
           end = {attempt_end::needs_slow, {}, false}; // a table change, or read-modify-write under a freeze
-        } else if (auto wrote = m.io->write(data.subspan(done, length), at); !wrote) {
+        } else if (auto wrote = m.write(data.subspan(done, length), at); !wrote) {
           end = {attempt_end::failed, wrote.error(), !e.present()};
-        } else {
-          m.written.fetch_add(1);
         }
         return end.end == attempt_end::done;
       });
@@ -343,9 +359,10 @@ attempt disk::impl::zero_units(io_context::impl& c, unit_range r, std::vector<un
                by_writing.push_back(range_of(offset + done, length)); // zeros to the spare; the remap stays
                return true;
              }
+             const std::uint64_t failed_before = main.io->failed_flushes();
              auto zeroed = main.io->zero(at, length);
              if (zeroed)
-               main.written.fetch_add(1);
+               main.note_written(failed_before);
              else if (zeroed.error() == io_error::medium)
                by_writing.push_back(range_of(offset + done, length));
              else

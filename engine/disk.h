@@ -19,6 +19,15 @@ namespace dmremap {
 struct commit_rules; // engine/commit_rules.h: switches the crash tests use to break the order of writes on
                      // purpose
 
+/// A unit that went to a spare because main failed. `lost`: bit i says that sector i of it could not be read.
+struct remap_event {
+  main_unit main;
+  unsigned spare_index = 0;
+  spare_unit spare;
+  std::uint8_t lost = 0;
+  bool writing = false; ///< main failed to write, not to read
+};
+
 /// How a set is opened. The defaults are what `fusedisk` uses.
 struct open_options {
   bool read_only = false;   ///< nothing at all is written to any member
@@ -27,6 +36,8 @@ struct open_options {
   bool accept_older = false;
   bool auto_remap = true;    ///< remap on I/O errors
   unsigned read_retries = 1; ///< times a single sector that failed to read is read again before it is lost
+  /// Called in the thread of the request, after the remap is durable. Must not wait, nor call the disk.
+  std::function<void(const remap_event&)> on_remap;
   const commit_rules* rules = nullptr; ///< tests only
 };
 

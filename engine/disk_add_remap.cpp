@@ -73,6 +73,9 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
   plan.first_main = dest.value / unit_sectors;
   plan.count = (plan.end + unit_sectors - 1) / unit_sectors - plan.first_main;
 
+  if (plan.count > i.set->usable(spare_index)) // before anything is made in memory for so many
+    return fail("no-spare-capacity", what, "No spare capacity available");
+
   // What is mapped already: only to the very same units.
   std::vector<bool> mapped(plan.count, false);
   remap_reply answer;
@@ -126,6 +129,7 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
   for (std::uint64_t n = 0; n < plan.count; n += units_per_freeze) {
     const std::uint64_t count = std::min(units_per_freeze, plan.count - n);
     const unsigned mark = i.gate.freeze({plan.first_main + n, count});
+    const std::uint64_t data_since = i.spares[0]->io->failed_flushes();
     std::vector<slot_change> changes;
     io_result edges;
     for (std::uint64_t k = n; k < n + count && edges; ++k) {
@@ -145,7 +149,7 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
     else if (changes.empty())
       reply.outcome = commit_outcome::done;
     else
-      reply = i.set->commit(changes, true);
+      reply = i.set->commit(changes, data_since);
     if (reply.outcome != commit_outcome::done) {
       i.gate.thaw(mark, [] {});
       if (reply.outcome == commit_outcome::in_doubt)

@@ -100,7 +100,8 @@ result<remap_reply> disk::remap(sector_number sector) {
                 "main could not be read: " + std::string(name_of(read.error())) + "; nothing changed");
   }
   std::vector<slot_change> changes;
-  const commit_reply reply = i.place({&moving, 1}, slot_kind::explicit_remap, changes);
+  const commit_reply reply =
+      i.place({&moving, 1}, slot_kind::explicit_remap, changes, i.spares[0]->io->failed_flushes());
   if (reply.outcome != commit_outcome::done) {
     thaw();
     if (reply.outcome == commit_outcome::refused && i.spare_full)
@@ -110,7 +111,7 @@ result<remap_reply> disk::remap(sector_number sector) {
   ++i.set->counts().manual_remaps;
   i.gate.thaw(mark, [&] { i.set->publish(changes); });
   return remap_reply{1, 0, static_cast<std::uint64_t>(std::popcount(moving.image.lost)),
-                     sector_number(changes.back().unit.value * unit_sectors)};
+                     sector_number(i.set->lookup(u).unit().value * unit_sectors)};
 }
 
 result<void> disk::unmap(sector_number sector) {
@@ -142,9 +143,10 @@ result<void> disk::unmap(sector_number sector) {
   if (auto read = i.member_of(e).io->read(data.span(), byte_of(e.unit())); !read)
     return refuse(
         fail("spare-unreadable", what, "the spare could not be read: " + std::string(name_of(read.error()))));
+  const std::uint64_t failed_before = i.main.io->failed_flushes();
   auto moved = i.main.io->write(data.span().first(length), byte_of(u));
   if (moved && rules.unmap_flush_main)
-    moved = i.main.io->flush();
+    moved = flush_since(*i.main.io, failed_before);
   if (moved && rules.unmap_read_back) {
     moved = i.main.io->read(back.span().first(length), byte_of(u));
     if (moved && std::memcmp(back.bytes.data(), data.bytes.data(), length) != 0)
@@ -155,7 +157,7 @@ result<void> disk::unmap(sector_number sector) {
         fail("main-still-bad", what,
              "main does not hold the data: " + std::string(name_of(moved.error())) + "; the remap stays"));
   const slot_change release{e.spare(), e.unit(), slot_kind::free, u, 0, 0};
-  const commit_reply reply = i.set->commit({&release, 1}, false);
+  const commit_reply reply = i.set->commit({&release, 1}, std::nullopt);
   if (reply.outcome != commit_outcome::done)
     return refuse(not_committed(what, reply));
   i.gate.thaw(mark, [&] { i.set->publish({&release, 1}); });
@@ -192,6 +194,7 @@ static result<void> salvage_unit(disk::impl& i, main_unit u, salvage_reply& answ
   }
   block_bytes unit;
   disk_member& m = i.member_of(e);
+  const std::uint64_t data_since = m.io->failed_flushes();
   outcome = m.io->read(unit.span(), byte_of(e.unit()));
   for (std::uint64_t s = 0; s < unit_sectors && outcome; ++s)
     if ((back >> s & 1) != 0)
@@ -212,7 +215,7 @@ static result<void> salvage_unit(disk::impl& i, main_unit u, salvage_reply& answ
                            u,
                            static_cast<std::uint8_t>(now.lost() & keep),
                            static_cast<std::uint8_t>(now.main_may_answer() & keep)};
-  const commit_reply reply = i.set->commit({&change, 1}, true);
+  const commit_reply reply = i.set->commit({&change, 1}, data_since);
   if (reply.outcome != commit_outcome::done) {
     thaw();
     return not_committed(sector_text(u), reply);

@@ -23,7 +23,24 @@ struct disk_member {
   std::shared_ptr<store> io;
   std::atomic<std::uint64_t> written{0}; ///< writes answered so far
   std::atomic<std::uint64_t> flushed{0}; ///< `written` as it was before the last good flush began
+  /// Failed flushes that came while a write was under way: what became of that write is not known.
+  std::atomic<std::uint64_t> crossed{0};
+  std::atomic<std::uint64_t> reported{0}; ///< of failed_flushes(): those that a caller of flush was told of
 
+  [[nodiscard]] std::uint64_t failed_flushes() const { return io->failed_flushes() + crossed.load(); }
+  /// Writes for somebody who will flush later.
+  [[nodiscard]] io_result write(std::span<const std::byte> data, std::uint64_t at) {
+    const std::uint64_t failed_before = io->failed_flushes();
+    CHECK_OK(io->write(data, at));
+    note_written(failed_before);
+    return {};
+  }
+  void note_written(std::uint64_t failed_before) {
+    written.fetch_add(1);
+    if (io->failed_flushes() != failed_before) [[unlikely]]
+      crossed.fetch_add(1);
+  }
+  /// Also fails where another flush of the member, be it one for the tables, failed since the last one here.
   [[nodiscard]] io_result flush_if_written();
 };
 
@@ -91,6 +108,9 @@ struct disk::impl {
   std::chrono::steady_clock::time_point window_start{};
   std::uint64_t window_remaps = 0, window_bad_writes = 0, window_good_before = 0;
 
+  std::mutex to_retire_mutex;
+  std::vector<spare_unit> to_retire; ///< failed a write, taken, not in the table yet
+
   std::mutex admin_mutex; ///< one change by hand at a time
 
   // disk.cpp: fast path
@@ -107,6 +127,7 @@ struct disk::impl {
   [[nodiscard]] std::uint64_t valid_sectors(main_unit u) const; ///< 8, fewer in a partial last unit
 
   // disk_slow.cpp
+  [[nodiscard]] bool settle(unit_range r);
   [[nodiscard]] io_result resolve_read(io_context::impl& c, std::span<std::byte> buffer, std::uint64_t offset,
                                        attempt last);
   [[nodiscard]] io_result resolve_write(io_context::impl& c, std::span<const std::byte> data,
@@ -124,10 +145,12 @@ struct disk::impl {
   [[nodiscard]] bool main_answers_elsewhere(main_unit u);
   [[nodiscard]] bool breaker_trips(std::uint64_t units);
   [[nodiscard]] commit_reply place(std::span<const moving_unit> units, slot_kind kind,
-                                   std::vector<slot_change>& changes);
+                                   std::vector<slot_change>& changes, std::uint64_t data_since);
   [[nodiscard]] io_result allocate_and_write(const moving_unit& unit, slot_kind kind,
                                              std::vector<slot_change>& changes);
   void abandon(std::span<const slot_change> changes);
+  void report(std::span<const moving_unit> moved, std::span<const slot_change> changes, bool writing) const;
+  [[nodiscard]] bool spare_answers();
   [[nodiscard]] io_result patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data);
 
   // disk_identity.cpp

@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cstring>
+#include <utility>
 
 namespace dmremap {
 namespace {
@@ -13,7 +14,8 @@ constexpr std::uint64_t frozen_write_units =
     16; // what one freeze of a failed write covers: one commit for all
 constexpr unsigned rescue_tries = 8;
 constexpr unsigned place_tries = 3;
-constexpr unsigned spare_unit_tries = 8;
+constexpr unsigned spare_unit_tries = 64;  // for one unit of main
+constexpr unsigned tries_before_doubt = 8; // then the spare has to show that it answers at all
 constexpr auto breaker_window = std::chrono::seconds(10);
 constexpr std::uint64_t breaker_remaps = 64;
 
@@ -43,6 +45,16 @@ void disk::impl::note_error(const attempt& a, bool writing) {
   }
 }
 
+/// Tries to complete what is in doubt. True: nothing in the range is in doubt any more.
+bool disk::impl::settle(unit_range r) {
+  if (set->complete_doubt())
+    return true;
+  for (std::uint64_t u = r.first; u < r.first + r.count; ++u)
+    if (set->lookup(main_unit(u)).in_doubt())
+      return false;
+  return true;
+}
+
 // --- reading
 // -------------------------------------------------------------------------------------------------------
 
@@ -58,7 +70,7 @@ io_result disk::impl::resolve_read(io_context::impl& c, std::span<std::byte> buf
       continue;
     }
     if (last.end == attempt_end::doubtful) {
-      if (!set->complete_doubt())
+      if (!settle(range))
         return io_fail(io_error::lost);
       continue;
     }
@@ -117,10 +129,11 @@ io_result disk::impl::rescue_read(io_context::impl&, std::span<std::byte> buffer
   }
   std::vector<slot_change> changes;
   const moving_unit moving{u, image};
-  const commit_reply reply = place({&moving, 1}, slot_kind::remap, changes);
+  const commit_reply reply = place({&moving, 1}, slot_kind::remap, changes, spares[0]->io->failed_flushes());
   if (reply.outcome == commit_outcome::done) {
     ++set->counts().auto_remaps;
     gate.thaw(mark, [&] { set->publish(changes); });
+    report({&moving, 1}, changes, false);
     return answer(image, io_error::lost);
   }
   thaw();
@@ -182,7 +195,7 @@ io_result disk::impl::resolve_write(io_context::impl& c, std::span<const std::by
       continue;
     }
     if (last.end == attempt_end::doubtful) {
-      if (!set->complete_doubt())
+      if (!settle(range))
         return io_fail(io_error::lost);
       continue;
     }
@@ -215,9 +228,10 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
   for (std::uint64_t u = range.first; u < range.first + range.count; ++u)
     if (set->lookup(main_unit(u)).in_doubt()) {
       gate.thaw(mark, [] {});
-      again = set->complete_doubt();
+      again = settle(range);
       return io_fail(io_error::lost);
     }
+  const std::uint64_t data_since = spares[0]->io->failed_flushes();
   io_result outcome;
   const auto note = [&](io_result r) {
     if (!r && outcome)
@@ -247,13 +261,14 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
     return outcome;
   }
   const std::size_t by_error = moves.size();
-  const commit_reply reply = place(moves, slot_kind::remap, changes);
+  const commit_reply reply = place(moves, slot_kind::remap, changes, data_since);
   if (reply.outcome != commit_outcome::done) {
     gate.thaw(mark, [] {});
     return outcome ? io_fail(reply.outcome == commit_outcome::refused ? reply.why : io_error::lost) : outcome;
   }
   set->counts().auto_remaps += by_error;
   gate.thaw(mark, [&] { set->publish(changes); });
+  report(moves, changes, true);
   return outcome;
 }
 
@@ -302,21 +317,15 @@ io_result disk::impl::write_spare_piece(map_entry e, main_unit u, std::uint64_t 
 
 /// Writes bytes of any alignment within one unit of a member; the caller holds the unit's freeze.
 io_result disk::impl::patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data) {
-  io_result written;
-  if (fits_blocks(*m.io, at, data.size())) {
-    written = m.io->write(data, at);
-  } else {
-    const std::uint64_t start = align_down(at, m.io->block_size());
-    const std::uint64_t length = align_up(at + data.size(), m.io->block_size()) - start;
-    block_bytes merged;
-    const auto whole = merged.span().first(length);
-    CHECK_OK(m.io->read(whole, start));
-    std::memcpy(whole.data() + (at - start), data.data(), data.size());
-    written = m.io->write(whole, start);
-  }
-  if (written)
-    m.written.fetch_add(1);
-  return written;
+  if (fits_blocks(*m.io, at, data.size()))
+    return m.write(data, at);
+  const std::uint64_t start = align_down(at, m.io->block_size());
+  const std::uint64_t length = align_up(at + data.size(), m.io->block_size()) - start;
+  block_bytes merged;
+  const auto whole = merged.span().first(length);
+  CHECK_OK(m.io->read(whole, start));
+  std::memcpy(whole.data() + (at - start), data.data(), data.size());
+  return m.write(whole, start);
 }
 
 /// Promise 8: is this a bad place, or a device that fails as a whole?
@@ -355,8 +364,12 @@ bool disk::impl::breaker_trips(std::uint64_t units) {
 io_result disk::impl::allocate_and_write(const moving_unit& unit, slot_kind kind,
                                          std::vector<slot_change>& changes) {
   for (unsigned tries = 0; tries < spare_unit_tries; ++tries) {
+    if (tries == tries_before_doubt && !spare_answers())
+      break;
     const auto got = set->allocate(0, 1);
     if (got.empty()) {
+      if (set->in_doubt() && set->complete_doubt()) // units of a chunk in doubt are not given out
+        continue;
       spare_full = true;
       return io_fail(io_error::medium); // no spare capacity: EIO for this request alone
     }
@@ -376,21 +389,49 @@ io_result disk::impl::allocate_and_write(const moving_unit& unit, slot_kind kind
   return io_fail(io_error::medium);
 }
 
-void disk::impl::abandon(std::span<const slot_change> changes) {
-  std::vector<spare_unit> units;
+/// Tells whoever opened the set of `moved` units; `changes` says where they went, and of other changes, too.
+void disk::impl::report(std::span<const moving_unit> moved, std::span<const slot_change> changes,
+                        bool writing) const {
+  if (!options.on_remap)
+    return;
   for (const slot_change& c : changes)
-    units.push_back(c.unit);
-  set->release_units(0, units);
+    for (const moving_unit& m : moved)
+      if (c.kind == slot_kind::remap && c.main == m.main)
+        options.on_remap({c.main, c.spare, c.unit, c.lost, writing});
+}
+
+bool disk::impl::spare_answers() {
+  bool answers = false;
+  set->with_metadata([&](spare_metadata& m) { answers = m.verify_supers() != 0; });
+  return answers;
+}
+
+/// Units that failed stay taken and are retired along with the next change: else every later try would begin
+/// with the same bad place again. Not so where the spare does not answer at all: that says nothing of them.
+void disk::impl::abandon(std::span<const slot_change> changes) {
+  std::vector<spare_unit> good, bad;
+  for (const slot_change& c : changes)
+    (c.kind == slot_kind::retired ? bad : good).push_back(c.unit);
+  if (!bad.empty() && !spare_answers()) {
+    good.insert(good.end(), bad.begin(), bad.end());
+    bad.clear();
+  }
+  set->release_units(0, good);
+  const std::lock_guard lock(to_retire_mutex);
+  to_retire.insert(to_retire.end(), bad.begin(), bad.end());
 }
 
 /// Puts units onto the spare and commits them along with what `changes` already holds. Where the reply is
-/// `done`, `changes` is what the caller publishes before it thaws.
+/// `done`, `changes` is what the caller publishes before it thaws. `data_since`: failed flushes of the spare
+/// before the data of the given changes was written.
 commit_reply disk::impl::place(std::span<const moving_unit> units, slot_kind kind,
-                               std::vector<slot_change>& changes) {
+                               std::vector<slot_change>& changes, std::uint64_t data_since) {
   const std::size_t given = changes.size();
   commit_reply reply;
   for (unsigned tries = 0; tries < place_tries; ++tries) {
     changes.resize(given);
+    if (given == 0) // all data is written anew, whatever became of it in the try before
+      data_since = spares[0]->io->failed_flushes();
     io_result written;
     for (const moving_unit& u : units)
       if (written = allocate_and_write(u, kind, changes); !written)
@@ -399,7 +440,12 @@ commit_reply disk::impl::place(std::span<const moving_unit> units, slot_kind kin
       abandon(std::span(changes).subspan(given));
       return {commit_outcome::refused, written.error()};
     }
-    reply = set->commit(changes, true);
+    if (tries == 0) { // no more than once: their chunk may be one that cannot change any more
+      const std::lock_guard lock(to_retire_mutex);
+      for (const spare_unit bad : std::exchange(to_retire, {}))
+        changes.push_back({0, bad, slot_kind::retired, main_unit(0), 0, 0});
+    }
+    reply = set->commit(changes, data_since);
     if (reply.outcome == commit_outcome::done)
       set->counts().lifetime_allocations += units.size();
     if (reply.outcome != commit_outcome::refused)

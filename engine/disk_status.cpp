@@ -112,6 +112,8 @@ void disk::for_each_remap(const std::function<void(const remap_entry&)>& visit) 
     if (!e.present())
       continue;
     const slot s = i.set->slot_of(e);
+    if (!s.serves() || s.main() != u) // in doubt and nowhere yet, or changed since the lookup
+      continue;
     visit({u, e.spare(), e.unit(), s.lost(), s.main_may_answer(), s.kind() == slot_kind::explicit_remap,
            s.sequence()});
   }

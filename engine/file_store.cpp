@@ -271,8 +271,11 @@ io_result file_store::flush() {
   if (read_only_)
     return {};
   // Not repeated on an error: the kernel reports a lost write once and forgets it.
-  if (::fdatasync(fd_.get()) != 0)
-    return io_fail(classify_errno(errno));
+  if (::fdatasync(fd_.get()) != 0) {
+    const int why = errno;
+    ++failed_flushes_;
+    return io_fail(classify_errno(why));
+  }
   return {};
 }
 

@@ -4,6 +4,7 @@
 #include "engine/store.h"
 #include "engine/unique_fd.h"
 
+#include <atomic>
 #include <memory>
 #include <string>
 
@@ -32,6 +33,7 @@ public:
   [[nodiscard]] io_result read(std::span<std::byte> buffer, std::uint64_t offset) override;
   [[nodiscard]] io_result write(std::span<const std::byte> buffer, std::uint64_t offset) override;
   [[nodiscard]] io_result flush() override;
+  [[nodiscard]] std::uint64_t failed_flushes() const override { return failed_flushes_.load(); }
   /// Frees the range (FALLOC_FL_PUNCH_HOLE), never a discard that may leave old data readable.
   [[nodiscard]] io_result zero(std::uint64_t offset, std::uint64_t length) override;
   [[nodiscard]] const store_identity& identity() const override { return identity_; }
@@ -57,6 +59,7 @@ private:
   std::uint32_t block_size_ = 512;
   std::uint32_t memory_alignment_ = 4096; // a power of two; 1 where buffered
   bool read_only_ = false;
+  std::atomic<std::uint64_t> failed_flushes_{0};
   store_identity identity_;
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <map>
 #include <set>
 
 namespace dmremap {
@@ -184,10 +185,12 @@ result<void> remap_set::close(const std::function<void(superblock&)>& describe) 
     m.super.clean = true;
     flushed = m.write_super(sequences_);
   }
-  if (!flushed)
+  if (!flushed) {
+    m.super.clean = m.super.samples_valid = false; // this session may go on: nothing may say "clean" for it
     return fail("close-failed", m.io().identity().path,
                 "the clean mark could not be written: " + std::string(name_of(flushed.error())) +
                     "; nothing is lost, the next open mends");
+  }
   return {};
 }
 
@@ -232,8 +235,9 @@ io_result remap_set::reserve_sequences(std::uint64_t needed) {
   return written;
 }
 
-commit_reply remap_set::commit(std::span<const slot_change> changes, bool with_data) {
-  request mine{changes, with_data, false, {}};
+commit_reply remap_set::commit(std::span<const slot_change> changes,
+                               std::optional<std::uint64_t> data_since) {
+  request mine{changes, data_since, false, {}};
   {
     const std::lock_guard lock(queue_mutex_);
     queue_.push_back(&mine);
@@ -280,22 +284,22 @@ void remap_set::run_batch(std::span<request* const> batch) {
     }
   };
   std::uint64_t slots = doubt_.size();
-  bool with_data = false;
+  std::optional<std::uint64_t> data_since;
   for (const request* r : batch) {
     slots += r->changes.size();
-    with_data |= r->with_data;
+    if (r->data_since)
+      data_since = std::min(data_since.value_or(*r->data_since), *r->data_since);
   }
   if (auto ready = reserve_sequences(2 * slots + chunk_count); !ready)
     return finish(commit_outcome::refused, ready.error());
+  supersede_doubt();
   if (auto ready = ready_chunks(batch); !ready)
     return finish(commit_outcome::refused, ready.error());
-  if (with_data && rules_.flush_data)
-    if (auto flushed = m.io().flush(); !flushed)
+  if (data_since && rules_.flush_data)
+    if (auto flushed = flush_since(m.io(), *data_since); !flushed)
       return finish(commit_outcome::refused, flushed.error());
 
-  std::set<std::uint32_t> touched; // what is in doubt is superseded along with it
-  for (const slot_change& c : doubt_)
-    touched.insert(geometry::block_of(c.unit));
+  std::set<std::uint32_t> touched;
   for (const request* r : batch)
     for (const slot_change& c : r->changes) {
       m.set(c.unit, c.kind == slot_kind::free
@@ -304,23 +308,29 @@ void remap_set::run_batch(std::span<request* const> batch) {
       touched.insert(geometry::block_of(c.unit));
     }
   const std::vector<std::uint32_t> blocks(touched.begin(), touched.end());
-  if (auto written = m.write_blocks(blocks, sequences_); !written) {
-    note_chunks(blocks);
-    remember_doubt(batch);
-    return finish(commit_outcome::in_doubt, written.error());
-  }
+  if (!blocks.empty())
+    if (auto written = m.write_blocks(blocks, sequences_); !written) {
+      remember_doubt(batch);
+      note_chunks(blocks);
+      return finish(commit_outcome::in_doubt, written.error());
+    }
   ++counters_.saves_done;
   note_chunks(blocks);
-  settle_doubt();
   finish(commit_outcome::done, io_error::medium);
 }
 
-/// Allocation keeps away from chunks that must not change any more.
+/// Allocation keeps away from chunks that must not change any more, and from those where a change is in
+/// doubt.
 void remap_set::note_chunks(std::span<const std::uint32_t> blocks) {
   const std::lock_guard lock(allocation_mutex_);
+  const geometry& g = spare().places();
+  std::set<std::uint32_t> doubtful;
+  for (const slot_change& c : doubt_)
+    doubtful.insert(g.chunk_of(geometry::block_of(c.unit)));
   for (const std::uint32_t b : blocks) {
-    const std::uint32_t chunk = spare().places().chunk_of(b);
-    chunk_usable_[chunk] = std::popcount(spare().super.good_replicas(chunk)) >= 2;
+    const std::uint32_t chunk = g.chunk_of(b);
+    chunk_usable_[chunk] =
+        std::popcount(spare().super.good_replicas(chunk)) >= 2 && !doubtful.contains(chunk);
   }
 }
 
@@ -336,18 +346,30 @@ void remap_set::remember_doubt(std::span<request* const> batch) {
   doubt_count_.store(doubt_.size());
 }
 
-void remap_set::settle_doubt() {
+/// Block by block, so that a block that cannot be written holds up its own units only.
+void remap_set::supersede_doubt() {
   if (doubt_.empty())
     return;
-  const std::vector<slot_change> settled = std::exchange(doubt_, {});
+  std::map<std::uint32_t, bool> written;
+  std::vector<slot_change> settled, left;
+  for (const slot_change& c : doubt_) {
+    const std::uint32_t block = geometry::block_of(c.unit);
+    const auto [at, first] = written.try_emplace(block, false);
+    if (first)
+      at->second = spare().write_blocks({&block, 1}, sequences_).has_value();
+    (at->second ? settled : left).push_back(c);
+  }
+  doubt_ = std::move(left);
+  for (const auto& [block, done] : written)
+    note_chunks({&block, 1});
   publish(settled);
-  doubt_count_.store(0);
+  doubt_count_.store(doubt_.size());
 }
 
 bool remap_set::complete_doubt() {
-  if (!in_doubt())
-    return true;
-  return commit({}, true).outcome == commit_outcome::done;
+  if (in_doubt())
+    (void)commit({}, std::nullopt); // its data was flushed before its tables
+  return !in_doubt();
 }
 
 void remap_set::publish(std::span<const slot_change> changes) {

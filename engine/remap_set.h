@@ -75,9 +75,12 @@ public:
   [[nodiscard]] std::uint64_t allocated(unsigned spare) const;
   [[nodiscard]] std::uint64_t usable(unsigned spare) const; ///< data units that are not retired
 
-  /// A table change by rule 1: flushes the spares first where `with_data`, then the tables. Changes that
-  /// arrive together go out together. The caller publishes() once this says done, before it thaws the units.
-  [[nodiscard]] commit_reply commit(std::span<const slot_change> changes, bool with_data);
+  /// A table change by rule 1: the data on the spares is flushed first, then the tables are written. Changes
+  /// that arrive together go out together. `data_since`: failed_flushes() of the spare before the first write
+  /// of that data began; nothing where there is no data. The caller publishes() once this says done, before
+  /// it thaws the units.
+  [[nodiscard]] commit_reply commit(std::span<const slot_change> changes,
+                                    std::optional<std::uint64_t> data_since);
   /// Shows committed changes to lookup(); frees units whose slot was released.
   void publish(std::span<const slot_change> changes);
   /// Tries again what is in doubt. True: nothing is in doubt any more.
@@ -103,7 +106,7 @@ private:
 
   struct request {
     std::span<const slot_change> changes;
-    bool with_data = false;
+    std::optional<std::uint64_t> data_since;
     bool finished = false;
     commit_reply reply;
   };
@@ -116,7 +119,7 @@ private:
   [[nodiscard]] io_result reserve_sequences(std::uint64_t needed);
   void store_counters(superblock& s);
   void remember_doubt(std::span<request* const> batch);
-  void settle_doubt();
+  void supersede_doubt();
   void prepare_ahead();
   void note_chunks(std::span<const std::uint32_t> blocks);
   [[nodiscard]] spare_metadata& spare() { return *spares_.front(); }

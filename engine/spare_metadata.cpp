@@ -71,6 +71,7 @@ io_result spare_metadata::write_super(sequence_counter& sequences) {
   }
   highest_sequence_ = std::max(highest_sequence_, super.sequence_end);
   supers_damaged_ = false;
+  bits_unsaved_ = false;
   return {};
 }
 
@@ -86,6 +87,7 @@ io_result spare_metadata::super_attempt(bool& again) {
     encode_superblock(super, copy, places().super_place(copy), bytes);
     return io_->write(bytes.span(), byte_of(places().super_place(copy)));
   };
+  const std::uint64_t failed_before = io_->failed_flushes();
   // Never the only valid one first: a crash in the middle would leave none.
   unsigned first = super_copies;
   for (unsigned c = super_copies; c-- > 0;)
@@ -105,7 +107,7 @@ io_result spare_metadata::super_attempt(bool& again) {
   }
   if (rules_.super_others_after_first) {
     if (rules_.super_flush_first)
-      CHECK_OK(io_->flush());
+      CHECK_OK(flush_since(*io_, failed_before));
     if (rules_.super_read_back) {
       block_bytes back;
       auto read = io_->read(back.span(), byte_of(places().super_place(first)));
@@ -116,6 +118,7 @@ io_result spare_metadata::super_attempt(bool& again) {
         return {};
       }
     }
+    valid_supers_ |= 1u << first; // from here on the others may be overwritten, this attempt or the next
   }
   unsigned written = 1u << first;
   for (unsigned c = 0; c < super_copies && rules_.super_write_others; ++c) {
@@ -130,7 +133,7 @@ io_result spare_metadata::super_attempt(bool& again) {
       return wrote;
   }
   if (rules_.super_flush_others)
-    CHECK_OK(io_->flush());
+    CHECK_OK(flush_since(*io_, failed_before));
   valid_supers_ |= written;
   return {};
 }
@@ -163,7 +166,7 @@ io_result spare_metadata::erase_supers() {
 // ---------------------------------------------------------------------------------------------------------
 
 io_result spare_metadata::prepare_chunk(std::uint32_t chunk, sequence_counter& sequences) {
-  const std::uint64_t sequence = sequences.take();
+  const std::uint64_t sequence = sequences.take(), failed_before = io_->failed_flushes();
   std::vector<block_bytes> buffer(std::min(piece_blocks, places().chunk_blocks));
   unsigned written = 0;
   for (unsigned r = 0; r < own_replicas; ++r) {
@@ -187,7 +190,7 @@ io_result spare_metadata::prepare_chunk(std::uint32_t chunk, sequence_counter& s
   if (std::popcount(written) < 2)
     return io_fail(io_error::medium);
   if (rules_.prepare_flush)
-    CHECK_OK(io_->flush());
+    CHECK_OK(flush_since(*io_, failed_before));
   for (unsigned r = 0; r < own_replicas; ++r)
     super.set_good(r, chunk, (written >> r & 1) != 0);
   if (!rules_.bits_before_slot)
@@ -227,13 +230,14 @@ bool spare_metadata::matches_disk(unsigned replica, std::uint32_t number, io_err
 io_result spare_metadata::write_first_copies(std::vector<std::uint32_t> blocks, failed_copies& failed,
                                              std::map<std::uint32_t, unsigned>& first_of) {
   while (!blocks.empty()) {
+    const std::uint64_t failed_before = io_->failed_flushes();
     for (const std::uint32_t b : blocks) {
       const std::uint32_t chunk = places().chunk_of(b);
-      const unsigned sure = sure_copies(b);
       bool wrote_one = false;
       for (unsigned r = 0; r < own_replicas && !wrote_one; ++r) {
-        // As with superblocks: never over the only copy that surely holds the newest content.
-        if (!super.is_good(r, chunk) || failed.contains({r, chunk}) || (sure & ~(1u << r)) == 0)
+        // As with superblocks: never over the only copy that surely holds the newest content. A write that
+        // failed may have torn its copy, so each try leaves one less.
+        if (!super.is_good(r, chunk) || failed.contains({r, chunk}) || (sure_copies(b) & ~(1u << r)) == 0)
           continue;
         sure_[b] = sure_copies(b) & ~(1u << r);
         if (auto wrote = write_copy(r, b); wrote) {
@@ -248,8 +252,10 @@ io_result spare_metadata::write_first_copies(std::vector<std::uint32_t> blocks, 
       if (!wrote_one)
         return io_fail(io_error::medium);
     }
+    if (!rules_.others_after_first)
+      break; // nothing to wait for: all copies go out under one flush
     if (rules_.flush_first)
-      CHECK_OK(io_->flush());
+      CHECK_OK(flush_since(*io_, failed_before));
     if (!rules_.read_back)
       break;
     std::vector<std::uint32_t> retry;
@@ -288,12 +294,19 @@ io_result spare_metadata::write_other_copies(std::span<const std::uint32_t> bloc
 }
 
 io_result spare_metadata::drop_failed_copies(const failed_copies& failed, sequence_counter& sequences) {
-  if (failed.empty())
-    return {};
+  // Replicas that failed for none of a chunk's blocks hold all of the change. Where there is none, no copy
+  // may lose its bit: the last is never cleared, and which one that would be is not for chance to say.
+  std::map<std::uint32_t, unsigned> lost;
   for (const auto& [replica, chunk] : failed)
-    if (std::popcount(super.good_replicas(chunk)) > 1) // the last is never cleared
-      super.set_good(replica, chunk, false);
-  return write_super(sequences);
+    lost[chunk] |= 1u << replica;
+  for (const auto& [chunk, replicas] : lost)
+    if ((super.good_replicas(chunk) & ~replicas) == 0)
+      return io_fail(io_error::medium);
+  for (const auto& [replica, chunk] : failed) {
+    super.set_good(replica, chunk, false);
+    bits_unsaved_ = true;
+  }
+  return bits_unsaved_ ? write_super(sequences) : io_result{};
 }
 
 io_result spare_metadata::write_blocks(std::span<const std::uint32_t> blocks, sequence_counter& sequences,
@@ -303,11 +316,12 @@ io_result spare_metadata::write_blocks(std::span<const std::uint32_t> blocks, se
   for (const std::uint32_t b : blocks)
     if (renumber || block(b).sequence == 0)
       block(b).sequence = sequences.take();
+  const std::uint64_t failed_before = io_->failed_flushes();
   CHECK_OK(write_first_copies({blocks.begin(), blocks.end()}, failed, first_of));
   if (rules_.write_others)
     CHECK_OK(write_other_copies(blocks, failed, first_of));
   if (rules_.flush_others)
-    CHECK_OK(io_->flush());
+    CHECK_OK(flush_since(*io_, failed_before));
   CHECK_OK(drop_failed_copies(failed, sequences));
   for (const std::uint32_t b : blocks) {
     sure_.erase(b);

@@ -116,6 +116,7 @@ private:
       sure_;                  // blocks not in order: replicas known to hold the newest content durably
   unsigned valid_supers_ = 0; // copies known to hold a valid newest superblock
   bool supers_damaged_ = false;
+  bool bits_unsaved_ = false; // good bits were cleared in memory; no table change is answered before on disk
   std::uint64_t highest_sequence_ = 0;
 };
 

@@ -42,9 +42,21 @@ public:
   [[nodiscard]] virtual io_result write(std::span<const std::byte> buffer, std::uint64_t offset) = 0;
   /// On success every write that had returned before the call is durable.
   [[nodiscard]] virtual io_result flush() = 0;
+  /// How many flushes of the device have failed so far, whoever asked for them. A failed flush may have given up
+  /// any write before it, and no later flush says so again (Linux reports a lost write once per open file).
+  [[nodiscard]] virtual std::uint64_t failed_flushes() const = 0;
   /// Afterwards the range reads as zeros (space may have been freed), or io_error::unsupported and nothing was changed.
   [[nodiscard]] virtual io_result zero(std::uint64_t offset, std::uint64_t length) = 0;
   [[nodiscard]] virtual const store_identity& identity() const = 0;
 };
+
+/// A flush for writes that all began after failed_flushes() said `failed_before`: good only where none has failed
+/// since, be it another thread's.
+[[nodiscard]] inline io_result flush_since(store& io, std::uint64_t failed_before) {
+  CHECK_OK(io.flush());
+  if (io.failed_flushes() != failed_before)
+    return io_fail(io_error::medium);
+  return {};
+}
 
 } // namespace dmremap

@@ -6,6 +6,7 @@
 #include "engine/unique_fd.h"
 #include "fusedisk/control_server.h"
 #include "fusedisk/ctl_text.h"
+#include "fusedisk/events.h"
 #include "fusedisk/fuse_server.h"
 #include "fusedisk/live_target.h"
 #include "fusedisk/run_files.h"
@@ -93,7 +94,8 @@ result<void> daemon_run::open_set() {
   std::vector<std::pair<member_role, member_spec>> specs = {{member_role::main, settings_.main}};
   for (const auto& spare : settings_.spares)
     specs.emplace_back(member_role::spare, spare);
-  const auto& how = settings_.options.open;
+  open_options how = settings_.options.open;
+  how.on_remap = [this](const remap_event& event) { log_.warn(text_of(event, info_)); };
   members_ = TRY(open_members(specs, how.read_only ? access_mode::read_only : access_mode::read_write));
   CHECK_OK(
       check_fuse_device()); // before disk::open, which writes; what is wrong with the members is told first
@@ -207,10 +209,11 @@ result<void> daemon_run::wait_and_close() {
   control_.reset(); // answers what it has taken
   target_->quiesce();
   auto closed = disk_->close();
+  const std::string name = "set " + target_->known_info().set_name; // it may have been renamed
   if (closed)
-    log_.info("set " + info_.set_name + ": closed cleanly");
+    log_.info(name + ": closed cleanly");
   else
-    log_.error("set " + info_.set_name + ": not closed cleanly: " + closed.error().text());
+    log_.error(name + ": not closed cleanly: " + closed.error().text());
   return closed;
 }
 

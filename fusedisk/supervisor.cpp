@@ -2,6 +2,7 @@
 #include "fusedisk/supervisor.h"
 
 #include "fusedisk/clock.h"
+#include "fusedisk/events.h"
 #include "fusedisk/replies.h"
 
 #include <ctime>
@@ -22,32 +23,6 @@ void sleep_ns(std::uint64_t ns) {
 }
 
 } // namespace
-
-std::vector<noticed_event> compare_stats(const disk_stats& a, const disk_stats& b,
-                                         const std::string& main_path) {
-  std::vector<noticed_event> out;
-  const auto more = [&](std::uint64_t before, std::uint64_t after, log_level level, const std::string& text) {
-    if (after > before)
-      out.push_back({level, std::to_string(after - before) + " " + text});
-  };
-  more(a.main_read_errors, b.main_read_errors, log_level::warn, "failed reads of main " + main_path);
-  more(a.main_write_errors, b.main_write_errors, log_level::warn, "failed writes of main " + main_path);
-  more(a.spare_read_errors, b.spare_read_errors, log_level::error, "failed reads of a spare");
-  more(a.spare_write_errors, b.spare_write_errors, log_level::error, "failed writes of a spare");
-  more(a.flush_errors, b.flush_errors, log_level::error, "failed flushes: what was written last may be lost");
-  more(a.auto_remaps, b.auto_remaps, log_level::warn,
-       "units of main " + main_path + " moved to a spare after errors");
-  more(a.lost_sectors, b.lost_sectors, log_level::error,
-       "more sectors lost: they answer EIO until written or salvaged");
-  more(b.lost_sectors, a.lost_sectors, log_level::info, "fewer sectors lost");
-  if (b.breaker_open && !a.breaker_open)
-    out.push_back({log_level::error, "too many errors at once: automatic remapping has stopped; "
-                                     "reset_breaker goes on"});
-  if (b.main_gone != a.main_gone)
-    out.push_back(
-        {log_level::error, "main " + main_path + (b.main_gone ? " does not answer" : " answers again")});
-  return out;
-}
 
 supervisor::supervisor(worker_pool& workers, live_target& target, stats_segment& segment, event_log& log)
     : workers_(workers), target_(target), segment_(segment), log_(log), logged_(target.stats()) {

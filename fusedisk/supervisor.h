@@ -8,19 +8,9 @@
 #include "fusedisk/worker_pool.h"
 
 #include <atomic>
-#include <string>
 #include <thread>
-#include <vector>
 
 namespace dmremap {
-
-/// Log lines for what the counters say happened between two looks, one an event, with its weight.
-struct noticed_event {
-  log_level level;
-  std::string text;
-};
-[[nodiscard]] std::vector<noticed_event> compare_stats(const disk_stats& before, const disk_stats& after,
-                                                       const std::string& main_path);
 
 /// The thread that must never wait for a drive: it ticks the worker pool, publishes the live statistics every
 /// 100 ms, and logs what the counters say.

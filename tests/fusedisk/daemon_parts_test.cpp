@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The smaller parts of the daemon: the run folder, the background start, the mount table, the tree, the log.
 #include "fusedisk/background.h"
+#include "fusedisk/events.h"
 #include "fusedisk/image_tree.h"
 #include "fusedisk/log.h"
 #include "fusedisk/mount_table.h"
 #include "fusedisk/run_files.h"
-#include "fusedisk/supervisor.h"
 
 #include <boost/filesystem.hpp>
 #include <catch2/catch.hpp>
@@ -211,14 +211,28 @@ TEST_CASE("counters turn into log lines, one an event") {
   b.breaker_open = true;
   b.main_gone = true;
   const auto events = compare_stats(a, b, "/x/main");
-  REQUIRE(events.size() == 5);
+  REQUIRE(events.size() == 4);
   CHECK(events[0].text == "3 failed reads of main /x/main");
-  CHECK(events[1].text == "2 units of main /x/main moved to a spare after errors");
+  CHECK(events[1].text == "1 more sectors lost: they answer EIO until written or salvaged");
   CHECK(compare_stats(b, b, "/x/main").empty());
   const auto better = compare_stats(b, a, "/x/main"); // also what clear_stats looks like
   REQUIRE(better.size() == 2);
   CHECK(better[0].text == "1 fewer sectors lost");
   CHECK(better[1].text == "main /x/main answers again");
+}
+
+TEST_CASE("a remap's log line names device, sector, destination and what was lost") {
+  disk_info info;
+  info.main_path = "/dev/sdb";
+  info.spares.emplace_back().path = "/dev/sdc";
+  remap_event e{main_unit(100), 0, spare_unit(2048), 0, true};
+  CHECK(text_of(e, info) ==
+        "main /dev/sdb: write error in the unit at sector 800; moved to spare /dev/sdc sector 16384");
+  e.writing = false;
+  e.lost = 0x82;
+  CHECK(text_of(e, info) ==
+        "main /dev/sdb: read error in the unit at sector 800; moved to spare /dev/sdc sector "
+        "16384; lost sectors: 801, 807");
 }
 
 TEST_CASE("a log whose reader hangs holds up nobody, and says what it left out") {

@@ -79,6 +79,7 @@ public:
   [[nodiscard]] io_result read(std::span<std::byte> buffer, std::uint64_t offset) override;
   [[nodiscard]] io_result write(std::span<const std::byte> buffer, std::uint64_t offset) override;
   [[nodiscard]] io_result flush() override;
+  [[nodiscard]] std::uint64_t failed_flushes() const override { return inner_->failed_flushes(); }
   [[nodiscard]] io_result zero(std::uint64_t offset, std::uint64_t length) override;
   [[nodiscard]] const store_identity& identity() const override { return inner_->identity(); }
 

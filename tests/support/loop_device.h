@@ -74,6 +74,8 @@ public:
       throw std::runtime_error("no partition on " + path_ + ": " + std::strerror(errno));
     return path_ + "p" + std::to_string(++partitions_);
   }
+  /// Takes over a new size of the file below.
+  [[nodiscard]] bool set_capacity() const { return ::ioctl(fd_.get(), LOOP_SET_CAPACITY) == 0; }
   /// "loop3"
   [[nodiscard]] std::string name() const { return path_.substr(5); }
 

@@ -156,10 +156,13 @@ io_result memory_store::flush() {
     --gate_.waiting;
   }
   ++counts_.flushes;
-  if (faults_.all)
+  if (faults_.all) {
+    ++failed_flushes_;
     return io_fail(*faults_.all);
+  }
   if (faults_.flush_failures > 0) {
     --faults_.flush_failures;
+    ++failed_flushes_;
     return io_fail(faults_.flush_error);
   }
   return {};

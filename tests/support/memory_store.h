@@ -4,6 +4,7 @@
 #include "engine/store.h"
 #include "tests/support/page_image.h"
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -57,6 +58,7 @@ public:
   [[nodiscard]] io_result read(std::span<std::byte> buffer, std::uint64_t offset) override;
   [[nodiscard]] io_result write(std::span<const std::byte> buffer, std::uint64_t offset) override;
   [[nodiscard]] io_result flush() override;
+  [[nodiscard]] std::uint64_t failed_flushes() const override { return failed_flushes_.load(); }
   [[nodiscard]] io_result zero(std::uint64_t offset, std::uint64_t length) override;
   [[nodiscard]] const store_identity& identity() const override { return identity_; }
 
@@ -124,6 +126,7 @@ private:
   page_image content_;
   fault_table faults_;
   store_counts counts_;
+  std::atomic<std::uint64_t> failed_flushes_{0};
   gate gate_;
   std::vector<watched> watched_;
   change_hook hook_;

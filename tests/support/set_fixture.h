@@ -4,6 +4,7 @@
 #include "engine/disk.h"
 #include "tests/support/memory_store.h"
 
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <memory>
 #include <vector>
@@ -23,7 +24,13 @@ public:
     return inner_->write(b, at);
   }
   [[nodiscard]] io_result flush() override {
-    return *fails_ ? io_result(io_fail(io_error::medium)) : inner_->flush();
+    if (!*fails_)
+      return inner_->flush();
+    ++failed_flushes_;
+    return io_fail(io_error::medium);
+  }
+  [[nodiscard]] std::uint64_t failed_flushes() const override {
+    return failed_flushes_ + inner_->failed_flushes();
   }
   [[nodiscard]] io_result zero(std::uint64_t at, std::uint64_t n) override { return inner_->zero(at, n); }
   [[nodiscard]] const store_identity& identity() const override { return inner_->identity(); }
@@ -31,6 +38,7 @@ public:
 private:
   std::shared_ptr<store> inner_;
   const bool* fails_;
+  std::atomic<std::uint64_t> failed_flushes_{0};
 };
 
 /// A set in memory: format once, open and reopen at will. Sector s of main begins filled with the byte s %

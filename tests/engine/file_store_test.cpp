@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "engine/file_store.h"
+
+#include "engine/range_store.h"
+#include "tests/support/loop_device.h"
+#include "tests/support/store_contract.h"
+#include "tests/support/temp_dir.h"
+
+#include <fstream>
+
+using namespace dmremap;
+using namespace dmremap::test;
+
+namespace {
+
+bool is(const io_result& r, io_error e) {
+  return !r && r.error() == e;
+}
+
+} // namespace
+
+TEST_CASE("the size is whole blocks", "[file_store]") {
+  const temp_dir dir;
+  const auto a = file_store::open(dir.file("a", 1000), {});
+  REQUIRE(a);
+  CHECK((*a)->size() == 512);
+  CHECK(file_store::open(dir.file("b", 511), {}).error().id == "empty-member");
+  CHECK(file_store::open(dir.file("c", 0), {}).error().id == "empty-member");
+}
+
+TEST_CASE("the rest of a file behind the last whole block is never touched", "[file_store]") {
+  const temp_dir dir;
+  const auto path = dir.text_file("a", std::string(1024, 'x') + "the tail");
+  auto s = *file_store::open(path, {});
+  REQUIRE(s->size() == 1024);
+  shifted_buffer data(1024, 0);
+  REQUIRE(s->write(data.span(), 0));
+  REQUIRE(s->flush());
+  CHECK(slurp(path) == std::string(1024, '\0') + "the tail");
+}
+
+TEST_CASE("a store opened for reading does not write", "[file_store]") {
+  const temp_dir dir;
+  const auto path = dir.text_file("a", std::string(8192, 'x'));
+  auto s = *file_store::open(path, {.read_only = true});
+  shifted_buffer data(4096, 0);
+  CHECK(is(s->write(data.span(), 0), io_error::read_only));
+  CHECK(is(s->zero(0, 4096), io_error::read_only));
+  CHECK(s->flush());
+  REQUIRE(s->read(data.span(), 4096));
+  CHECK(data.span()[4095] == std::byte{'x'});
+  CHECK(slurp(path) == std::string(8192, 'x'));
+}
+
+TEST_CASE("a file that was cut off is gone, not zeros", "[file_store]") {
+  const temp_dir dir;
+  const auto path = dir.file("a", 1 << 20);
+  auto s = *file_store::open(path, {});
+  boost::filesystem::resize_file(path, 16384 + 100);
+  shifted_buffer data(8192, 0);
+  CHECK(s->read(data.span(), 8192));
+  CHECK(is(s->read(data.span(), 16384), io_error::gone));
+  CHECK(is(s->read(data.span(), 12288), io_error::gone));
+  CHECK(is(s->read(data.span(), 65536), io_error::gone));
+}
+
+TEST_CASE("a loop device that lost its file is gone for reads and writes", "[file_store][root]") {
+  const temp_dir dir;
+  auto loop = std::make_unique<loop_device>(dir.file("a", 1 << 20), loop_device::options{});
+  const auto path = loop->path();
+  const auto file = dir / "a";
+  auto s = *file_store::open(path, {});
+  boost::filesystem::resize_file(file, 64 << 10);
+  REQUIRE(loop->set_capacity()); // as a drive does whose size drops to what still answers
+  shifted_buffer data(4096, 0);
+  CHECK(s->read(data.span(), 0));
+  CHECK(is(s->read(data.span(), 128 << 10), io_error::gone));
+  CHECK(is(s->write(data.span(), 128 << 10), io_error::gone));
+}
+
+TEST_CASE("zeroing a range of a file frees it", "[file_store]") {
+  const temp_dir dir;
+  const auto path = dir.text_file("a", std::string(1 << 20, 'x'));
+  auto s = *file_store::open(path, {});
+  const auto zeroed = s->zero(64 << 10, 512 << 10);
+  if (!zeroed) {
+    CHECK(zeroed.error() == io_error::unsupported);
+    return;
+  }
+  struct stat st {};
+  REQUIRE(::stat(path.c_str(), &st) == 0);
+  CHECK(st.st_size == 1 << 20);
+  CHECK(st.st_blocks * 512 <= 520 << 10);
+}
+
+TEST_CASE("a range does not leave its place", "[file_store]") {
+  const temp_dir dir;
+  const auto path = dir.text_file("a", std::string(1 << 20, 'x'));
+  std::shared_ptr<store> below = *file_store::open(path, {});
+  CHECK(range_store::make(below, 0, 0).error().id == "too-small-range");
+  CHECK(range_store::make(below, 4, 8).error().id == "misaligned-range");
+  CHECK(range_store::make(below, 8, 4).error().id == "misaligned-range");
+  CHECK(range_store::make(below, 2048, 8).error().id == "range-beyond-end");
+  CHECK(range_store::make(below, UINT64_MAX - 7, 16).error().id == "range-beyond-end");
+  auto range = *range_store::make(below, 16, 16);
+  CHECK(range->size() == 8192);
+  CHECK(range->identity().path == path + "@16+16");
+  shifted_buffer data(8192, 0);
+  REQUIRE(range->write(data.span(), 0));
+  CHECK(is(range->write(data.span(), 4096), io_error::invalid));
+  CHECK(is(range->zero(8192, 4096), io_error::invalid));
+  REQUIRE(range->flush());
+  const std::string x(8192, 'x');
+  CHECK(slurp(path) == x + std::string(8192, '\0') + std::string((1 << 20) - 16384, 'x'));
+}
