@@ -180,7 +180,7 @@ result<std::vector<signature>> probe_signatures(store& member) {
   if (more < 0)
     return probe_failed(member, "libblkid could not tell what is on it");
   each_own_super(member, [&](spare_unit, const superblock& s) {
-    add({"dmremap", "spare of set " + s.set_name, to_text(s.set_uuid)});
+    add({"dmremap", s.set_name, to_text(s.set_uuid)});
   });
   each_upstream_magic(member, [&](spare_unit) { add({"dm-remap-v4", "metadata of dm-remap 4", ""}); });
   return found;
