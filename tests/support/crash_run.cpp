@@ -204,10 +204,8 @@ void crash_run::remap(std::uint64_t unit) {
     note("remap failed: " + reply.error().text());
   else if ((reply->units == 1) == now_.mapped.contains(unit) || reply->units + reply->already != 1)
     note("remap says " + std::to_string(reply->units) + " new, " + std::to_string(reply->already) + " old units");
-  if (reply) {
-    now_.mapped.insert(unit);
+  if (reply && now_.mapped.insert(unit).second) // nothing is promised where it was mapped before
     now_.truth.make_durable(unit * unit_sectors, unit_sectors);
-  }
   mark("remap answered");
 }
 
@@ -263,6 +261,10 @@ void crash_run::break_writes(std::uint64_t unit) {
 }
 
 void crash_run::break_reads(std::uint64_t first, std::uint64_t count) {
+  // A drive with larger blocks cannot read less than one.
+  const std::uint64_t step = now_.main_block / sector_bytes;
+  count = align_up(first + count, step) - align_down(first, step);
+  first = align_down(first, step);
   main_memory_->add_bad({first, count, direction::read, io_error::medium, always, true});
   for (std::uint64_t s = first; s < first + count; ++s)
     if (!now_.mapped.contains(s / unit_sectors))

@@ -19,6 +19,23 @@ bool applies(direction when, bool writing) {
 
 } // namespace
 
+void heal_written(fault_table& faults, std::uint64_t first, std::uint64_t sectors) {
+  std::vector<bad_range> kept;
+  for (const bad_range& bad : faults.bad) {
+    if (!bad.write_heals || bad.when != direction::read || !overlap(first, sectors, bad.first, bad.count)) {
+      kept.push_back(bad);
+      continue;
+    }
+    const auto keep = [&](std::uint64_t from, std::uint64_t to) {
+      if (from < to)
+        kept.push_back({from, to - from, bad.when, bad.error, bad.times, true});
+    };
+    keep(bad.first, first);
+    keep(first + sectors, bad.first + bad.count);
+  }
+  faults.bad = std::move(kept);
+}
+
 memory_store::memory_store(std::uint64_t size, std::uint32_t block_size)
     : memory_store(page_image(size), block_size) {}
 
@@ -87,20 +104,7 @@ void memory_store::change(std::uint64_t offset, std::uint64_t length, const std:
     content_.write(std::span(bytes, length), offset);
   else
     content_.zero(offset, length);
-  const std::uint64_t first = offset / sector_bytes, sectors = length / sector_bytes;
-  std::vector<bad_range> kept;
-  for (const bad_range& bad : faults_.bad) {
-    if (!bad.write_heals || bad.when != direction::read || !overlap(first, sectors, bad.first, bad.count)) {
-      kept.push_back(bad);
-      continue;
-    }
-    if (bad.first < first)
-      kept.push_back({bad.first, first - bad.first, bad.when, bad.error, bad.times, true});
-    if (bad.first + bad.count > first + sectors)
-      kept.push_back(
-          {first + sectors, bad.first + bad.count - first - sectors, bad.when, bad.error, bad.times, true});
-  }
-  faults_.bad = std::move(kept);
+  heal_written(faults_, offset / sector_bytes, length / sector_bytes);
 }
 
 io_result memory_store::read(std::span<std::byte> buffer, std::uint64_t offset) {

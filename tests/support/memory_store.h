@@ -38,6 +38,9 @@ struct fault_table {
   bool zero_unsupported = false;
 };
 
+/// A write of the sectors succeeded: those that a write heals are good again.
+void heal_written(fault_table& faults, std::uint64_t first, std::uint64_t sectors);
+
 /// Counts of requests that reached the store, failed ones included.
 struct store_counts {
   std::uint64_t reads = 0, writes = 0, flushes = 0, zeroes = 0;
