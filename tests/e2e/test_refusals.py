@@ -161,12 +161,13 @@ class Create(Refusals):
         self.check_live((*self.create_words(main=free), "--wipe=dmremap"), ("in-use", "members-overlap"))
         self.set.stop()
 
-    def check_live(self, words, identifiers):
+    def check_live(self, words, identifiers, says=""):
         """As check_refused, but the daemon may write its own members meanwhile: nothing else does here."""
         held = self.contents()
         answer = self.workspace.dmremap(*words, "--json", check=False)
         self.assertEqual(answer.returncode, 1, answer.stdout + answer.stderr)
         self.assertIn(json.loads(answer.stdout)["error"]["id"], identifiers)
+        self.assertIn(says, json.loads(answer.stdout)["error"]["why"])
         self.assertEqual(self.contents(), held)
 
     def test_mounted_and_loop(self):
@@ -186,8 +187,8 @@ class Create(Refusals):
         self.workspace.dmremap("create", "first", "--main", self.set.main, "--spare", f"{disk}@0+65536")
         attached = Attached(self.workspace, "first")
         other = self.file("other.img", MAIN_SIZE)
-        self.check_live(self.create_words(other, f"{disk}@32768+65536"), ("members-overlap",))
-        self.check_live(self.create_words(other, disk), ("members-overlap", "in-use"))
+        self.check_live(self.create_words(other, f"{disk}@32768+65536"), ("members-overlap",), says="set 'first'")
+        self.check_live(self.create_words(other, disk), ("members-overlap", "in-use"), says="set 'first'")
         self.workspace.dmremap("create", "second", "--main", other, "--spare", f"{disk}@65536+65536")  # beside it
         beside = Attached(self.workspace, "second")
         beside.detach()
