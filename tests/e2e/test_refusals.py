@@ -153,6 +153,17 @@ class Create(Refusals):
         main, spare = self.file("m.img", MAIN_SIZE), self.file("s.img", SPARE_SIZE)
         self.check_refused(self.create_words(main, spare, name="e2e"), "name-taken")
 
+    def test_worn_main_is_accepted(self):
+        """Bad sectors where signatures would lie are no reason to refuse main: that is what the set is for."""
+        with open(f"{self.set.main}.dust", "w", encoding="ascii") as drill:
+            drill.write(f"0 read 8\n{MAIN_SIZE // SECTOR - 8} read 8\n")
+        self.workspace.dmremap(*self.create_words(main=f"dust:{self.set.main}"))
+
+    def test_worn_spare_is_not(self):
+        with open(f"{self.set.spare}.dust", "w", encoding="ascii") as drill:
+            drill.write("8 read\n")
+        self.check_refused(self.create_words(spare=f"dust:{self.set.spare}"), "probe-failed")
+
     def test_in_use(self):
         self.set.create().start()
         free = self.file("free.img", SPARE_SIZE)
