@@ -40,6 +40,7 @@ set_state crash_judge::state_after(const crash_run& run, const crash_state& cras
   set_state state = run.at_epoch(crash.epoch);
   state.main = crash.devices[0]->content;
   state.spare = crash.devices[1]->content;
+  state.main_faults.flush_failures = state.spare_faults.flush_failures = 0;
   // Writes since the last marker have healed what they covered.
   for (std::size_t i = crash.point; i-- > 0 && run.log().events()[i].what != log_event::kind::marker;)
     if (const log_event& event = run.log().events()[i];

@@ -35,8 +35,11 @@ public:
   crash_run(const set_state& start, const open_options& options);
   ~crash_run();
 
-  /// Decides on writes to the spare; see write_fate. Before open().
+  /// Decides on writes to a member from now on; see write_fate.
   void set_spare_fate(crash_store::fate_rule rule) { spare_->set_fate(std::move(rule)); }
+  void set_main_fate(crash_store::fate_rule rule) { main_->set_fate(std::move(rule)); }
+  /// Requests may fail from now on: nothing is noted for that, and what is remapped is asked of the disk.
+  void tolerate_failures() { tolerant_ = true; }
   /// False where the set does not open; noted.
   bool open();
   /// After the open of what a crash left behind: reads everything, and takes what is seen for what is there.
@@ -49,7 +52,15 @@ public:
   void remap(std::uint64_t unit);
   void unmap(std::uint64_t unit);
   void salvage();
+  void sync();
+  /// Spare unit `source` must never have been used: it shows zeros.
+  void add_remap(std::uint64_t unit, std::uint64_t source);
   void close_and_reopen();
+  /// As if the process was killed: the drives keep what is in their caches.
+  void kill_and_reopen();
+  /// The next flushes of a member fail, and lose what they should have made durable.
+  void fail_spare_flushes(std::uint64_t times);
+  void fail_main_flushes(std::uint64_t times);
   /// Main cannot write the unit from now on.
   void break_writes(std::uint64_t unit);
   /// Main cannot read the sectors until they are written there.
@@ -79,6 +90,8 @@ private:
   [[nodiscard]] bool write_bad(std::uint64_t unit) const;
   void mark(const std::string& label);
   void note(const std::string& what);
+  void note_failure(const std::string& what);
+  void ask_what_is_mapped();
   void settle_write(std::uint64_t first, std::uint64_t count, bool done, bool expected);
   void lose(std::uint64_t sector);
 
@@ -91,6 +104,7 @@ private:
   std::unique_ptr<disk> disk_;
   std::unique_ptr<io_context> context_;
   std::size_t last_ = 0;
+  bool tolerant_ = false;
   std::vector<std::string> violations_;
 };
 

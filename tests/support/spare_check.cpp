@@ -187,6 +187,28 @@ void spare_checker::check_slot_set(spare_report& report) {
                             " is in use but not reserved: the range ends at " + std::to_string(report.sequence_end));
 }
 
+namespace {
+
+const page* any_super(const page_image& spare) {
+  for (unsigned copy = 0; copy < 5; ++copy)
+    if (const page* held = spare.at(fixed_super_units[copy]); is_super(held, copy, fixed_super_units[copy]))
+      return held;
+  return nullptr;
+}
+
+} // namespace
+
+bool is_metadata_unit(const page_image& spare, std::uint64_t unit) {
+  const page* super = any_super(spare);
+  return super != nullptr && is_metadata(*super, unit);
+}
+
+std::uint64_t unit_of_super(const page_image& spare, unsigned copy) { return super_place(*any_super(spare), copy); }
+
+std::uint64_t unit_of_block(const page_image& spare, unsigned replica, std::uint32_t number) {
+  return replica_start(*any_super(spare), replica) + 1 + number;
+}
+
 spare_report spare_checker::check(const page_image& spare) {
   spare_report report;
   super_ = nullptr;

@@ -51,4 +51,12 @@ private:
   std::unordered_map<std::uint64_t, page_facts> known_;
 };
 
+/// Is the unit of the spare part of a superblock copy or a table replica, valid or not? False where no superblock at a
+/// fixed place is valid.
+[[nodiscard]] bool is_metadata_unit(const page_image& spare, std::uint64_t unit);
+/// The unit of superblock copy 0 to 9.
+[[nodiscard]] std::uint64_t unit_of_super(const page_image& spare, unsigned copy);
+/// The unit of a table block's copy.
+[[nodiscard]] std::uint64_t unit_of_block(const page_image& spare, unsigned replica, std::uint32_t number);
+
 } // namespace dmremap::test
