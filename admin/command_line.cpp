@@ -14,7 +14,8 @@ using chosen_action = std::function<result<exit_code>(context&)>;
 
 /// A flag that nothing is bound to: count() tells whether it was given.
 CLI::Option* add_switch(CLI::App* sub, const char* name, const char* help) {
-  return sub->add_flag_function(name, [](std::int64_t) {}, help);
+  return sub->add_flag_function(
+      name, [](std::int64_t) {}, help);
 }
 
 class builder {
@@ -29,7 +30,8 @@ public:
     sub->callback(
         [this, options, act] { chosen_ = [options, act](context& c) { return act(c, *options); }; });
     if (reports)
-      add_switch(sub, "--json", "report as JSON"); // read before the line is parsed: an error is an object, too
+      add_switch(sub, "--json",
+                 "report as JSON"); // read before the line is parsed: an error is an object, too
     return {sub, options.get()};
   }
 

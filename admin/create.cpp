@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "admin/commands.h"
 #include "admin/create_checks.h"
+#include "admin/create_ranges.h"
 #include "admin/create_report.h"
 #include "engine/config.h"
 #include "engine/disk.h"
 #include "engine/paths.h"
+#include "engine/uuid.h"
 #include "engine/wipe.h"
 
 #include <fmt/format.h>
@@ -74,8 +76,8 @@ set_config config_of(const create_plan& plan) {
   return config;
 }
 
-/// --table on a pair that is a set already: checked by opening it, read-only, and left as it is.
-result<void> open_existing(std::vector<open_member>& members, create_plan& plan) {
+/// A pair that is a set already is checked by opening it, read-only, and left as it is.
+result<void> open_existing(const std::vector<open_member>& members, create_plan& plan) {
   open_options how;
   how.read_only = true;
   const auto opened = TRY(disk::open(members[0].io, {members[1].io}, how));
@@ -97,12 +99,9 @@ bool is_a_set(const std::vector<signature>& found) {
 result<void> keep_config(const create_plan& plan) {
   if (plan.config_file.empty())
     return {};
-  if (plan.done == create_plan::outcome::opened) {
-    const auto there = load_set_config(plan.name);
-    if (there && strcasecmp(there->uuid.c_str(), plan.uuid.c_str()) == 0)
-      return {};
-    CHECK_OK(check_name(plan.name, true));
-  }
+  if (const auto there = load_set_config(plan.name);
+      there && strcasecmp(there->uuid.c_str(), plan.uuid.c_str()) == 0)
+    return {}; // the same set, opened again
   auto saved = save_set_config(config_of(plan), config_write::create);
   if (!saved)
     saved.error().why += "; the set itself is made (UUID " + plan.uuid +
@@ -125,25 +124,47 @@ result<void> format_set(std::vector<open_member>& members, create_plan& plan) {
   return {};
 }
 
-/// Looks at all members; what is left to do is written nowhere yet. True: the pair is a set already
-/// (--table).
-result<bool> make_plan(const create_options& options, std::vector<open_member>& members, create_plan& plan) {
+/// Looks at all members; what is left to do is written nowhere yet. Where the pair is a set already, and may
+/// stay one, plan.done is "opened".
+result<void> make_plan(const create_options& options, const std::vector<open_member>& members,
+                       create_plan& plan) {
   CHECK_OK(check_main(*members[0].io));
   plan.main = TRY(measured(members[0]));
-  for (std::size_t i = 1; i < members.size(); ++i) {
-    auto spare = TRY(measured(members[i]));
-    const auto found = TRY(probe_signatures(*members[i].io));
-    if (!options.table.empty() && is_a_set(found) && options.destroy_set.empty()) {
-      spare.places = TRY(make_geometry(members[i].io->size()));
-      plan.spares.push_back(std::move(spare));
-      return true;
-    }
-    if (TRY(check_spare(*members[i].io, found, options.wipe, options.destroy_set)))
-      spare.signatures = found;
-    spare.places = TRY(make_geometry(members[i].io->size()));
-    plan.spares.push_back(std::move(spare));
+  auto spare = TRY(measured(members[1]));
+  const auto found = TRY(probe_signatures(*members[1].io));
+  if (is_a_set(found) && options.destroy_set.empty()) {
+    auto opened = open_existing(members, plan);
+    if (!opened &&
+        !options.table.empty()) // the line names this pair as it was used before: it is about that set
+      return opened;
   }
-  return false;
+  if (plan.done != create_plan::outcome::opened &&
+      TRY(check_spare(*members[1].io, found, options.wipe, options.destroy_set)))
+    spare.signatures = found;
+  if (plan.done != create_plan::outcome::opened) {
+    CHECK_OK(check_configured({members[0].spec, members[1].spec}, options.destroy_set));
+    CHECK_OK(check_surroundings(members[0].spec, members[1].spec, options.wipe));
+  }
+  spare.places = TRY(make_geometry(members[1].io->size()));
+  plan.spares.push_back(std::move(spare));
+  return {};
+}
+
+/// What a later step could not write is found before anything is written.
+result<void> check_config(const create_plan& plan, bool persist) {
+  if (plan.done == create_plan::outcome::opened) {
+    const auto there = load_set_config(plan.name);
+    if (there && strcasecmp(there->uuid.c_str(), plan.uuid.c_str()) == 0)
+      return {};
+  }
+  CHECK_OK(check_name(plan.name, persist));
+  if (!persist)
+    return {};
+  auto config = config_of(plan);
+  if (config.uuid.empty())
+    config.uuid = to_text(uuid_bytes{}); // any will do
+  static_cast<void>(TRY(format_set_config(config)));
+  return {};
 }
 
 } // namespace
@@ -152,8 +173,8 @@ result<exit_code> create(context& c, const create_options& options) {
   create_plan plan;
   plan.name = options.name;
   const bool persist = config_is_kept() && !options.no_persist;
-  // A table line may be for a set that is configured already: the file is judged when the set is known.
-  CHECK_OK(check_name(options.name, persist && options.table.empty()));
+  CHECK_OK(check_name(options.name,
+                      false)); // whether its file may be there already is judged when the set is known
   if (persist)
     plan.config_file = set_conf_path(options.name);
   const auto want = TRY(wanted(options));
@@ -161,15 +182,12 @@ result<exit_code> create(context& c, const create_options& options) {
   std::vector<member_spec> all = want.spares;
   all.insert(all.begin(), want.main);
   CHECK_OK(check_different(all));
-  auto members =
-      TRY(open_members(with_roles(want), options.dry_run ? access_mode::read_only : access_mode::read_write));
-  const bool exists = TRY(make_plan(options, members, plan));
-  if (exists)
-    CHECK_OK(open_existing(members, plan));
-  else
-    CHECK_OK(check_name(options.name, persist));
+  const auto access = options.dry_run ? access_mode::read_only : access_mode::read_write;
+  auto members = TRY(open_members(with_roles(want), access));
+  CHECK_OK(make_plan(options, members, plan));
+  CHECK_OK(check_config(plan, persist));
   if (!options.dry_run) {
-    if (!exists)
+    if (plan.done != create_plan::outcome::opened)
       CHECK_OK(format_set(members, plan));
     CHECK_OK(keep_config(plan));
   }

@@ -63,11 +63,17 @@ std::string local_time_before(double seconds) {
   return text;
 }
 
-/// A heartbeat comes every 100 ms: where it still does, the daemon lives and only this answer is late.
+/// A heartbeat comes every 100 ms: one that is younger than the time that was waited for the answer came
+/// meanwhile, so the daemon lives and only this answer waits for something.
+bool beats(double age) {
+  return age < std::chrono::duration<double>(answer_limit).count();
+}
+
 std::string notice_for(double age) {
-  if (age < 2)
-    return fmt::format("the daemon is at work, but its full answer waits for a device; figures {:.1f} s old",
-                       age);
+  if (beats(age))
+    return fmt::format(
+        "the daemon is at work but does not answer in time: it waits for a device; figures {:.1f} s old",
+        age);
   return fmt::format(
       "the daemon does not answer since {} (figures {:.1f} s old): it is stopped, or waits for a drive",
       local_time_before(age), age);
@@ -81,7 +87,7 @@ json stand_in(const running_set& set, const stats_snapshot& last) {
           {"running", true},
           {"answers", false},
           {"age_seconds", age},
-          {"state", "does not answer (was: " + last.stats.state + ")"},
+          {"state", beats(age) ? last.stats.state : "does not answer (was: " + last.stats.state + ")"},
           {"main", {{"path", set.main}}},
           {"mountpoint", set.mountpoint},
           {"image", set.image},

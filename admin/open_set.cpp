@@ -28,8 +28,7 @@ result<opened_set> open_configured(const set_config& config, access_mode mode) {
 
 result<void> check_same_set(const set_config& config, const std::vector<open_member>& members) {
   for (std::size_t i = 1; i < members.size(); ++i) {
-    const auto signatures = probe_signatures(*members[i].io);
-    for (const auto& one : signatures ? *signatures : std::vector<signature>{})
+    for (const auto& one : probe_set_signatures(*members[i].io))
       if (one.type == "dmremap" && strcasecmp(one.set_uuid.c_str(), config.uuid.c_str()) != 0)
         return fail("wrong-set", members[i].spec.text(),
                     "holds the set " + one.detail + " (" + one.set_uuid + "), not " + config.name + " (" +

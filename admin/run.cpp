@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <exception>
 #include <ostream>
+#include <poll.h>
 #include <string_view>
+#include <unistd.h>
 
 namespace dmremap::admin {
 namespace {
@@ -20,6 +22,11 @@ bool asks_for_json(int argc, const char* const* argv) {
       return true;
   }
   return false;
+}
+
+bool reader_went_away() {
+  pollfd output{STDOUT_FILENO, 0, 0};
+  return ::poll(&output, 1, 0) == 1 && (output.revents & POLLERR) != 0;
 }
 
 int carry_out(context& c, int argc, const char* const* argv) {
@@ -47,6 +54,8 @@ int run(int argc, const char* const* argv, std::ostream& out, std::ostream& err)
                        exit_code::failed});
   }
   out.flush();
+  if (!out && reader_went_away()) // `dmremap table NAME | head`: it has what it wanted
+    return status != 0 ? status : static_cast<int>(exit_code::failed);
   if (!out && status == 0)
     return c.report(
         error{"output-failed", "standard output", "the report could not be written", exit_code::failed});

@@ -46,10 +46,7 @@ std::vector<found_set> scan_for_sets() {
     const auto opened = open_members({{member_role::spare, *spec}}, access_mode::read_only);
     if (!opened || opened->empty())
       continue;
-    const auto signatures = probe_signatures(*opened->front().io);
-    if (!signatures)
-      continue;
-    for (const auto& one : *signatures)
+    for (const auto& one : probe_set_signatures(*opened->front().io))
       if (one.type == "dmremap")
         found.push_back({one.detail, one.set_uuid, device});
   }

@@ -67,7 +67,7 @@ void add_members(lines& out, const json& status) {
     const auto usable = number_in(spare, "usable_units"), used = number_in(spare, "allocated_units");
     out.add(fmt::format("spare {}", i).c_str(), "{}, {} of {} units used, {} free{}", text_in(spare, "path"),
             used, usable, size_text((usable - std::min(used, usable)) * unit_bytes), buffered(spare));
-    out.add("", "metadata: {} of 5 superblocks, {} of 5 at replicas, every table block in {} copies or more",
+    out.add("", "metadata: {} of 5 superblocks, {} of 5 at replicas, every table block in at least {} copies",
             number_in(spare, "super_copies_valid"), number_in(spare, "head_copies_valid"),
             number_in(spare, "weakest_block_copies"));
   }

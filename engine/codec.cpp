@@ -2,6 +2,7 @@
 #include "engine/codec.h"
 
 #include "engine/layout.h"
+#include "engine/paths.h"
 
 #include <bit>
 #include <cstring>
@@ -214,6 +215,18 @@ tl::expected<superblock, block_fault> decode_superblock(const block_bytes& in, u
   if (!possible)
     return tl::make_unexpected(block_fault::impossible);
   return s;
+}
+
+std::optional<superblock_hint> hint_of_superblock(const block_bytes& in) {
+  const auto b = load<dmr_superblock>(in);
+  if ((little(b.magic) & DMR_MAGIC_MASK) != (DMR_MAGIC_SUPER & DMR_MAGIC_MASK))
+    return std::nullopt;
+  superblock_hint hint;
+  std::memcpy(hint.set_uuid.data(), b.set_uuid, sizeof b.set_uuid);
+  hint.set_name.assign(b.set_name, ::strnlen(b.set_name, sizeof b.set_name));
+  if (!valid_set_name(hint.set_name))
+    hint.set_name = "?";
+  return hint;
 }
 
 void encode_table_block(const table_block& t, std::uint64_t owner_low, std::uint32_t number, spare_unit place,

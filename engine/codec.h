@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -107,6 +108,14 @@ void encode_superblock(const superblock& s, unsigned copy, spare_unit place, blo
 /// are the caller's to judge. Never trusts a length or a count in the block without a bound.
 [[nodiscard]] tl::expected<superblock, block_fault> decode_superblock(const block_bytes& in, unsigned copy,
                                                                       spare_unit place);
+
+/// What a block that bears our superblock's letters says of its set, however damaged, misplaced or new its
+/// version is: for refusing to overwrite it, never for using it. Nothing where the letters are not there.
+struct superblock_hint {
+  uuid_bytes set_uuid{};
+  std::string set_name; ///< "?" where it is no valid name
+};
+[[nodiscard]] std::optional<superblock_hint> hint_of_superblock(const block_bytes& in);
 
 void encode_table_block(const table_block& t, std::uint64_t owner_low, std::uint32_t number, spare_unit place,
                         block_bytes& out);

@@ -9,6 +9,7 @@
 #include <blkid/blkid.h>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <set>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -17,10 +18,12 @@
 namespace dmremap {
 namespace {
 
-// libblkid's probes look at the first 2 MiB (ZFS labels, btrfs at 64 KiB, LUKS2's second header) and the last
-// 1 MiB (RAID superblocks, the backup GPT, ZFS labels); nothing that it knows lies elsewhere.
-constexpr std::uint64_t head_bytes = 4u << 20;
+// libblkid's probes look at the start (ZFS labels, btrfs at 64 KiB, VMFS at 2 MiB, LUKS2's second header at
+// up to 4 MiB) and the last 1 MiB (RAID superblocks, the backup GPT, ZFS labels); nothing that it knows lies
+// elsewhere.
+constexpr std::uint64_t head_bytes = 5u << 20;
 constexpr std::uint64_t tail_bytes = 2u << 20;
+constexpr unsigned table_sector_sizes[] = {512, 4096};
 constexpr std::uint32_t upstream_v4_magic = 0x444D5234u;
 constexpr std::uint64_t upstream_v4_sectors[] = {0, 256, 512, 768, 1024, 2048, 4096, 8192};
 
@@ -63,9 +66,12 @@ public:
     return copy;
   }
 
-  [[nodiscard]] result<probe_handle> probe(const store& member) const {
+  /// `sector_size`: partition tables lie in sectors. Both sizes are looked at whatever the member's own is: a
+  /// copy of a disk keeps the table of the disk that it was made from.
+  [[nodiscard]] result<probe_handle> probe(const store& member, unsigned sector_size) const {
     probe_handle p(blkid_new_probe());
-    if (!p || blkid_probe_set_device(p.get(), fd_.get(), 0, 0) != 0)
+    if (!p || blkid_probe_set_device(p.get(), fd_.get(), 0, 0) != 0 ||
+        blkid_probe_set_sectorsize(p.get(), sector_size) != 0)
       return probe_failed(member, "libblkid cannot look at it");
     blkid_probe_enable_superblocks(p.get(), 1);
     blkid_probe_set_superblocks_flags(p.get(), BLKID_SUBLKS_TYPE | BLKID_SUBLKS_LABEL | BLKID_SUBLKS_UUID |
@@ -102,67 +108,15 @@ std::string value_of(blkid_probe p, const char* name) {
   return blkid_probe_lookup_value(p, name, &value, nullptr) == 0 && value != nullptr ? value : "";
 }
 
-/// Valid superblock copies of ours: at the fixed places, and at the heads that those name or this size
-/// implies.
-template <class Visit>
-void each_own_super(store& member, Visit&& visit) {
-  std::set<std::uint64_t> seen;
-  const auto look = [&](const geometry& g, unsigned first, unsigned end) {
-    for (unsigned copy = first; copy < end; ++copy) {
-      const spare_unit place = g.super_place(copy);
-      block_bytes bytes;
-      if (!seen.insert(place.value).second || byte_of(place) + unit_bytes > member.size() ||
-          !member.read(bytes.span(), byte_of(place)))
-        continue;
-      if (const auto s = decode_superblock(bytes, copy, place))
-        visit(place, *s);
-    }
-  };
-  geometry from_front;
-  bool found = false;
-  const auto note = [&](unsigned copy) {
-    block_bytes bytes;
-    const spare_unit place = geometry{}.super_place(copy);
-    if (byte_of(place) + unit_bytes <= member.size() && member.read(bytes.span(), byte_of(place)))
-      if (const auto s = decode_superblock(bytes, copy, place)) {
-        from_front = s->places;
-        found = true;
-      }
-  };
-  for (unsigned copy = 0; copy < fixed_supers && !found; ++copy)
-    note(copy);
-  look(geometry{}, 0, fixed_supers);
-  if (found)
-    look(from_front, fixed_supers, super_copies);
-  if (const auto computed = make_geometry(member.size()))
-    look(*computed, fixed_supers, super_copies);
+void add_new(std::vector<signature>& found, signature s) {
+  if (std::none_of(found.begin(), found.end(),
+                   [&](const signature& f) { return f.type == s.type && f.set_uuid == s.set_uuid; }))
+    found.push_back(std::move(s));
 }
 
-template <class Visit>
-void each_upstream_magic(store& member, Visit&& visit) {
-  for (const std::uint64_t sector : upstream_v4_sectors) {
-    block_bytes bytes;
-    std::uint32_t magic = 0;
-    if ((sector + unit_sectors) * sector_bytes > member.size() ||
-        !member.read(bytes.span(), sector * sector_bytes))
-      continue;
-    std::memcpy(&magic, bytes.bytes.data(), sizeof magic);
-    if (magic == upstream_v4_magic)
-      visit(spare_unit(sector / unit_sectors));
-  }
-}
-
-} // namespace
-
-result<std::vector<signature>> probe_signatures(store& member) {
-  const auto copy = TRY(sparse_copy::take(member));
-  const auto probe = TRY(copy.probe(member));
-  std::vector<signature> found;
-  const auto add = [&](signature s) {
-    if (std::none_of(found.begin(), found.end(),
-                     [&](const signature& f) { return f.type == s.type && f.set_uuid == s.set_uuid; }))
-      found.push_back(std::move(s));
-  };
+result<void> add_known_to_blkid(const store& member, const sparse_copy& copy, unsigned sector_size,
+                                std::vector<signature>& found) {
+  const auto probe = TRY(copy.probe(member, sector_size));
   int more = 0;
   while ((more = blkid_do_probe(probe.get())) == 0) {
     std::string type = value_of(probe.get(), "TYPE");
@@ -175,14 +129,104 @@ result<std::vector<signature>> probe_signatures(store& member) {
       detail = "label " + label;
     if (const auto uuid = value_of(probe.get(), "UUID"); !uuid.empty())
       detail += (detail.empty() ? "UUID " : ", UUID ") + uuid;
-    add({type, detail, ""});
+    add_new(found, {type, detail, ""});
   }
   if (more < 0)
     return probe_failed(member, "libblkid could not tell what is on it");
+  return {};
+}
+
+/// What lies at `place`; nothing where that is outside or cannot be read.
+std::unique_ptr<block_bytes> block_at(store& member, spare_unit place) {
+  auto block = std::make_unique<block_bytes>();
+  if (byte_of(place) + unit_bytes > member.size() || !member.read(block->span(), byte_of(place)))
+    return nullptr;
+  return block;
+}
+
+/// Valid superblock copies of ours: at the fixed places, and at the heads that those name or this size
+/// implies.
+template <class Visit>
+void each_own_super(store& member, Visit&& visit) {
+  std::set<std::uint64_t> seen;
+  std::optional<geometry> named;
+  const auto look = [&](const geometry& g, unsigned first, unsigned end) {
+    for (unsigned copy = first; copy < end; ++copy) {
+      const spare_unit place = g.super_place(copy);
+      if (!seen.insert(place.value).second)
+        continue;
+      const auto block = block_at(member, place);
+      if (!block)
+        continue;
+      if (const auto s = decode_superblock(*block, copy, place)) {
+        if (!named)
+          named = s->places;
+        visit(place, *s);
+      }
+    }
+  };
+  look(geometry{}, 0, fixed_supers);
+  if (named)
+    look(*named, fixed_supers, super_copies);
+  if (const auto computed = make_geometry(member.size()))
+    look(*computed, fixed_supers, super_copies);
+}
+
+/// Fixed places that bear our superblock's letters, good or not.
+template <class Visit>
+void each_own_letters(store& member, Visit&& visit) {
+  for (unsigned copy = 0; copy < fixed_supers; ++copy) {
+    const spare_unit place = geometry{}.super_place(copy);
+    if (const auto block = block_at(member, place))
+      if (const auto hint = hint_of_superblock(*block))
+        visit(place, *hint);
+  }
+}
+
+template <class Visit>
+void each_upstream_magic(store& member, Visit&& visit) {
+  for (const std::uint64_t sector : upstream_v4_sectors) {
+    const spare_unit place(sector / unit_sectors);
+    const auto block = block_at(member, place);
+    if (!block)
+      continue;
+    std::uint32_t magic = 0;
+    for (unsigned i = 0; i < sizeof magic; ++i) // little-endian on disk
+      magic |= std::to_integer<std::uint32_t>(block->bytes[i]) << (8 * i);
+    if (magic == upstream_v4_magic)
+      visit(place);
+  }
+}
+
+} // namespace
+
+std::vector<signature> probe_set_signatures(store& member) {
+  std::vector<signature> found;
   each_own_super(member, [&](spare_unit, const superblock& s) {
-    add({"dmremap", "spare of set " + s.set_name, to_text(s.set_uuid)});
+    add_new(found, {"dmremap", s.set_name, to_text(s.set_uuid)});
   });
-  each_upstream_magic(member, [&](spare_unit) { add({"dm-remap-v4", "metadata of dm-remap 4", ""}); });
+  // One damaged copy beside good ones tells nothing new, and its UUID may be what is damaged.
+  if (found.empty())
+    each_own_letters(member, [&](spare_unit, const superblock_hint& hint) {
+      if (found.empty())
+        found.push_back({"dmremap", hint.set_name, to_text(hint.set_uuid)});
+    });
+  each_upstream_magic(member, [&](spare_unit) {
+    add_new(found, {"dm-remap-v4", "metadata of dm-remap 4", ""});
+  });
+  return found;
+}
+
+result<std::vector<signature>> probe_signatures(store& member) {
+  const auto copy = TRY(sparse_copy::take(member));
+  std::vector<signature> found;
+  for (const unsigned sector_size : table_sector_sizes)
+    CHECK_OK(add_known_to_blkid(member, copy, sector_size, found));
+  // The protective table is part of a GPT: one name is enough for both.
+  if (std::any_of(found.begin(), found.end(), [](const signature& f) { return f.type == "gpt"; }))
+    std::erase_if(found, [](const signature& f) { return f.type == "PMBR"; });
+  for (auto& s : probe_set_signatures(member))
+    add_new(found, std::move(s));
   return found;
 }
 
@@ -192,18 +236,21 @@ result<void> wipe_signatures(store& member) {
     return fail("wipe-failed", member.identity().path,
                 "the old signature could not be erased: " + std::string(why));
   };
-  const auto probe = TRY(copy.probe(member));
-  while (blkid_do_probe(probe.get()) == 0)
-    if (blkid_do_wipe(probe.get(), 0) != 0)
-      return wipe_failed("libblkid could not clear it");
+  for (const unsigned sector_size : table_sector_sizes) {
+    const auto probe = TRY(copy.probe(member, sector_size));
+    while (blkid_do_probe(probe.get()) == 0)
+      if (blkid_do_wipe(probe.get(), 0) != 0)
+        return wipe_failed("libblkid could not clear it");
+  }
   if (auto written = copy.write_back(member); !written)
     return wipe_failed(name_of(written.error()));
   std::set<std::uint64_t> places;
   each_own_super(member, [&](spare_unit place, const superblock&) { places.insert(place.value); });
+  each_own_letters(member, [&](spare_unit place, const superblock_hint&) { places.insert(place.value); });
   each_upstream_magic(member, [&](spare_unit place) { places.insert(place.value); });
-  const block_bytes zeros{};
+  const auto zeros = std::make_unique<block_bytes>();
   for (const std::uint64_t place : places)
-    if (auto written = member.write(zeros.span(), place * unit_bytes); !written)
+    if (auto written = member.write(zeros->span(), place * unit_bytes); !written)
       return wipe_failed(name_of(written.error()));
   if (auto flushed = member.flush(); !flushed)
     return wipe_failed(name_of(flushed.error()));

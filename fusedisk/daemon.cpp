@@ -104,6 +104,7 @@ result<void> daemon_run::open_set() {
     spares.push_back(members_[i].io);
   disk_ = TRY(disk::open(members_[0].io, std::move(spares), how));
   info_ = TRY(disk_->info());
+  name_claims(members_, info_.set_name);
   if (!settings_.uuid.empty() && settings_.uuid != info_.set_uuid)
     return fail("wrong-set", settings_.main.text(),
                 "these members are set " + info_.set_name + " (" + info_.set_uuid +

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "fusedisk/mount.h"
 
+#include "engine/control_client.h"
 #include "fusedisk/mount_table.h"
 
 #include <cerrno>
@@ -11,7 +12,7 @@
 #include <spawn.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -48,58 +49,65 @@ int try_unmount(const std::string& path) {
   return umount2(path.c_str(), UMOUNT_NOFOLLOW) == 0 ? 0 : errno;
 }
 
-/// A daemon that was killed leaves a mount that answers ENOTCONN.
+/// A live daemon is asked nothing: it may hang.
+bool is_served(const std::string& path) {
+  for (const auto& set : list_running_sets())
+    if (set.alive && set.mountpoint == path)
+      return true;
+  return false;
+}
+
+/// A daemon that was killed leaves a mount that answers ENOTCONN. (stat may be answered from what the kernel
+/// has kept; statfs never is.)
 result<void> clear_dead_mount(const std::string& path) {
   const auto table = read_mount_table();
   const auto* entry = topmost_at(table, path);
-  const std::string next = "a mount whose server is gone lies there; ";
   if (entry == nullptr || entry->type != our_type)
-    return fail("stale-mount", path, next + "take it away with umount first");
+    return {};
+  struct statvfs st {};
+  if (is_served(path) || ::statvfs(path.c_str(), &st) == 0 || errno != ENOTCONN)
+    return fail("already-mounted", path,
+                "another fusedisk serves there; umount it first or choose another place");
   const int failed = try_unmount(path);
   if (failed == 0)
     return {};
   return fail("stale-mount", path,
-              next + "it cannot be taken away (" + std::strerror(failed) +
+              std::string("a mount whose server is gone lies there and cannot be taken away (") +
+                  std::strerror(failed) +
                   "): detach what still stands on its image (losetup -a), then umount it");
 }
 
-/// 0, or why nothing can be mounted there. stat() alone does not see that a mount's server is gone, because
-/// the kernel keeps the attributes; statfs() asks.
-int look_at(const std::string& path, struct stat& st) {
-  struct statfs fs {};
-  return ::stat(path.c_str(), &st) == 0 && ::statfs(path.c_str(), &fs) == 0 ? 0 : errno;
+/// Without links. A dead mount at its end is no hindrance.
+std::string real_path(const std::string& path) {
+  char buffer[PATH_MAX];
+  std::string whole = absolute(path);
+  if (::realpath(whole.c_str(), buffer) != nullptr)
+    return buffer;
+  while (whole.size() > 1 && whole.back() == '/')
+    whole.pop_back();
+  return whole;
 }
 
 } // namespace
 
 result<mount_place> find_mount_place(const std::string& path) {
   mount_place place;
-  place.path = absolute(path);
+  place.path = real_path(path);
+  CHECK_OK(clear_dead_mount(place.path));
   struct stat st {};
-  int failed = look_at(place.path, st);
-  if (failed == ENOTCONN) {
-    while (place.path.size() > 1 && place.path.back() == '/')
-      place.path.pop_back();
-    CHECK_OK(clear_dead_mount(place.path));
-    failed = look_at(place.path, st);
+  if (::stat(place.path.c_str(), &st) != 0) {
+    if (errno == ENOENT || errno == ENOTDIR)
+      return fail("mountpoint-not-found", path, "no such file or folder; make it first");
+    if (errno == EACCES)
+      return fail("no-permission", path, "no permission to look at the mount point");
+    if (errno == ENOTCONN)
+      return fail("stale-mount", path, "a mount whose server is gone lies there; umount it first");
+    return fail("bad-mountpoint", path, std::strerror(errno));
   }
-  if (failed == ENOENT || failed == ENOTDIR)
-    return fail("mountpoint-not-found", path, "no such file or folder; make it first");
-  if (failed == EACCES)
-    return fail("no-permission", path, "no permission to look at the mount point");
-  if (failed != 0)
-    return fail("bad-mountpoint", path, std::strerror(failed));
-  char buffer[PATH_MAX];
-  if (::realpath(place.path.c_str(), buffer) != nullptr)
-    place.path = buffer;
   place.file = S_ISREG(st.st_mode);
   if (!place.file && !S_ISDIR(st.st_mode))
     return fail("bad-mountpoint", path, "it is neither a folder nor a regular file");
   place.image = place.file ? place.path : place.path + "/disk.img";
-  const auto table = read_mount_table();
-  if (const auto* entry = topmost_at(table, place.path); entry != nullptr && entry->type == our_type)
-    return fail("already-mounted", path,
-                "another fusedisk serves there; umount it first or choose another place");
   return place;
 }
 

@@ -4,6 +4,7 @@
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -125,6 +126,15 @@ class Leftovers:
         return left
 
 
+def stop_all(token):
+    """After an interruption: asks all that this run started to end; the tests clean up after themselves."""
+    for pid, _ in processes(token):
+        try:
+            os.kill(int(pid), signal.SIGTERM)
+        except OSError:
+            pass
+
+
 # --- building and running ---------------------------------------------------------------------------------------
 
 
@@ -183,7 +193,6 @@ def run(mode, jobs, tally, folder, token):
     environment = dict(os.environ)
     environment.update({
         "TMPDIR": folder,
-        TOKEN: token,
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "TSAN_OPTIONS": "halt_on_error=1 second_deadlock_stack=1",
     })
@@ -208,15 +217,22 @@ def main():
 
     tally = Tally()
     token = uuid.uuid4().hex
+    os.environ[TOKEN] = token
     started = time.monotonic()
     folder = tempfile.mkdtemp(prefix="dmremap-test.")
     leftovers = Leftovers(folder, token)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda n, _: sys.exit(128 + n))
     try:
         run(arguments.mode, arguments.jobs, tally, folder, token)
         left = leftovers.find_settled()
         for line in left:
             say(f"left behind: {line}")
         tally.require("nothing is left behind: mounts, loop devices, processes", not left)
+    except BaseException:
+        stop_all(token)
+        leftovers.find_settled(30)
+        raise
     finally:
         # Never follow a mount that a failed test left in there into somebody's data.
         if not any(point.startswith(os.path.realpath(folder) + "/") for point, _ in mounts()):

@@ -64,7 +64,7 @@ class HangRegion(harness.TestCase):
         answer = self.workspace.run(
             "fio", "--name=rate", f"--filename={self.loop}", "--direct=1", "--ioengine=libaio", f"--rw={mode}",
             "--bs=4k", f"--iodepth={depth}", f"--offset={ELSEWHERE}", "--size=128M", "--time_based", "--runtime=500ms",
-            "--thread=1", "--output-format=json")
+            "--thread=1", "--output-format=json", timeout=60)
         job = json.loads(answer.stdout[answer.stdout.index("{"):])["jobs"][0]
         self.assertEqual(job["error"], 0)
         return job["write" if "write" in mode else "read"]["iops"]

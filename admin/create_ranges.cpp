@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "admin/create_ranges.h"
+
+#include "engine/config.h"
+#include "engine/device_identity.h"
+#include "engine/device_use.h"
+#include "engine/file_store.h"
+#include "engine/paths.h"
+#include "engine/units.h"
+
+#include <algorithm>
+#include <optional>
+#include <strings.h>
+#include <sys/stat.h>
+
+namespace dmremap::admin {
+namespace {
+
+/// Where a member lies, in bytes of the whole disk or of the file.
+struct place {
+  bool block = false;
+  dev_t device = 0; ///< the whole disk; of a file: its file system
+  ino_t inode = 0;  ///< of a file
+  byte_range bytes;
+
+  [[nodiscard]] bool same_thing(const place& other) const {
+    return block == other.block && device == other.device && inode == other.inode;
+  }
+};
+
+std::optional<place> place_of(const member_spec& spec) {
+  struct stat facts {};
+  if (::stat(spec.path.c_str(), &facts) != 0)
+    return std::nullopt;
+  place found;
+  std::uint64_t length = 0;
+  if (S_ISBLK(facts.st_mode)) {
+    const auto extent = extent_of(facts.st_rdev);
+    found = {true, extent.disk, 0, {extent.start, extent.start}};
+    length = extent.length != 0 ? extent.length : UINT64_MAX - extent.start;
+  } else {
+    found = {false, facts.st_dev, facts.st_ino, {}};
+    length = static_cast<std::uint64_t>(facts.st_size);
+  }
+  if (spec.start) {
+    found.bytes.start += *spec.start * sector_bytes;
+    length = *spec.length * sector_bytes;
+  }
+  found.bytes.end = found.bytes.start + length;
+  return found;
+}
+
+} // namespace
+
+result<void> check_configured(const std::vector<member_spec>& members, const std::string& going) {
+  for (const auto& config : list_set_configs().sets) {
+    if (strcasecmp(config.uuid.c_str(), going.c_str()) == 0)
+      continue;
+    std::vector<std::string> theirs = config.spares;
+    theirs.insert(theirs.begin(), config.main);
+    for (const auto& text : theirs) {
+      const auto spec = parse_member(text);
+      const auto there = spec ? place_of(*spec) : std::nullopt;
+      for (const auto& member : members) {
+        const auto here = place_of(member);
+        if (here && there && here->same_thing(*there) && here->bytes.overlaps(there->bytes))
+          return fail("members-overlap", member.text(),
+                      "shares sectors with " + text + " of the set " + config.name + " (" +
+                          set_conf_path(config.name) + "); end that set with `dmremap destroy " +
+                          config.name + "`, or use another place");
+      }
+    }
+  }
+  return {};
+}
+
+result<void> check_surroundings(const member_spec& main, const member_spec& spare,
+                                const std::vector<std::string>& wipe) {
+  if (!spare.start || *spare.start == 0)
+    return {}; // a probe of the range itself sees what starts there
+  const auto here = place_of(spare), main_place = place_of(main);
+  const bool beside_main =
+      here && main_place && here->same_thing(*main_place) && main.start && *main.start == 0;
+  if (beside_main)
+    return {};
+  file_store::options how;
+  how.read_only = true;
+  const auto whole = TRY(file_store::open(spare.path, how));
+  for (const auto& one : TRY(probe_signatures(*whole))) {
+    const bool ours = one.type == "dmremap"; // one device serves many sets, each in a range of its own
+    if (!ours && std::count(wipe.begin(), wipe.end(), one.type) == 0)
+      return fail("range-inside-signature", spare.path,
+                  "carries " + one.type + " as a whole (" + one.detail + "), which the range " +
+                      spare.text() +
+                      " may lie in; if it lies outside, or may be overwritten: --wipe=" + one.type);
+  }
+  return {};
+}
+
+} // namespace dmremap::admin
