@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "admin/create_checks.h"
 
+#include "admin/tolerant_store.h"
 #include "engine/config.h"
 #include "engine/control_client.h"
 #include "engine/geometry.h"
@@ -111,7 +112,8 @@ result<void> check_different(const std::vector<member_spec>& members) {
 }
 
 result<void> check_main(store& main) {
-  for (const auto& one : TRY(probe_signatures(main)))
+  tolerant_store shown(main); // bad sectors of main are what sets are made for
+  for (const auto& one : TRY(probe_signatures(shown)))
     if (one.type == "dmremap" || one.type == upstream)
       return fail("main-is-spare", main.identity().path,
                   one.type == upstream
