@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "admin/create_checks.h"
 
-#include "admin/tolerant_store.h"
 #include "engine/config.h"
 #include "engine/control_client.h"
 #include "engine/geometry.h"
