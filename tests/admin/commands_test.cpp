@@ -149,3 +149,23 @@ TEST_CASE("help and version go to standard output") {
     CHECK(dmremap_with({"--help"}).out.find(std::string("  ") + command + " ") != std::string::npos);
   }
 }
+
+TEST_CASE("a set that is not there is status 1, whatever is asked") {
+  const private_folders folders;
+  for (const auto* command :
+       {"status", "stats", "table", "lost", "attach", "detach", "sync", "destroy", "get"}) {
+    INFO(command);
+    const auto done = dmremap_with({command, "nobody", "--json"});
+    CHECK(done.status == 1);
+    CHECK((done.error_id() == "no-such-set" ||
+           done.error_id() == "no-permission")); // attach asks for loop devices first
+    CHECK(!done.err.empty());
+  }
+}
+
+TEST_CASE("nothing to list is no error") {
+  const private_folders folders;
+  const auto done = dmremap_with({"list", "--json"});
+  CHECK(done.status == 0);
+  CHECK(done.json() == json{{"schema", 1}, {"sets", json::array()}});
+}
