@@ -4,6 +4,7 @@
 //
 // DMREMAP_REPLAY=nightly goes further than the default, "ci"; DMREMAP_REPLAY_SEED varies what is sampled.
 #include "tests/support/crash_judge.h"
+#include "tests/support/sanitized.h"
 #include "tests/support/crash_operations.h"
 
 #include <catch2/catch.hpp>
@@ -81,6 +82,8 @@ public:
       all.push_back(&each);
     for (const operation* each : all)
       run({each});
+    if (sanitized)
+      keep *= 23;
     std::uint64_t number = seed();
     for (const operation& first : operations_on_a())
       for (const operation* second : all)
