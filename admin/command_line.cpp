@@ -199,7 +199,7 @@ void add_message(builder& b) {
       ->add_option(
           "OPERATION", d->rest,
           "addbadblock SECTOR [read|write|both] [COUNT], removebadblock SECTOR [COUNT], queryblock SECTOR, "
-          "countbadblocks, clearbadblocks, enable, disable")
+          "countbadblocks, listbadblocks, clearbadblocks, enable, disable")
       ->required()
       ->type_name("");
 }

@@ -109,31 +109,31 @@ result<exit_code> message(context& c, const std::string& name, const std::string
 
 result<exit_code> dust(context& c, const std::string& name, const std::string& store,
                        const std::vector<std::string>& words) {
-  static const std::vector<std::string> plain{"countbadblocks", "clearbadblocks", "enable", "disable"};
+  static const std::vector<std::string> plain{"countbadblocks", "listbadblocks", "clearbadblocks", "enable",
+                                              "disable"};
   static const std::vector<std::string> modes{"read", "write", "both"};
   const auto usage = [&](const std::string& why) {
     return fail("bad-dust", words.front(), why, exit_code::usage);
   };
   const std::string& op = words.front();
   json args{{"store", store}, {"op", op}};
-  const bool adds = op == "addbadblock", removes = op == "removebadblock", queries = op == "queryblock";
+  const bool changes = op == "addbadblock" || op == "removebadblock";
   std::size_t next = 1;
-  if (adds || removes || queries) {
+  if (changes || op == "queryblock") {
     if (next >= words.size())
       return usage("needs a sector");
     args["sector"] = TRY(parse_number(words[next++], "sector"));
-    if (adds && next < words.size() && std::count(modes.begin(), modes.end(), words[next]) > 0)
-      args["mode"] = words[next++];
-    else if (adds)
-      args["mode"] = "both";
-    if (!queries && next < words.size())
-      args["count"] =
-          TRY(parse_number(words[next++], adds ? "count of sectors, nor read, write or both" : "count"));
-    else if (!queries)
-      args["count"] = 1;
   } else if (std::count(plain.begin(), plain.end(), op) == 0) {
-    return usage("is none of addbadblock, removebadblock, queryblock, countbadblocks, clearbadblocks, "
-                 "enable, disable");
+    return usage(
+        "is none of addbadblock, removebadblock, queryblock, countbadblocks, listbadblocks, clearbadblocks, "
+        "enable, disable");
+  }
+  if (changes) {
+    const bool has_mode = next < words.size() && std::count(modes.begin(), modes.end(), words[next]) > 0;
+    args["mode"] = has_mode ? words[next++] : "both";
+    args["count"] = 1;
+    if (next < words.size())
+      args["count"] = TRY(parse_number(words[next++], "count of sectors, nor read, write or both"));
   }
   if (next < words.size())
     return usage("does not take '" + words[next] + "'");

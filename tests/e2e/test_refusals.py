@@ -153,6 +153,17 @@ class Create(Refusals):
         main, spare = self.file("m.img", MAIN_SIZE), self.file("s.img", SPARE_SIZE)
         self.check_refused(self.create_words(main, spare, name="e2e"), "name-taken")
 
+    def test_worn_main_is_accepted(self):
+        """Bad sectors where signatures would lie are no reason to refuse main: that is what the set is for."""
+        with open(f"{self.set.main}.dust", "w", encoding="ascii") as drill:
+            drill.write(f"0 read 8\n{MAIN_SIZE // SECTOR - 8} read 8\n")
+        self.workspace.dmremap(*self.create_words(main=f"dust:{self.set.main}"))
+
+    def test_worn_spare_is_not(self):
+        with open(f"{self.set.spare}.dust", "w", encoding="ascii") as drill:
+            drill.write("8 read\n")
+        self.check_refused(self.create_words(spare=f"dust:{self.set.spare}"), "probe-failed")
+
     def test_in_use(self):
         self.set.create().start()
         free = self.file("free.img", SPARE_SIZE)
@@ -161,12 +172,13 @@ class Create(Refusals):
         self.check_live((*self.create_words(main=free), "--wipe=dmremap"), ("in-use", "members-overlap"))
         self.set.stop()
 
-    def check_live(self, words, identifiers):
+    def check_live(self, words, identifiers, says=""):
         """As check_refused, but the daemon may write its own members meanwhile: nothing else does here."""
         held = self.contents()
         answer = self.workspace.dmremap(*words, "--json", check=False)
         self.assertEqual(answer.returncode, 1, answer.stdout + answer.stderr)
         self.assertIn(json.loads(answer.stdout)["error"]["id"], identifiers)
+        self.assertIn(says, json.loads(answer.stdout)["error"]["why"])
         self.assertEqual(self.contents(), held)
 
     def test_mounted_and_loop(self):
@@ -186,8 +198,8 @@ class Create(Refusals):
         self.workspace.dmremap("create", "first", "--main", self.set.main, "--spare", f"{disk}@0+65536")
         attached = Attached(self.workspace, "first")
         other = self.file("other.img", MAIN_SIZE)
-        self.check_live(self.create_words(other, f"{disk}@32768+65536"), ("members-overlap",))
-        self.check_live(self.create_words(other, disk), ("members-overlap", "in-use"))
+        self.check_live(self.create_words(other, f"{disk}@32768+65536"), ("members-overlap",), says="set 'first'")
+        self.check_live(self.create_words(other, disk), ("members-overlap", "in-use"), says="set 'first'")
         self.workspace.dmremap("create", "second", "--main", other, "--spare", f"{disk}@65536+65536")  # beside it
         beside = Attached(self.workspace, "second")
         beside.detach()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Every sequence of up to two operations over two neighbouring main units on one spare; after each, every disk state
-// that a crash may leave behind is opened and held against the oracle.
+// Every sequence of up to two operations over two neighbouring main units on one spare; after each, every
+// disk state that a crash may leave behind is opened and held against the oracle.
 //
 // DMREMAP_REPLAY=nightly goes further than the default, "ci"; DMREMAP_REPLAY_SEED varies what is sampled.
 #include "tests/support/crash_judge.h"
@@ -43,7 +43,8 @@ judge_options options_for(std::uint64_t round) {
 
 class sequence_test {
 public:
-  explicit sequence_test(const std::string& start, std::uint32_t main_block = 512, std::uint32_t spare_block = 512)
+  explicit sequence_test(const std::string& start, std::uint32_t main_block = 512,
+                         std::uint32_t spare_block = 512)
       : name_(start), start_(starting_state(start, main_block, spare_block)) {}
 
   /// The crashes of the operations before the last belong to shorter sequences.
@@ -89,10 +90,10 @@ public:
 
   ~sequence_test() {
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun_;
-    WARN(name_ << ": " << rounds_ << " sequences, " << counts_.points << " crash points (" << counts_.sampled_points
-               << " of them sampled), " << counts_.distinct_images << " distinct images, " << counts_.checks
-               << " checks, " << counts_.mending_images << " images of crashes after a crash, " << took.count()
-               << " s");
+    WARN(name_ << ": " << rounds_ << " sequences, " << counts_.points << " crash points ("
+               << counts_.sampled_points << " of them sampled), " << counts_.distinct_images
+               << " distinct images, " << counts_.checks << " checks, " << counts_.mending_images
+               << " images of crashes after a crash, " << took.count() << " s");
   }
 
 private:
@@ -105,7 +106,9 @@ private:
 
 } // namespace
 
-TEST_CASE("crashes in sequences from a fresh set") { sequence_test("fresh").run_all(1); }
+TEST_CASE("crashes in sequences from a fresh set") {
+  sequence_test("fresh").run_all(1);
+}
 
 TEST_CASE("crashes in sequences from a set with both units remapped") {
   sequence_test("mapped").run_all(nightly() ? 1 : 3);
@@ -120,7 +123,13 @@ TEST_CASE("crashes in sequences on a main that cannot write") {
 }
 
 TEST_CASE("crashes in sequences on members with 4096-byte blocks") {
-  SECTION("both") { sequence_test("fresh", 4096, 4096).run_all(nightly() ? 1 : 17); }
-  SECTION("main") { sequence_test("lost", 4096, 512).run_all(nightly() ? 1 : 17); }
-  SECTION("spare") { sequence_test("mapped", 512, 4096).run_all(nightly() ? 1 : 17); }
+  SECTION("both") {
+    sequence_test("fresh", 4096, 4096).run_all(nightly() ? 1 : 17);
+  }
+  SECTION("main") {
+    sequence_test("lost", 4096, 512).run_all(nightly() ? 1 : 17);
+  }
+  SECTION("spare") {
+    sequence_test("mapped", 512, 4096).run_all(nightly() ? 1 : 17);
+  }
 }

@@ -34,12 +34,15 @@ std::vector<version> read_all(disk& from, std::uint64_t sectors) {
 
 } // namespace
 
-void crash_judge::note(std::string what) { violations_.push_back(std::move(what)); }
+void crash_judge::note(std::string what) {
+  violations_.push_back(std::move(what));
+}
 
 set_state crash_judge::state_after(const crash_run& run, const crash_state& crash) const {
   set_state state = run.at_epoch(crash.epoch);
   state.main = crash.devices[0]->content;
   state.spare = crash.devices[1]->content;
+  state.main_faults.flush_failures = state.spare_faults.flush_failures = 0; // that was the old drive's mood
   // Writes since the last marker have healed what they covered.
   for (std::size_t i = crash.point; i-- > 0 && run.log().events()[i].what != log_event::kind::marker;)
     if (const log_event& event = run.log().events()[i];

@@ -16,11 +16,13 @@ namespace dmremap::test {
 struct judge_options {
   open_options open;
   replay_limits limits;
-  unsigned mending_every = 40; ///< of every so many new images, crashes during the open itself are replayed; 0: none
+  unsigned mending_every =
+      40; ///< of every so many new images, crashes during the open itself are replayed; 0: none
   /// What is done after such an open, before it crashes again; the number varies it. Nothing: only the open.
   std::function<void(crash_run&, std::uint64_t)> after_open;
-  unsigned reopen_every = 4;   ///< every so many new images are opened a second time; 0: none
-  bool expect_full_copies = true; ///< all copies of everything are good after an open (no faults on the spare)
+  unsigned reopen_every = 4; ///< every so many new images are opened a second time; 0: none
+  bool expect_full_copies =
+      true; ///< all copies of everything are good after an open (no faults on the spare)
   std::size_t most_violations = 3; ///< then the judge stops
 };
 

@@ -10,6 +10,7 @@ namespace dmremap::test {
 namespace {
 
 constexpr std::uint64_t a = unit_a * unit_sectors, b = unit_b * unit_sectors;
+constexpr std::uint64_t far_spare_unit = 3000;
 constexpr std::uint64_t weak = 5; ///< the sector of a unit that goes bad
 
 const operation on_a[] = {
@@ -48,6 +49,9 @@ const operation on_a[] = {
        r.heal_reads();
        r.salvage();
      }},
+    {"add_remap", [](crash_run& r) { r.add_remap(unit_a, far_spare_unit); }}, // in a chunk not yet prepared
+    {"sync", [](crash_run& r) { r.sync(); }},
+    {"kill", [](crash_run& r) { r.kill_and_reopen(); }},
     {"close", [](crash_run& r) { r.close_and_reopen(); }},
 };
 
@@ -69,8 +73,12 @@ const operation on_b[] = {
 
 } // namespace
 
-std::span<const operation> operations_on_a() { return on_a; }
-std::span<const operation> operations_on_b() { return on_b; }
+std::span<const operation> operations_on_a() {
+  return on_a;
+}
+std::span<const operation> operations_on_b() {
+  return on_b;
+}
 
 const operation& find_operation(const std::string& name) {
   for (const auto& list : {operations_on_a(), operations_on_b()})

@@ -24,8 +24,9 @@ struct operation {
 /// By name, of either list. Aborts the program where there is none: a misspelt test.
 [[nodiscard]] const operation& find_operation(const std::string& name);
 
-/// Where a sequence starts: "fresh"; "mapped": A and B are on the spare; "lost": so, a sector of A is lost, main still
-/// cannot read it, and the set was not closed; "broken": main can write neither A nor B, nothing is on the spare.
+/// Where a sequence starts: "fresh"; "mapped": A and B are on the spare; "lost": so, a sector of A is lost,
+/// main still cannot read it, and the set was not closed; "broken": main can write neither A nor B, nothing
+/// is on the spare.
 [[nodiscard]] set_state starting_state(const std::string& name, std::uint32_t main_block = 512,
                                        std::uint32_t spare_block = 512);
 

@@ -43,14 +43,28 @@ crash_run::crash_run(const set_state& start, const open_options& options) : opti
 
 crash_run::~crash_run() = default;
 
+void crash_run::note_failure(const std::string& what) {
+  if (!tolerant_)
+    note(what);
+}
+
+void crash_run::ask_what_is_mapped() {
+  now_.mapped.clear();
+  disk_->for_each_remap([&](const remap_entry& entry) { now_.mapped.insert(entry.main.value); });
+}
+
 void crash_run::mark(const std::string& label) {
+  if (tolerant_ && disk_)
+    ask_what_is_mapped();
   now_.main_faults = main_memory_->faults();
   now_.spare_faults = spare_memory_->faults();
   log_->add_marker(label);
   epochs_.push_back(now_);
 }
 
-void crash_run::note(const std::string& what) { violations_.push_back(what); }
+void crash_run::note(const std::string& what) {
+  violations_.push_back(what);
+}
 
 bool crash_run::open() {
   auto opened = disk::open(main_, {spare_}, options_);
@@ -100,7 +114,8 @@ bool crash_run::touches_lost(std::uint64_t first, std::uint64_t count) const {
   return false;
 }
 
-crash_run::change crash_run::foresee_write(std::uint64_t unit, std::uint64_t first, std::uint64_t count) const {
+crash_run::change crash_run::foresee_write(std::uint64_t unit, std::uint64_t first,
+                                           std::uint64_t count) const {
   const std::uint64_t from = std::max(first, unit * unit_sectors);
   const std::uint64_t to = std::min(first + count, (unit + 1) * unit_sectors);
   if (now_.mapped.contains(unit))
@@ -112,7 +127,7 @@ crash_run::change crash_run::foresee_write(std::uint64_t unit, std::uint64_t fir
 void crash_run::settle_write(std::uint64_t first, std::uint64_t count, bool done, bool expected) {
   if (!done) {
     if (expected)
-      note("the request failed");
+      note_failure("the request failed");
     now_.truth.give_up(first, count);
     return;
   }
@@ -159,7 +174,7 @@ void crash_run::flush() {
   if (done)
     now_.truth.end_flush(begun);
   else
-    note("flush failed");
+    note_failure("flush failed");
   mark("flush answered");
 }
 
@@ -171,7 +186,8 @@ void crash_run::lose(std::uint64_t sector) {
 void crash_run::read(std::uint64_t first, std::uint64_t count) {
   std::set<std::uint64_t> losing, moving;
   for (const bad_range& bad : main_memory_->faults().bad)
-    for (std::uint64_t s = std::max(bad.first, first); s < std::min(bad.first + bad.count, first + count); ++s)
+    for (std::uint64_t s = std::max(bad.first, first); s < std::min(bad.first + bad.count, first + count);
+         ++s)
       if (bad.when != direction::write && !now_.mapped.contains(s / unit_sectors)) {
         losing.insert(s);
         moving.insert(s / unit_sectors);
@@ -190,31 +206,36 @@ void crash_run::read(std::uint64_t first, std::uint64_t count) {
     now_.truth.make_durable(unit * unit_sectors, unit_sectors);
   }
   mark("read answered");
-  if (done.has_value() == touches_lost(first, count))
-    note(done ? "a read of a lost sector succeeds" : "a read of good sectors fails");
+  if (done && touches_lost(first, count))
+    note_failure("a read of a lost sector succeeds");
+  if (!done && !touches_lost(first, count))
+    note_failure("a read of good sectors fails");
   for (std::uint64_t i = 0; done && i < count; ++i)
-    if (const auto wrong =
-            now_.truth.check_now(first + i, read_tag(std::span(bytes).subspan(i * sector_bytes, sector_bytes), first + i)))
+    if (const auto wrong = now_.truth.check_now(
+            first + i, read_tag(std::span(bytes).subspan(i * sector_bytes, sector_bytes), first + i)))
       note(*wrong);
 }
 
 void crash_run::remap(std::uint64_t unit) {
   const auto reply = disk_->remap(sector_number(unit * unit_sectors));
   if (!reply)
-    note("remap failed: " + reply.error().text());
+    note_failure("remap failed: " + reply.error().text());
   else if ((reply->units == 1) == now_.mapped.contains(unit) || reply->units + reply->already != 1)
-    note("remap says " + std::to_string(reply->units) + " new, " + std::to_string(reply->already) + " old units");
+    note("remap says " + std::to_string(reply->units) + " new, " + std::to_string(reply->already) +
+         " old units");
   if (reply && now_.mapped.insert(unit).second) // nothing is promised where it was mapped before
     now_.truth.make_durable(unit * unit_sectors, unit_sectors);
   mark("remap answered");
 }
 
 void crash_run::unmap(std::uint64_t unit) {
-  const bool expected = now_.mapped.contains(unit) && !touches_lost(unit * unit_sectors, unit_sectors) &&
-                        !write_bad(unit);
+  const bool expected =
+      now_.mapped.contains(unit) && !touches_lost(unit * unit_sectors, unit_sectors) && !write_bad(unit);
   const auto done = disk_->unmap(sector_number(unit * unit_sectors));
-  if (done.has_value() != expected)
-    note(done ? "an unmap succeeds that cannot" : "unmap failed: " + done.error().text());
+  if (done && !expected)
+    note_failure("an unmap succeeds that cannot");
+  if (!done && expected)
+    note_failure("unmap failed: " + done.error().text());
   if (done) {
     now_.mapped.erase(unit);
     now_.truth.make_durable(unit * unit_sectors, unit_sectors);
@@ -229,9 +250,10 @@ void crash_run::salvage() {
   mark("salvage begins");
   const auto reply = disk_->salvage(std::nullopt);
   if (!reply)
-    note("salvage failed: " + reply.error().text());
+    note_failure("salvage failed: " + reply.error().text());
   else if (reply->recovered != coming_back.size())
-    note("salvage brought back " + std::to_string(reply->recovered) + " of " + std::to_string(coming_back.size()));
+    note_failure("salvage brought back " + std::to_string(reply->recovered) + " of " +
+                 std::to_string(coming_back.size()));
   for (const auto& [sector, value] : coming_back) {
     if (!reply || reply->recovered != coming_back.size())
       continue;
@@ -246,7 +268,7 @@ void crash_run::close_and_reopen() {
   const auto begun = now_.truth.begin_flush();
   const auto closed = disk_->close();
   if (!closed)
-    note("close failed: " + closed.error().text());
+    note_failure("close failed: " + closed.error().text());
   else
     now_.truth.end_flush(begun);
   mark("closed");
@@ -255,8 +277,50 @@ void crash_run::close_and_reopen() {
   open();
 }
 
+void crash_run::kill_and_reopen() {
+  context_.reset();
+  disk_.reset();
+  open();
+}
+
+void crash_run::sync() {
+  const auto begun = now_.truth.begin_flush();
+  const auto done = disk_->sync();
+  if (done)
+    now_.truth.end_flush(begun);
+  else
+    note_failure("sync failed: " + done.error().text());
+  mark("sync answered");
+}
+
+void crash_run::add_remap(std::uint64_t unit, std::uint64_t source) {
+  const std::uint64_t first = unit * unit_sectors;
+  const bool expected = !now_.mapped.contains(unit);
+  if (expected)
+    now_.truth.begin(first, unit_sectors, zeros_version);
+  mark("add_remap begins");
+  const auto reply =
+      disk_->add_remap(sector_number(first), sector_number(source * unit_sectors), unit_sectors);
+  if (reply && !expected)
+    note_failure("an add_remap succeeds that contradicts a remap");
+  if (!reply && expected)
+    note_failure("add_remap failed: " + reply.error().text());
+  if (reply && expected) {
+    now_.mapped.insert(unit);
+    now_.truth.acknowledge(first, unit_sectors);
+    now_.truth.make_durable(first, unit_sectors);
+  }
+  mark("add_remap answered");
+}
+
+void crash_run::fail_flushes(unsigned device, std::uint64_t good, std::uint64_t times) {
+  (device == 0 ? main_memory_ : spare_memory_)->fail_flushes(times, io_error::medium, good);
+  mark("flushes will fail");
+}
+
 void crash_run::break_writes(std::uint64_t unit) {
-  main_memory_->add_bad({unit * unit_sectors, unit_sectors, direction::write, io_error::medium, always, false});
+  main_memory_->add_bad(
+      {unit * unit_sectors, unit_sectors, direction::write, io_error::medium, always, false});
   mark("main cannot write unit " + std::to_string(unit));
 }
 
@@ -289,6 +353,8 @@ void crash_run::finish() {
   std::vector<std::byte> bytes(sector_bytes);
   for (std::uint64_t s = 0; disk_ && s < now_.truth.sectors(); ++s) {
     const io_result done = disk_->read(*context_, bytes, s * sector_bytes);
+    if (!done && tolerant_)
+      continue;
     if (const auto wrong = now_.truth.check_now(s, done ? read_tag(bytes, s) : lost_version))
       note("without a crash: " + *wrong);
   }

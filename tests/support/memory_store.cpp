@@ -164,7 +164,9 @@ io_result memory_store::flush() {
     ++failed_flushes_;
     return io_fail(*faults_.all);
   }
-  if (faults_.flush_failures > 0) {
+  if (faults_.good_flushes > 0) {
+    --faults_.good_flushes;
+  } else if (faults_.flush_failures > 0) {
     --faults_.flush_failures;
     ++failed_flushes_;
     return io_fail(faults_.flush_error);
@@ -224,8 +226,9 @@ void memory_store::clear_faults() {
   set_faults({});
 }
 
-void memory_store::fail_flushes(std::uint64_t times, io_error error) {
+void memory_store::fail_flushes(std::uint64_t times, io_error error, std::uint64_t good_before) {
   const std::lock_guard lock(mutex_);
+  faults_.good_flushes = good_before;
   faults_.flush_failures = times;
   faults_.flush_error = error;
 }

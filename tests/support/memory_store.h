@@ -33,7 +33,8 @@ struct bad_range {
 struct fault_table {
   std::vector<bad_range> bad;
   std::optional<io_error> all;      ///< every request fails so ("gone")
-  std::uint64_t flush_failures = 0; ///< the next that many flushes fail
+  std::uint64_t good_flushes = 0;   ///< first so many flushes succeed,
+  std::uint64_t flush_failures = 0; ///< then that many fail
   io_error flush_error = io_error::medium;
   bool zero_unsupported = false;
 };
@@ -76,7 +77,7 @@ public:
   /// Makes the sectors good again in `when`.
   void clear_bad(std::uint64_t first, std::uint64_t count, direction when = direction::both);
   void clear_faults();
-  void fail_flushes(std::uint64_t times, io_error error = io_error::medium);
+  void fail_flushes(std::uint64_t times, io_error error = io_error::medium, std::uint64_t good_before = 0);
 
   [[nodiscard]] store_counts counts() const;
   /// Requests of the direction that touched the sector, failed ones included. Counted only after watch().

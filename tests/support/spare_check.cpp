@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Offsets are written out from the format's description instead of taken from its header: a mistake there shows here.
+// Offsets are written out from the format's description instead of taken from its header: a mistake there
+// shows here.
 #include "tests/support/spare_check.h"
 
 #include <algorithm>
@@ -29,10 +30,18 @@ std::uint64_t u64(const page& from, std::size_t at) {
 }
 
 // superblock
-std::uint64_t replica_start(const page& super, unsigned replica) { return u32(super, 168 + 4 * replica); }
-std::uint64_t spare_units(const page& super) { return u64(super, 152); }
-std::uint32_t table_blocks(const page& super) { return u32(super, 160); }
-std::uint32_t chunk_blocks(const page& super) { return u32(super, 164); }
+std::uint64_t replica_start(const page& super, unsigned replica) {
+  return u32(super, 168 + 4 * replica);
+}
+std::uint64_t spare_units(const page& super) {
+  return u64(super, 152);
+}
+std::uint32_t table_blocks(const page& super) {
+  return u32(super, 160);
+}
+std::uint32_t chunk_blocks(const page& super) {
+  return u32(super, 164);
+}
 bool chunk_good(const page& super, unsigned replica, std::uint32_t chunk) {
   return (std::to_integer<unsigned>(super.data[1280 + replica * 128 + chunk / 8]) >> (chunk % 8) & 1) != 0;
 }
@@ -144,7 +153,8 @@ void spare_checker::check_slots(const page& block, std::uint32_t number, spare_r
   }
 }
 
-void spare_checker::check_block(const page_image& spare, std::uint32_t number, unsigned good, spare_report& report) {
+void spare_checker::check_block(const page_image& spare, std::uint32_t number, unsigned good,
+                                spare_report& report) {
   const page* first = nullptr;
   for (unsigned r = 0; r < replicas; ++r) {
     if ((good >> r & 1) == 0)
@@ -152,7 +162,8 @@ void spare_checker::check_block(const page_image& spare, std::uint32_t number, u
     const std::string name = "block " + std::to_string(number) + " in replica " + std::to_string(r);
     const std::uint64_t unit = replica_start(*super_, r) + 1 + number;
     const page* held = unit < spare.pages() ? spare.at(unit) : nullptr;
-    if (held == nullptr || u32(*held, 4) != table_magic || u32(*held, 24) != number || u32(*held, 28) != unit) {
+    if (held == nullptr || u32(*held, 4) != table_magic || u32(*held, 24) != number ||
+        u32(*held, 28) != unit) {
       report.damage.push_back(name + " is not there");
       continue;
     }
@@ -184,7 +195,32 @@ void spare_checker::check_slot_set(spare_report& report) {
   }
   if (report.largest_sequence >= report.sequence_end)
     report.damage.push_back("sequence " + std::to_string(report.largest_sequence) +
-                            " is in use but not reserved: the range ends at " + std::to_string(report.sequence_end));
+                            " is in use but not reserved: the range ends at " +
+                            std::to_string(report.sequence_end));
+}
+
+namespace {
+
+const page* any_super(const page_image& spare) {
+  for (unsigned copy = 0; copy < 5; ++copy)
+    if (const page* held = spare.at(fixed_super_units[copy]); is_super(held, copy, fixed_super_units[copy]))
+      return held;
+  return nullptr;
+}
+
+} // namespace
+
+bool is_metadata_unit(const page_image& spare, std::uint64_t unit) {
+  const page* super = any_super(spare);
+  return super != nullptr && is_metadata(*super, unit);
+}
+
+std::uint64_t unit_of_super(const page_image& spare, unsigned copy) {
+  return super_place(*any_super(spare), copy);
+}
+
+std::uint64_t unit_of_block(const page_image& spare, unsigned replica, std::uint32_t number) {
+  return replica_start(*any_super(spare), replica) + 1 + number;
 }
 
 spare_report spare_checker::check(const page_image& spare) {
@@ -195,8 +231,8 @@ spare_report spare_checker::check(const page_image& spare) {
     return report;
   report.weakest_chunk = replicas;
   const std::uint32_t blocks = table_blocks(*super_);
-  if (blocks != (spare_units(*super_) + slots_per_block - 1) / slots_per_block || chunk_blocks(*super_) == 0 ||
-      spare_units(*super_) > spare.pages()) {
+  if (blocks != (spare_units(*super_) + slots_per_block - 1) / slots_per_block ||
+      chunk_blocks(*super_) == 0 || spare_units(*super_) > spare.pages()) {
     report.damage.push_back("the geometry is wrong");
     return report;
   }

@@ -24,13 +24,13 @@ struct spare_report {
   std::uint64_t largest_sequence = 0; ///< of any block or slot
   std::uint64_t main_sectors = 0;
   unsigned flags = 0, super_good = 0;
-  unsigned weakest_chunk = 0; ///< the fewest good replicas of any initialised chunk
+  unsigned weakest_chunk = 0;      ///< the fewest good replicas of any initialised chunk
   std::vector<decoded_slot> slots; ///< of kind remap and explicit, by spare unit
 };
 
-/// Decodes spares from the format's description, sharing no code with the engine: every good copy of every superblock
-/// and table block must be valid and equal to the others. Remembers which pages had a right CRC: images that share
-/// pages are checked fast. Not thread-safe.
+/// Decodes spares from the format's description, sharing no code with the engine: every good copy of every
+/// superblock and table block must be valid and equal to the others. Remembers which pages had a right CRC:
+/// images that share pages are checked fast. Not thread-safe.
 class spare_checker {
 public:
   [[nodiscard]] spare_report check(const page_image& spare);
@@ -50,5 +50,13 @@ private:
   const page* super_ = nullptr;
   std::unordered_map<std::uint64_t, page_facts> known_;
 };
+
+/// Is the unit of the spare part of a superblock copy or a table replica, valid or not? False where no
+/// superblock at a fixed place is valid.
+[[nodiscard]] bool is_metadata_unit(const page_image& spare, std::uint64_t unit);
+/// The unit of superblock copy 0 to 9.
+[[nodiscard]] std::uint64_t unit_of_super(const page_image& spare, unsigned copy);
+/// The unit of a table block's copy.
+[[nodiscard]] std::uint64_t unit_of_block(const page_image& spare, unsigned replica, std::uint32_t number);
 
 } // namespace dmremap::test

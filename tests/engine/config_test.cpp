@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "engine/config.h"
+#include "engine/paths.h"
+#include "tests/support/temp_dir.h"
+
+#include <catch2/catch.hpp>
+#include <sys/stat.h>
+
+using namespace dmremap;
+using namespace dmremap::test;
+
+namespace {
+
+constexpr const char* uuid = "6d0e1b7a-0c1f-4c3e-9a56-2f1d7d0a9c11";
+
+set_config whole(const std::string& name = "backup") {
+  return {name, uuid, "/dev/disk/by-id/a b=c", {"/s@8+40000", "dust:/t"}, {"ro", "workers=4"}};
+}
+
+std::string bad(const std::string& text) {
+  const auto config = parse_set_config(text, "/c");
+  REQUIRE(!config);
+  CHECK(config.error().id == "bad-config");
+  CHECK(config.error().what == "/c");
+  return config.error().why;
+}
+
+const std::string good = std::string("name = n\nuuid = ") + uuid + "\nmain = /m\nspare = /s\n";
+
+} // namespace
+
+TEST_CASE("a configuration comes back as it was saved") {
+  const temp_dir dir;
+  const scoped_env moved("DMREMAP_CONF_DIR", dir / "conf");
+  REQUIRE(save_set_config(whole(), config_write::create));
+  const auto back = load_set_config("backup");
+  REQUIRE(back);
+  CHECK(back->name == "backup");
+  CHECK(back->uuid == uuid);
+  CHECK(back->main == whole().main);
+  CHECK(back->spares == whole().spares);
+  CHECK(back->options == whole().options);
+  struct stat facts {};
+  REQUIRE(::stat(set_conf_path("backup").c_str(), &facts) == 0);
+  CHECK((facts.st_mode & 07777) == 0600);
+}
+
+TEST_CASE("a file is not overwritten but where that is asked for, and removed once") {
+  const temp_dir dir;
+  const scoped_env moved("DMREMAP_CONF_DIR", dir / "conf");
+  REQUIRE(save_set_config(whole(), config_write::create));
+  auto other = whole();
+  other.main = "/other";
+  const auto refused = save_set_config(other, config_write::create);
+  REQUIRE(!refused);
+  CHECK(refused.error().id == "name-taken");
+  CHECK(load_set_config("backup")->main == whole().main);
+  REQUIRE(save_set_config(other, config_write::replace));
+  CHECK(load_set_config("backup")->main == "/other");
+  // Nothing but the file is left: no temporary one.
+  using entries = boost::filesystem::directory_iterator;
+  CHECK(std::distance(entries(dir / "conf/sets.d"), entries()) == 1);
+  REQUIRE(remove_set_config("backup"));
+  REQUIRE(remove_set_config("backup"));
+  CHECK(load_set_config("backup").error().id == "no-such-set");
+}
+
+TEST_CASE("sets are listed by name and found by UUID; a bad file does not hide the others") {
+  const temp_dir dir;
+  const scoped_env moved("DMREMAP_CONF_DIR", dir / "conf");
+  CHECK(list_set_configs().sets.empty());
+  REQUIRE(save_set_config(whole("zz"), config_write::create));
+  auto second = whole("aa");
+  second.uuid = "00000000-0c1f-4c3e-9a56-2f1d7d0a9c11";
+  REQUIRE(save_set_config(second, config_write::create));
+  static_cast<void>(dir.text_file("conf/sets.d/bad.conf", "nonsense\n"));
+  static_cast<void>(dir.text_file("conf/sets.d/renamed.conf", good)); // says name = n
+  static_cast<void>(dir.text_file("conf/sets.d/other.txt", "nonsense\n"));
+  const auto all = list_set_configs();
+  REQUIRE(all.sets.size() == 2);
+  CHECK(all.sets[0].name == "aa");
+  CHECK(all.bad.size() == 2);
+  CHECK(find_set_config("zz")->name == "zz");
+  CHECK(find_set_config("00000000-0C1F-4c3e-9a56-2f1d7d0a9c11")->name == "aa");
+  CHECK(find_set_config("../aa").error().id == "no-such-set");
+  CHECK(find_set_config("bad").error().id == "bad-config");
+}
+
+TEST_CASE("what is wrong in a file is named with its line") {
+  CHECK(parse_set_config("# x\n\n  " + good + "options =\noptions = a=b , c\n", "/c")->options ==
+        std::vector<std::string>{"a=b", "c"});
+  CHECK(bad(good + "colour = red\n").find("line 5: unknown key 'colour'") == 0);
+  CHECK(bad(good + "main = /n\n").find("line 5") == 0);
+  CHECK(bad("name = n\nwhat\n").find("line 2") == 0);
+  CHECK(bad("main =\n").find("line 1") == 0);
+  CHECK(bad("").find("name") != std::string::npos);
+  CHECK(bad("name = a/b\n").find("a/b") != std::string::npos);
+  CHECK(bad("name = n\nuuid = 6d0e1b7a0c1f4c3e9a562f1d7d0a9c11\n").find("no UUID") != std::string::npos);
+  CHECK(bad(std::string("name = n\nuuid = ") + uuid + "\nmain = /m\n").find("spare") != std::string::npos);
+}
+
+TEST_CASE("what a line cannot hold is refused before anything is written") {
+  const temp_dir dir;
+  const scoped_env moved("DMREMAP_CONF_DIR", dir / "conf");
+  for (const std::string path : {"/a\nname = b", " /a", "/a ", ""}) {
+    auto config = whole();
+    config.spares = {path};
+    CHECK(save_set_config(config, config_write::create).error().id == "bad-config-value");
+  }
+  auto config = whole();
+  config.options = {"a,b"};
+  CHECK(save_set_config(config, config_write::create).error().id == "bad-config-value");
+  CHECK(save_set_config(whole("../x"), config_write::create).error().id == "bad-name");
+  CHECK(!boost::filesystem::exists(dir / "conf"));
+}
