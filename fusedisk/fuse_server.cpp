@@ -24,10 +24,9 @@ namespace {
 
 // The image never changes its size or mode: let the kernel keep what it knows.
 constexpr double for_ever = 365.0 * 86400;
-// But ask for folders each time: so that a mount whose daemon was killed says so (ENOTCONN) to whoever looks
-// at it.
-constexpr double never = 0.0;
-// linux/fuse.h of the build may be older than the bit; kernels that do not know it ignore it.
+// (Also of folders: a look-up through one must not hang with a daemon that hangs. So stat() of a mount whose
+// daemon was killed succeeds; statfs() tells.) linux/fuse.h of the build may be older than the bit; kernels
+// that do not know it ignore it.
 constexpr std::uint32_t parallel_direct_writes = 1U << 6U;
 // What libfuse reads at most before the kernel and it have agreed: 256 pages and its header allowance.
 constexpr std::size_t receive_bytes = 256 * 4096 + 4096;
@@ -193,16 +192,11 @@ void session_server::init(fuse_conn_info* conn) {
   ready_changed_.notify_all();
 }
 
-double attr_timeout(const struct stat& attr) {
-  return S_ISDIR(attr.st_mode) ? never : for_ever;
-}
-
 void session_server::reply_entry(fuse_req_t req, std::uint64_t inode) {
   fuse_entry_param entry{};
   entry.ino = inode;
   entry.attr = tree_.attributes(inode).value();
-  entry.attr_timeout = attr_timeout(entry.attr);
-  entry.entry_timeout = for_ever;
+  entry.attr_timeout = entry.entry_timeout = for_ever;
   fuse_reply_entry(req, &entry);
 }
 
@@ -216,7 +210,7 @@ void session_server::lookup(fuse_req_t req, fuse_ino_t parent, const char* name)
 void session_server::getattr(fuse_req_t req, fuse_ino_t inode) {
   const auto attr = tree_.attributes(inode);
   if (attr)
-    fuse_reply_attr(req, &*attr, attr_timeout(*attr));
+    fuse_reply_attr(req, &*attr, for_ever);
   else
     fuse_reply_err(req, ENOENT);
 }
@@ -233,7 +227,7 @@ void session_server::setattr(fuse_req_t req, fuse_ino_t inode, const struct stat
   else if ((to_set & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) != 0)
     fuse_reply_err(req, EPERM);
   else
-    fuse_reply_attr(req, &*now, attr_timeout(*now));
+    fuse_reply_attr(req, &*now, for_ever);
 }
 
 /// libfuse 3.14.0 has no field for parallel direct writes, so the reply is made by hand.
