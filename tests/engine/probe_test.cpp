@@ -150,7 +150,7 @@ TEST_CASE("another set's spare is named with its UUID, whichever superblock copi
   REQUIRE(before->front().type == "dmremap");
   REQUIRE(before->front().set_uuid.size() == 36);
   const std::vector<std::byte> junk(4096, std::byte{0xA5});
-  for (const std::uint64_t sector : {0, 1024, 2048, 4096, 8192})
+  for (const std::uint64_t sector : {0u, 1024u, 2048u, 4096u, 8192u})
     REQUIRE(f.spare->write(junk, sector * 512));
   const auto heads = probe_signatures(*f.spare);
   REQUIRE(heads);
