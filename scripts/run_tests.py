@@ -220,6 +220,7 @@ def main():
     os.environ[TOKEN] = token
     started = time.monotonic()
     folder = tempfile.mkdtemp(prefix="dmremap-test.")
+    os.chmod(folder, 0o755)  # some tests do things as a user who is not root
     leftovers = Leftovers(folder, token)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda n, _: sys.exit(128 + n))
