@@ -48,7 +48,10 @@ void add_configured(std::vector<row>& rows, const context& c) {
 }
 
 void add_found(std::vector<row>& rows) {
-  for (const auto& set : scan_for_sets())
+  std::vector<std::string> ours;
+  for (const auto& one : rows)
+    ours.insert(ours.end(), one.loops.begin(), one.loops.end());
+  for (const auto& set : scan_for_sets(ours))
     if (!listed(rows, set.uuid))
       rows.push_back({set.name,
                       set.uuid,

@@ -37,9 +37,16 @@ std::vector<std::string> block_devices() {
 
 } // namespace
 
-std::vector<found_set> scan_for_sets() {
+std::vector<found_set> scan_for_sets(const std::vector<std::string>& skipped) {
   std::vector<found_set> found;
+  const auto skips = [&](const std::string& device) {
+    return std::any_of(skipped.begin(), skipped.end(), [&](const std::string& whole) {
+      return device == whole || device.compare(0, whole.size() + 1, whole + "p") == 0;
+    });
+  };
   for (const auto& device : block_devices()) {
+    if (skips(device))
+      continue;
     const auto spec = parse_member(device);
     if (!spec)
       continue;

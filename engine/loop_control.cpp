@@ -37,14 +37,6 @@ std::string first_line(const std::string& path) {
   return line;
 }
 
-/// Resolves what is above the image, not the image: that would ask the daemon that serves it.
-std::string with_real_parent(const std::string& image) {
-  const fs::path path(image);
-  boost::system::error_code failed;
-  const auto parent = fs::canonical(path.parent_path(), failed);
-  return failed ? image : (parent / path.filename()).string();
-}
-
 result<unique_fd> free_device(std::string& device) {
   const unique_fd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
   if (!control && errno == ENOENT)
@@ -98,7 +90,6 @@ result<loop_attachment> attach_loop(const std::string& image, const loop_options
 }
 
 std::vector<std::string> loops_on(const std::string& image) {
-  const auto real = with_real_parent(image);
   std::vector<std::pair<unsigned long, std::string>> found;
   boost::system::error_code failed;
   for (fs::directory_iterator at("/sys/block", failed), end; !failed && at != end; at.increment(failed)) {
@@ -106,7 +97,7 @@ std::vector<std::string> loops_on(const std::string& image) {
     if (name.compare(0, 4, "loop") != 0)
       continue;
     const auto backing = first_line(at->path().string() + "/loop/backing_file");
-    if (!backing.empty() && (backing == image || backing == real))
+    if (!backing.empty() && backing == image)
       found.emplace_back(std::strtoul(name.c_str() + 4, nullptr, 10), "/dev/" + name);
   }
   std::sort(found.begin(), found.end());

@@ -25,8 +25,8 @@ struct loop_attachment {
 /// Errors: "loop-failed", "no-permission" (not root), "no-loop" (the kernel has no loop driver).
 [[nodiscard]] result<loop_attachment> attach_loop(const std::string& image, const loop_options& options);
 
-/// The loop devices that stand on `image` ("/dev/loop3"), in ascending order. From /sys alone: asks neither
-/// the file system of the image nor the devices, so it does not hang with them.
+/// The loop devices that stand on `image` ("/dev/loop3"), a path without links, in ascending order. From /sys
+/// alone: asks neither the file system of the image nor the devices, so it does not hang with them.
 [[nodiscard]] std::vector<std::string> loops_on(const std::string& image);
 
 /// Detaches the device and waits until it is gone. Nobody can come in between: it is held exclusively
