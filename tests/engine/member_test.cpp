@@ -287,7 +287,7 @@ TEST_CASE("a dust member starts with the bad sectors of the file beside it", "[m
 }
 
 TEST_CASE("a user without permission is told so", "[member][root]") {
-  const fixture f;
+  const fixture f{temp_dir("/tmp")}; // the user must get there, whatever TMPDIR is
   REQUIRE(::chmod(f.dir.path().c_str(), 0711) == 0);
   REQUIRE(::chmod(f.main.c_str(), 0644) == 0);
   REQUIRE(::chmod(f.spare.c_str(), 0600) == 0);
