@@ -28,7 +28,7 @@ tl::expected<superblock, block_fault> read_super(store& io, unsigned copy, spare
 /// Upstream's version 4 keeps a magic of its own at the start of its metadata (sectors 0, 256, 512, 768,
 /// 1024).
 bool has_upstream_v4(store& io) {
-  for (const std::uint64_t sector : {0, 256, 512, 768, 1024, 2048, 4096, 8192}) {
+  for (const std::uint64_t sector : {0u, 256u, 512u, 768u, 1024u, 2048u, 4096u, 8192u}) {
     block_bytes bytes;
     if ((sector + unit_sectors) * sector_bytes > io.size() || !io.read(bytes.span(), sector * sector_bytes))
       continue;
