@@ -189,7 +189,8 @@ private:
     const std::uint64_t block = set_.main->block_size() / sector_bytes;
     const auto map = mapped();
     for (const bad_range& bad : set_.main->faults().bad)
-      for (std::uint64_t s = align_down(bad.first, block); s < align_up(bad.first + bad.count, block); ++s)
+      for (std::uint64_t s = align_down(bad.first, block);
+           s < std::min(align_up(bad.first + bad.count, block), sectors); ++s)
         if (bad.when != direction::write && bad.error == io_error::medium && !map[s / unit_sectors])
           can[s] = true;
     return can;
@@ -212,7 +213,7 @@ private:
   }
 
   void inject() {
-    const std::uint64_t first = pick(sectors), count = 1 + pick(3);
+    const std::uint64_t first = pick(sectors), count = std::min(1 + pick(3), sectors - first);
     for (std::uint64_t s = first; s < first + count; ++s)
       if (keep_well(s / unit_sectors))
         return;
@@ -372,7 +373,7 @@ private:
   void add_remap() {
     const std::uint64_t unit = pick_unit(), count = 1 + pick(3), source = 2600 + pick(100);
     if (unit + count > main_units ||
-        std::any_of(&well_[unit], &well_[unit + count], [](bool b) { return b; }))
+        std::any_of(well_.begin() + unit, well_.begin() + unit + count, [](bool b) { return b; }))
       return;
     const page_image spare = set_.spare->image();
     const auto map = mapped();
