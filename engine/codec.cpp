@@ -73,6 +73,7 @@ void each_field(const Direction& d, Super& s, Disk& b) {
     d.number(s.sessions[i].given, b.sessions[i].given);
     d.bytes(s.spare_uuids[i], b.spare_uuids[i]);
     d.number(s.hosted_start[i], b.hosted_start[i]);
+    d.number(s.hosted_blocks[i], b.hosted_blocks[i]);
   }
   d.number(s.sixth_host, b.sixth_host);
   d.number(s.sixth_start, b.sixth_start);
@@ -191,6 +192,7 @@ void encode_superblock(const superblock& s, unsigned copy, spare_unit place, blo
   b.flags = little((s.clean ? DMR_FLAG_CLEAN : 0u) | (s.samples_valid ? DMR_FLAG_SAMPLES_VALID : 0u));
   static_assert(sizeof b.good == sizeof s.good);
   std::memcpy(b.good, s.good.data(), sizeof b.good);
+  std::memcpy(b.absent_map, s.absent_map.data(), sizeof b.absent_map);
   seal(b, out);
 }
 
@@ -206,6 +208,7 @@ tl::expected<superblock, block_fault> decode_superblock(const block_bytes& in, u
   s.clean = (flags & DMR_FLAG_CLEAN) != 0;
   s.samples_valid = (flags & DMR_FLAG_SAMPLES_VALID) != 0;
   std::memcpy(s.good.data(), b.good, sizeof b.good);
+  std::memcpy(s.absent_map.data(), b.absent_map, sizeof b.absent_map);
   const bool possible = s.spare_count >= 1 && s.spare_count <= DMR_MAX_SPARES &&
                         s.spare_index < s.spare_count && s.places.table_blocks != 0 &&
                         s.places.chunk_blocks != 0 && s.sequence != 0 && s.sequence < DMR_SEQUENCE_LIMIT &&

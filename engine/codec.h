@@ -26,6 +26,10 @@ enum class slot_kind : std::uint8_t { free = 0, remap = 1, explicit_remap = 2, r
 inline constexpr std::uint32_t known_incompat = 0, known_ro_compat = 0; // feature bits of layout.h
 inline constexpr std::uint64_t sequence_limit = 1ull << 48;
 inline constexpr std::uint64_t main_unit_limit = 1ull << 48;
+inline constexpr unsigned max_spares = 16;
+inline constexpr std::uint32_t no_host = 0xFFFFFFFFu;
+inline constexpr unsigned sixth_replica = 5;    // number of the replica on another spare
+inline constexpr unsigned sixth_super_copy = 10; // number of the superblock copy at its head
 
 /// A slot in memory, packed as on disk but in the machine's byte order.
 struct slot {
@@ -72,8 +76,9 @@ struct superblock {
   std::array<session_pair, 16> sessions{};
   std::array<uuid_bytes, 16> spare_uuids{};
   std::uint32_t sixth_host = 0xFFFFFFFFu, sixth_start = 0;
-  std::array<std::uint32_t, 16> hosted_start{};
+  std::array<std::uint32_t, 16> hosted_start{}, hosted_blocks{};
   std::uint32_t hosted_protected = 0;
+  std::array<std::uint8_t, 16> absent_map{};
   bool main_block_device = false;
   std::uint32_t main_block_size = 512;
   std::string main_serial, main_wwn, main_partuuid, main_fs_uuid, main_fs_type;

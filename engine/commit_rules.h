@@ -23,6 +23,17 @@ struct commit_rules {
   // chunks
   bool prepare_flush = true;  ///< a chunk's blocks are flushed before its good bits
   bool bits_before_slot = true; ///< the good bits are durable before the first slot in the chunk
+  // sixth replica
+  bool write_sixth = true;  ///< a table change reaches the sixth replica, too
+  bool flush_sixth = true;  ///< and is flushed there before the answer
+  bool unlist_sixth = true; ///< a sixth that missed a change is not listed any more before the answer
+  // spares that come and go
+  bool record_absence = true;     ///< who is gone is recorded before anything is written without it
+  bool complete_sixth = true;     ///< the sixth of a spare that goes is brought to what memory holds
+  bool return_from_sixth = true;  ///< a spare that is back is rewritten from the sixth
+  bool confirm_record = true;     ///< once all hold a session, it alone is what they hold
+  bool new_spare_first = true;    ///< a new spare holds its superblocks before the others list it
+  bool winner_before_loser = true; ///< a slot is released only once the one that replaces it is durable
   // open
   bool session_first = true;   ///< the session record is durable before mending
   bool fresh_sequences = true; ///< this session's sequences lie above every end seen

@@ -47,6 +47,10 @@ void each_run(const remap_set& set, std::uint64_t offset, std::uint64_t length, 
 // ------------------------------------------------------------------------------------------
 
 io_result disk_member::flush_if_written() {
+  if (absent) { // what it had not flushed may be gone: whoever asks is told, once
+    const std::uint64_t all = written.load();
+    return flushed.exchange(all) >= all ? io_result{} : io_fail(io_error::absent);
+  }
   const auto raise = [](std::atomic<std::uint64_t>& a, std::uint64_t to) {
     std::uint64_t before = a.load();
     while (before < to && !a.compare_exchange_weak(before, to)) {
@@ -113,42 +117,81 @@ result<std::unique_ptr<disk>> disk::open(std::shared_ptr<store> main,
   impl& i = *d->impl_;
   i.options = options;
   const commit_rules& rules = options.rules != nullptr ? *options.rules : default_rules;
-  if (spares.size() != 1)
-    return fail("one-spare-only", "", "this version opens sets of one spare only");
+  if (spares.empty())
+    return fail("no-spare", "", "a set has at least one spare");
   CHECK_OK(impl::check_not_spare(*main, options)); // first: with both swapped the spare would be what is wrong
   std::vector<std::unique_ptr<spare_metadata>> metadata;
-  for (const auto& s : spares) {
-    metadata.push_back(TRY(spare_metadata::load(s, rules)));
-    i.spares.push_back(std::make_unique<disk_member>());
-    i.spares.back()->io = s;
-  }
-  const spare_metadata& m = *metadata.front();
-  CHECK_OK(impl::check_main(m.super, *main, options, i.notices));
-  if (!options.read_only && (m.super.feature_ro_compat & ~known_ro_compat) != 0)
-    return fail("unsupported-feature", m.super.set_name,
+  for (const auto& s : spares)
+    metadata.push_back(TRY(spare_metadata::load_supers(s, rules)));
+  const set_record record = TRY(choose_record(metadata));
+  CHECK_OK(impl::check_main(record.newest, *main, options, i.notices));
+  CHECK_OK(impl::check_age(record.newest, options));
+  if (!options.read_only && (record.newest.feature_ro_compat & ~known_ro_compat) != 0)
+    return fail("unsupported-feature", record.newest.set_name,
                 "uses a feature that this version can only read; open it with -o ro");
-  i.bytes = m.super.main_sectors * sector_bytes;
+  i.bytes = record.newest.main_sectors * sector_bytes;
   i.main.io = std::move(main);
   // What a session that was killed had answered may still lie in a cache: the first flush covers that, too.
   i.main.written = options.read_only ? 0 : 1;
   i.auto_remap = options.auto_remap && !options.read_only;
   i.read_retries = options.read_retries;
-  if (!m.super.clean)
-    i.notices.push_back("the set was not closed cleanly");
-  if (!m.damaged().empty())
-    i.notices.push_back(std::to_string(m.damaged().size()) +
-                        " table blocks had copies that differed or could not be read" +
-                        (options.read_only ? "" : "; mended"));
-  if (m.supers_damaged())
-    i.notices.push_back(std::string("superblock copies were damaged or old") +
-                        (options.read_only ? "" : "; mended"));
-  for (const auto& s : i.spares)
-    s->reported = s->failed_flushes();
   i.main.reported = i.main.failed_flushes();
-  i.set = TRY(remap_set::assemble(std::move(metadata), rules));
+  i.set = TRY(remap_set::assemble(std::move(metadata), options.degraded, rules));
+  i.note_what_was_found();
+  for (unsigned n = 0; n < i.set->places(); ++n)
+    if (i.set->listed(n))
+      i.set_member(n, i.set->io_of(n));
+  i.set->on_absent = [&i](unsigned n) {
+    if (!i.spares[n]->absent.exchange(true))
+      ++i.spares_absent;
+  };
+  i.set->on_present = [&i](unsigned n, std::shared_ptr<store> io) { i.set_member(n, std::move(io)); };
   if (!options.read_only)
     CHECK_OK(i.set->start_session());
   return d;
+}
+
+void disk::impl::note_what_was_found() {
+  const char* const mended = options.read_only ? "" : "; mended";
+  notices.insert(notices.end(), set->notices().begin(), set->notices().end());
+  if (!set->super_copy().clean)
+    notices.emplace_back("the set was not closed cleanly");
+  for (unsigned n = 0; n < set->places(); ++n)
+    set->with_metadata(n, [&](spare_metadata& m) {
+      const std::string of = set->places() > 1 ? " of spare " + std::to_string(n) : "";
+      if (!m.present())
+        notices.push_back("spare " + std::to_string(n) + " (" + to_text(m.super.spare_uuid) +
+                          ") is absent: its units answer EIO");
+      if (!m.damaged().empty())
+        notices.push_back(std::to_string(m.damaged().size()) + " table blocks" + of +
+                          " had copies that differed or could not be read" + mended);
+      if (m.supers_damaged())
+        notices.push_back("superblock copies" + of + " were damaged or old" + mended);
+    });
+}
+
+void disk::impl::set_member(unsigned n, std::shared_ptr<store> io) {
+  auto m = std::make_shared<disk_member>();
+  m->absent = io == nullptr;
+  spares_absent += io == nullptr ? 1 : 0;
+  m->io = std::move(io);
+  m->reported = m->absent ? 0 : m->failed_flushes();
+  const std::lock_guard lock(members_mutex);
+  spares[n] = std::move(m);
+}
+
+bool disk::impl::is_absent(unsigned n) const {
+  const std::lock_guard lock(members_mutex);
+  return !spares[n] || spares[n]->absent;
+}
+
+std::vector<std::shared_ptr<disk_member>> disk::impl::members() const {
+  const std::lock_guard lock(members_mutex);
+  std::vector<std::shared_ptr<disk_member>> all;
+  for (const auto& m : spares)
+    if (m)
+      all.push_back(m);
+  return all;
 }
 
 result<void> disk::close() {
@@ -171,8 +214,9 @@ std::uint64_t disk::size() const {
 
 std::uint32_t disk::block_size() const {
   std::uint32_t largest = impl_->main.io->block_size();
-  for (const auto& s : impl_->spares)
-    largest = std::max(largest, s->io->block_size());
+  for (const auto& s : impl_->members())
+    if (s->io)
+      largest = std::max(largest, s->io->block_size());
   return largest;
 }
 
@@ -212,10 +256,12 @@ attempt disk::impl::try_read(io_context::impl& c, std::span<std::byte> buffer, s
                  end = {attempt_end::doubtful, {}, false};
                } else if ((e.lost() & touched_sectors(unit_at(offset + done), offset + done, length)) != 0) {
                  end = {attempt_end::failed, io_error::lost, false};
+               } else if (e.present() && member_of(e).absent) {
+                 end = {attempt_end::failed, io_error::absent, false};
                } else {
                  store& io = e.present() ? *member_of(e).io : *main.io;
                  if (auto read = read_member(c, io, buffer.subspan(done, length), at); !read)
-                   end = {attempt_end::failed, read.error(), !e.present()};
+                   end = {attempt_end::failed, read.error(), !e.present(), e.spare()};
                }
                return end.end == attempt_end::done;
              });
@@ -228,9 +274,9 @@ io_result disk::impl::read_once(io_context& context, std::span<std::byte> buffer
   const attempt first = try_read(*context.impl_, buffer, offset);
   if (first.end == attempt_end::done) [[likely]]
     return {};
-  if (first.end == attempt_end::failed && first.why == io_error::lost) { // at once, no drive is touched
-    ++counts.lost_reads;
-    return io_fail(io_error::lost);
+  if (first.end == attempt_end::failed && (first.why == io_error::lost || first.why == io_error::absent)) {
+    ++(first.why == io_error::lost ? counts.lost_reads : counts.absent_requests); // no drive is touched
+    return io_fail(first.why);
   }
   ++counts.slow_requests;
   if (context.on_slow)
@@ -273,10 +319,10 @@ attempt disk::impl::try_write(io_context::impl& c, std::span<const std::byte> da
         if (e.in_doubt()) {
           end = {attempt_end::doubtful, {}, false};
         } else if ((e.lost() & touched_sectors(unit_at(offset + done), offset + done, length)) != 0 ||
-                   !fits_blocks(*m.io, at, length)) {
+                   m.absent || !fits_blocks(*m.io, at, length)) {
           end = {attempt_end::needs_slow, {}, false}; // a table change, or read-modify-write under a freeze
         } else if (auto wrote = m.write(data.subspan(done, length), at); !wrote) {
-          end = {attempt_end::failed, wrote.error(), !e.present()};
+          end = {attempt_end::failed, wrote.error(), !e.present(), e.spare()};
         }
         return end.end == attempt_end::done;
       });
@@ -326,13 +372,27 @@ io_result disk::flush() {
     if (!r && outcome)
       outcome = r;
   };
-  for (const auto& s : i.spares) {
-    if (s->flushed.load() >= s->written.load())
+  const auto flush_spare = [&i](unsigned n, disk_member& m) {
+    const auto flushed = m.flush_if_written();
+    if (!flushed && !m.absent) {
+      i.check_spare(n, flushed.error());
+      if (m.absent)
+        (void)m.flush_if_written(); // its going is told by this very failure
+    }
+    return flushed;
+  };
+  for (unsigned n = 0; n < max_spares; ++n) {
+    std::shared_ptr<disk_member> s;
+    {
+      const std::lock_guard lock(i.members_mutex);
+      s = i.spares[n];
+    }
+    if (!s || s->flushed.load() >= s->written.load())
       continue;
     try {
-      others.push_back(std::async(std::launch::async, [m = s.get()] { return m->flush_if_written(); }));
+      others.push_back(std::async(std::launch::async, [=] { return flush_spare(n, *s); }));
     } catch (const std::system_error&) { // no thread to be had: one after the other
-      note(s->flush_if_written());
+      note(flush_spare(n, *s));
     }
   }
   note(i.main.flush_if_written());

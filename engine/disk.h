@@ -33,7 +33,9 @@ struct open_options {
   bool read_only = false;   ///< nothing at all is written to any member
   bool degraded = false;    ///< open with spares absent
   bool accept_main = false; ///< go on although main does not match what the spare remembers
-  bool accept_older = false;
+  /// What this host saw last of the set, disk_info::sequence_end: spares that are older are refused. Nothing:
+  /// never seen, or accepted by hand.
+  std::optional<std::uint64_t> last_seen;
   bool auto_remap = true;    ///< remap on I/O errors
   unsigned read_retries = 1; ///< times a single sector that failed to read is read again before it is lost
   /// Called in the thread of the request, after the remap is durable. Must not wait, nor call the disk.
@@ -77,7 +79,11 @@ struct disk_stats {
 };
 
 struct spare_status {
+  unsigned index = 0; ///< its place in the set's list
   std::string uuid, path;
+  bool present = true;   ///< false: its units answer EIO
+  bool draining = false; ///< takes no new data
+  int protected_by = -1; ///< index of the spare that holds a copy of its map; -1: none
   std::uint64_t units = 0;        ///< all
   std::uint64_t usable_units = 0; ///< less metadata and retired
   std::uint64_t allocated_units = 0;
@@ -94,6 +100,7 @@ struct disk_info {
   std::uint64_t main_sectors = 0;
   bool read_only = false;
   bool main_direct = true;
+  std::uint64_t sequence_end = 0; ///< no number at or above it was ever used; grows with every session
   std::vector<spare_status> spares;
   std::vector<std::string> notices; ///< what happened at the open and what protection is left, in plain words
 };
@@ -103,6 +110,17 @@ struct remap_reply {
   std::uint64_t already = 0;      ///< were mapped so before
   std::uint64_t lost_sectors = 0; ///< of the new ones
   sector_number spare_sector;     ///< where the first unit is now
+};
+
+struct evacuate_reply {
+  std::uint64_t moved = 0;        ///< units
+  std::uint64_t lost_sectors = 0; ///< that the spare could not give any more
+};
+
+struct forget_reply {
+  std::uint64_t units = 0;        ///< that become lost
+  std::uint64_t lost_sectors = 0; ///< in them, newly
+  std::uint64_t free_units = 0;   ///< on the remaining spares
 };
 
 struct salvage_reply {
@@ -176,6 +194,28 @@ public:
   /// Superblock written anew with the counters of now.
   [[nodiscard]] result<void> save();
   [[nodiscard]] result<void> rename(const std::string& new_name);
+
+  /// Formats a member and takes it into the set; the caller has checked that it may be used. Its place in the
+  /// list. Durable on return. Errors: "too-many-spares", "spare-too-small", "format-failed", "read-only".
+  [[nodiscard]] result<unsigned> add_spare(std::shared_ptr<store> io);
+  /// Takes a spare that serves nothing out of the set and erases its metadata. Durable on return. Errors:
+  /// "spare-in-use" ("Cannot remove spare PATH: N active allocations"), "last-spare", "no-such-spare".
+  [[nodiscard]] result<void> remove_spare(unsigned index);
+  /// Moves all that a spare holds to the others; from now on it takes no new data. Unit by unit, I/O goes on.
+  /// `progress(done, all)` is called now and then; false ends the work: what was moved stays moved, and
+  /// calling again goes on. Errors: "no-spare-capacity", "no-such-spare", "spare-absent", "cancelled".
+  [[nodiscard]] result<evacuate_reply>
+  evacuate_spare(unsigned index, const std::function<bool(std::uint64_t, std::uint64_t)>& progress = {});
+  /// Ends evacuation's ban on new data.
+  void refill_spare(unsigned index);
+  /// What forget_spare() would do.
+  [[nodiscard]] result<forget_reply> plan_forget(unsigned index);
+  /// An absent spare that will not come back: each of its units becomes lost on the remaining spares, then the
+  /// set does not list it any more. Durable on return; after a failure, call again. Errors: "spare-present",
+  /// "last-spare", "no-spare-capacity" (with the shortfall), "no-such-spare".
+  [[nodiscard]] result<forget_reply> forget_spare(unsigned index);
+  /// Place of the spare with this UUID or path; nothing where there is none.
+  [[nodiscard]] std::optional<unsigned> find_spare(const std::string& uuid_or_path);
 
   void set_auto_remap(bool on);
   void set_read_retries(unsigned n);

@@ -32,19 +32,20 @@ static io_result complete_edge(disk::impl& i, const explicit_plan& plan, std::ui
   if (from_main == 0)
     return {};
   unit_image image{}, merged{};
-  CHECK_OK(i.spares[0]->io->read(merged.data.span(), byte_of(change.unit)));
+  CHECK_OK(i.spares[change.spare]->io->read(merged.data.span(), byte_of(change.unit)));
   CHECK_OK(i.read_image_from_main(u, image, from_main));
   for (std::uint64_t s = 0; s < unit_sectors; ++s)
     if ((from_main >> s & 1) != 0)
       std::memcpy(merged.data.bytes.data() + s * sector_bytes, image.data.bytes.data() + s * sector_bytes,
                   sector_bytes);
   change.lost = change.main_may_answer = image.lost;
-  return i.spares[0]->io->write(merged.data.span(), byte_of(change.unit));
+  return i.spares[change.spare]->io->write(merged.data.span(), byte_of(change.unit));
 }
 
-static tl::unexpected<error> refuse_source(disk::impl& i, const std::string& what, spare_unit first,
+static tl::unexpected<error> refuse_source(disk::impl& i, const std::string& what, unsigned spare,
+                                           spare_unit first,
                                            std::uint64_t count, const std::string& why) {
-  const auto near = i.set->nearest_free(0, first, count);
+  const auto near = i.set->nearest_free(spare, first, count);
   return fail("spare-range-taken", what,
               why + (near ? "; the nearest free range of this length starts at spare sector " +
                                 std::to_string(near->value * unit_sectors)
@@ -58,8 +59,10 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
   const std::uint64_t disk_sectors = i.bytes / sector_bytes;
   if (i.options.read_only)
     return fail("read-only", what, "the set is open read-only");
-  if (spare_index >= i.spares.size())
-    return fail("no-such-spare", what, "the set has " + std::to_string(i.spares.size()) + " spare");
+  if (!i.set->listed(spare_index))
+    return fail("no-such-spare", what, "the set has no spare " + std::to_string(spare_index));
+  if (!i.set->present(spare_index))
+    return fail("spare-absent", what, "spare " + std::to_string(spare_index) + " is absent");
   if (sectors == 0 || dest.value >= disk_sectors || sectors > disk_sectors - dest.value)
     return fail("out-of-range", what, "the disk has " + std::to_string(disk_sectors) + " sectors");
   if (source && source->value % unit_sectors != dest.value % unit_sectors)
@@ -83,7 +86,7 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
     const map_entry e = i.set->lookup(main_unit(plan.first_main + n));
     if (!e.present())
       continue;
-    if (!source || e.in_doubt() || e.unit().value != source->value / unit_sectors + n)
+    if (!source || e.in_doubt() || e.spare() != spare_index || e.unit().value != source->value / unit_sectors + n)
       return fail("contradicts-remap", what,
                   sector_text(main_unit(plan.first_main + n)) + " is remapped already, to spare sector " +
                       std::to_string(e.unit().value * unit_sectors) + "; remove that remap first");
@@ -93,10 +96,14 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
 
   // Take all spare units, or none.
   std::vector<spare_unit> taken;
+  const auto give_back = [&](std::span<const spare_unit> units) {
+    for (const spare_unit u : units)
+      i.set->release_unit({spare_index, u});
+  };
   if (source) {
     plan.first_spare = source->value / unit_sectors;
     std::string why;
-    i.set->with_metadata([&](spare_metadata& m) {
+    i.set->with_metadata(spare_index, [&](spare_metadata& m) {
       if (plan.first_spare >= m.places().units || plan.count > m.places().units - plan.first_spare)
         why = "leaves the spare, which has " + std::to_string(m.places().units * unit_sectors) + " sectors";
       for (std::uint64_t n = 0; why.empty() && n < plan.count; ++n)
@@ -106,17 +113,17 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
     for (std::uint64_t n = 0; why.empty() && n < plan.count; ++n) {
       if (mapped[n])
         continue;
-      if (i.set->claim_units(0, spare_unit(plan.first_spare + n), 1))
+      if (i.set->claim_units(spare_index, spare_unit(plan.first_spare + n), 1))
         taken.push_back(spare_unit(plan.first_spare + n));
       else
         why = "spare sector " + std::to_string((plan.first_spare + n) * unit_sectors) + " is in use";
     }
     if (!why.empty()) {
-      i.set->release_units(0, taken);
-      return refuse_source(i, what, spare_unit(plan.first_spare), plan.count, why);
+      give_back(taken);
+      return refuse_source(i, what, spare_index, spare_unit(plan.first_spare), plan.count, why);
     }
   } else {
-    const auto run = i.set->allocate_run(0, plan.count);
+    const auto run = i.set->allocate_run(spare_index, plan.count);
     if (!run)
       return fail("no-spare-capacity", what, "No spare capacity available");
     plan.first_spare = run->value;
@@ -129,7 +136,7 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
   for (std::uint64_t n = 0; n < plan.count; n += units_per_freeze) {
     const std::uint64_t count = std::min(units_per_freeze, plan.count - n);
     const unsigned mark = i.gate.freeze({plan.first_main + n, count});
-    const std::uint64_t data_since = i.spares[0]->io->failed_flushes();
+    const flush_marks data_since = i.set->marks();
     std::vector<slot_change> changes;
     io_result edges;
     for (std::uint64_t k = n; k < n + count && edges; ++k) {
@@ -139,7 +146,7 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
         edges = io_fail(io_error::invalid);
         break;
       }
-      changes.push_back({0, spare_unit(plan.first_spare + k), slot_kind::explicit_remap,
+      changes.push_back({spare_index, spare_unit(plan.first_spare + k), slot_kind::explicit_remap,
                          main_unit(plan.first_main + k), 0, 0});
       edges = complete_edge(i, plan, k, changes.back());
     }
@@ -154,7 +161,7 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
       i.gate.thaw(mark, [] {});
       if (reply.outcome == commit_outcome::in_doubt)
         used += changes.size();
-      i.set->release_units(0, std::span(taken).subspan(used));
+      give_back(std::span(taken).subspan(used));
       return not_committed(what, reply);
     }
     used += changes.size();

@@ -26,8 +26,8 @@ tl::unexpected<error> not_committed(const std::string& what, const commit_reply&
 // --------------------------------------------------------------------------------------------------------
 
 result<std::string> disk::format(store& main, std::span<store* const> spares, const format_options& options) {
-  if (spares.size() != 1)
-    return fail("one-spare-only", options.name, "this version makes sets of one spare only");
+  if (spares.empty() || spares.size() > max_spares)
+    return fail("bad-spare-count", options.name, "a set has 1 to 16 spares", exit_code::usage);
   if (!valid_set_name(options.name))
     return fail("bad-name", options.name,
                 "a name has 1 to 63 letters, digits and -_.+ and begins with a letter, digit or _",
@@ -42,26 +42,34 @@ result<std::string> disk::format(store& main, std::span<store* const> spares, co
   };
   superblock s;
   s.set_uuid = uuid_or_random(options.set_uuid);
-  s.spare_uuid = uuid_or_random(options.spare_uuid);
   s.set_name = options.name;
-  s.spare_count = 1;
-  s.spare_uuids[0] = s.spare_uuid;
+  s.spare_count = static_cast<std::uint32_t>(spares.size());
   s.session = random_u64();
-  s.sessions[0] = {s.session, s.session};
+  for (unsigned n = 0; n < spares.size(); ++n) {
+    s.spare_uuids[n] = n == 0 ? uuid_or_random(options.spare_uuid) : random_uuid();
+    s.sessions[n] = {s.session, s.session};
+  }
   s.clean = true;
   record_main(s, main, [](main_unit) { return false; });
 
-  // The caller keeps the store; the metadata object wants to share it.
-  std::shared_ptr<store> io(spares[0], [](store*) {});
-  auto m = TRY(spare_metadata::blank(io, s, format_rules));
+  std::vector<std::unique_ptr<spare_metadata>> all;
+  for (unsigned n = 0; n < spares.size(); ++n) {
+    s.spare_index = n;
+    s.spare_uuid = s.spare_uuids[n];
+    // The caller keeps the store; the metadata object wants to share it.
+    all.push_back(TRY(spare_metadata::blank(std::shared_ptr<store>(spares[n], [](store*) {}), s, format_rules)));
+  }
   sequence_counter sequences{1, 1u << 20};
-  const std::uint32_t first_chunk = m->places().chunk_of(geometry::block_of(m->places().first_automatic()));
-  auto written = m->prepare_chunk(first_chunk, sequences);
-  if (written && m->verify_supers() != m->super.super_good)
-    written = io_fail(io_error::medium);
-  if (!written) {
-    (void)m->erase_supers(); // half a set must not look like one
-    return fail("format-failed", spares[0]->identity().path,
+  for (const auto& m : all) {
+    auto written =
+        m->prepare_chunk(m->places().chunk_of(geometry::block_of(m->places().first_automatic())), sequences);
+    if (written && m->verify_supers() != m->super.super_good)
+      written = io_fail(io_error::medium);
+    if (written)
+      continue;
+    for (const auto& each : all)
+      (void)each->erase_supers(); // half a set must not look like one
+    return fail("format-failed", m->io().identity().path,
                 "the metadata could not be written: " + std::string(name_of(written.error())));
   }
   return to_text(s.set_uuid);
@@ -100,8 +108,9 @@ result<remap_reply> disk::remap(sector_number sector) {
                 "main could not be read: " + std::string(name_of(read.error())) + "; nothing changed");
   }
   std::vector<slot_change> changes;
-  const commit_reply reply =
-      i.place({&moving, 1}, slot_kind::explicit_remap, changes, i.spares[0]->io->failed_flushes());
+  moving.kind = slot_kind::explicit_remap;
+  moving.may_answer = moving.image.lost;
+  const commit_reply reply = i.place({&moving, 1}, changes, i.set->marks());
   if (reply.outcome != commit_outcome::done) {
     thaw();
     if (reply.outcome == commit_outcome::refused && i.spare_full)
@@ -133,6 +142,12 @@ result<void> disk::unmap(sector_number sector) {
     return refuse(fail("not-remapped", what, "is not remapped"));
   if (e.in_doubt())
     return refuse(fail("commit-in-doubt", what, "an earlier change of this unit is not complete yet"));
+  if (i.member_of(e).absent)
+    return refuse(fail("spare-absent", what, "its unit is on a spare that is absent"));
+  if (i.set->shadowed(u))
+    return refuse(fail("spare-absent", what,
+                       "a spare that is absent also knows this unit and would answer for it once it is back; "
+                       "forget that spare first, or remove the remap when it is there"));
   if (e.lost() != 0)
     return refuse(fail("lost-sectors", what,
                        "its unit has lost sectors; salvage them or write them first, then remove the remap"));
@@ -172,7 +187,7 @@ static result<void> salvage_unit(disk::impl& i, main_unit u, salvage_reply& answ
   const unsigned mark = i.gate.freeze({u.value, 1});
   const auto thaw = [&] { i.gate.thaw(mark, [] {}); };
   const map_entry e = i.set->lookup(u);
-  if (!e.present() || e.in_doubt() || e.lost() == 0) {
+  if (!e.present() || e.in_doubt() || e.lost() == 0 || i.member_of(e).absent) {
     thaw();
     return {};
   }
@@ -194,7 +209,7 @@ static result<void> salvage_unit(disk::impl& i, main_unit u, salvage_reply& answ
   }
   block_bytes unit;
   disk_member& m = i.member_of(e);
-  const std::uint64_t data_since = m.io->failed_flushes();
+  const flush_marks data_since = i.set->marks();
   outcome = m.io->read(unit.span(), byte_of(e.unit()));
   for (std::uint64_t s = 0; s < unit_sectors && outcome; ++s)
     if ((back >> s & 1) != 0)
@@ -252,7 +267,7 @@ result<void> disk::save() {
   if (!i.set->complete_doubt())
     return fail("commit-in-doubt", "save", "a change of the table could not be completed yet");
   if (auto written = i.set->update_super([](superblock&) {}); !written)
-    return fail("save-failed", i.spares[0]->io->identity().path, std::string(name_of(written.error())));
+    return fail("save-failed", i.set->super_copy().set_name, std::string(name_of(written.error())));
   return {};
 }
 

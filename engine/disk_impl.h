@@ -27,6 +27,8 @@ struct disk_member {
   std::atomic<std::uint64_t> crossed{0};
   std::atomic<std::uint64_t> reported{0}; ///< of failed_flushes(): those that a caller of flush was told of
 
+  std::atomic<bool> absent{false};       ///< does not answer, or was not there at the open: io may be null
+
   [[nodiscard]] std::uint64_t failed_flushes() const { return io->failed_flushes() + crossed.load(); }
   /// Writes for somebody who will flush later.
   [[nodiscard]] io_result write(std::span<const std::byte> data, std::uint64_t at) {
@@ -66,6 +68,7 @@ struct attempt {
   attempt_end end = attempt_end::done;
   io_error why = io_error::medium; ///< where failed
   bool on_main = false;            ///< where failed: which member said so
+  unsigned spare = 0;              ///< where failed and not on main
 };
 
 /// The bytes of one unit and which of its sectors could not be had.
@@ -78,12 +81,19 @@ struct unit_image {
 struct moving_unit {
   main_unit main;
   unit_image image;
+  std::uint8_t may_answer = 0; ///< lost sectors that main may still be asked for
+  slot_kind kind = slot_kind::remap;
+  map_entry from{};        ///< present: where it was before, on a spare
+  bool retire_from = false; ///< that place is bad
 };
 
 struct disk::impl {
   impl() = default;
   disk_member main;
-  std::vector<std::unique_ptr<disk_member>> spares;
+  /// By place in the set's list. An entry that the map names does not change; all others: members_mutex.
+  std::array<std::shared_ptr<disk_member>, max_spares> spares;
+  mutable std::mutex members_mutex;
+  std::atomic<unsigned> spares_absent{0};
   std::unique_ptr<remap_set> set;
   range_gate<> gate;
   open_options options;
@@ -96,7 +106,8 @@ struct disk::impl {
   struct {
     std::atomic<std::uint64_t> main_read_errors{0}, main_write_errors{0}, spare_read_errors{0},
         spare_write_errors{0};
-    std::atomic<std::uint64_t> flush_errors{0}, lost_reads{0}, slow_requests{0}, flushes{0};
+    std::atomic<std::uint64_t> flush_errors{0}, lost_reads{0}, absent_requests{0}, slow_requests{0},
+        flushes{0};
   } counts;
   mutable std::mutex contexts_mutex;
   std::set<const io_context::impl*> contexts;
@@ -109,11 +120,12 @@ struct disk::impl {
   std::uint64_t window_remaps = 0, window_bad_writes = 0, window_good_before = 0;
 
   std::mutex to_retire_mutex;
-  std::vector<spare_unit> to_retire; ///< failed a write, taken, not in the table yet
+  std::vector<taken_unit> to_retire; ///< failed a write, taken, not in the table yet
 
   std::mutex admin_mutex; ///< one change by hand at a time
 
   // disk.cpp: fast path
+  void note_what_was_found();
   void sum_counters(request_counters& sum) const;
   [[nodiscard]] attempt try_read(io_context::impl& c, std::span<std::byte> buffer, std::uint64_t offset);
   [[nodiscard]] attempt try_write(io_context::impl& c, std::span<const std::byte> data, std::uint64_t offset);
@@ -139,22 +151,33 @@ struct disk::impl {
   [[nodiscard]] io_result write_main_piece(main_unit u, std::uint64_t offset,
                                            std::span<const std::byte> piece, std::vector<moving_unit>& moves);
   [[nodiscard]] io_result write_spare_piece(map_entry e, main_unit u, std::uint64_t offset,
-                                            std::span<const std::byte> piece,
-                                            std::vector<slot_change>& changes);
+                                            std::span<const std::byte> piece, std::vector<slot_change>& changes,
+                                            std::vector<moving_unit>& moves);
   [[nodiscard]] io_result may_spend(std::span<const moving_unit> moves);
   [[nodiscard]] bool main_answers_elsewhere(main_unit u);
   [[nodiscard]] bool breaker_trips(std::uint64_t units);
-  [[nodiscard]] commit_reply place(std::span<const moving_unit> units, slot_kind kind,
-                                   std::vector<slot_change>& changes, std::uint64_t data_since);
-  [[nodiscard]] io_result allocate_and_write(const moving_unit& unit, slot_kind kind,
-                                             std::vector<slot_change>& changes);
+  [[nodiscard]] commit_reply place(std::span<const moving_unit> units, std::vector<slot_change>& changes,
+                                   flush_marks data_since, unsigned not_on = 0);
+  [[nodiscard]] io_result allocate_and_write(const moving_unit& unit, std::vector<slot_change>& changes,
+                                             unsigned not_on);
   void abandon(std::span<const slot_change> changes);
+  void release_old_places(std::span<const moving_unit> units);
   void report(std::span<const moving_unit> moved, std::span<const slot_change> changes, bool writing) const;
-  [[nodiscard]] bool spare_answers();
+  [[nodiscard]] bool spare_answers(unsigned spare);
+  void check_spare(unsigned spare, io_error why);
+  [[nodiscard]] io_result read_image_from_spare(map_entry e, unit_image& image, std::uint8_t wanted);
+  [[nodiscard]] io_result rescue_from_spare(std::span<std::byte> buffer, std::uint64_t offset, bool& again);
+  [[nodiscard]] io_result rehome_piece(map_entry e, main_unit u, std::uint64_t offset,
+                                       std::span<const std::byte> piece, std::vector<moving_unit>& moves);
+  [[nodiscard]] std::vector<std::shared_ptr<disk_member>> members() const; ///< main's not
+  void set_member(unsigned spare, std::shared_ptr<store> io);
+  void drop_member(unsigned spare);
+  [[nodiscard]] bool is_absent(unsigned spare) const; ///< or removed
   [[nodiscard]] io_result patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data);
 
   // disk_identity.cpp
   [[nodiscard]] static result<void> check_not_spare(store& main, const open_options& options);
+  [[nodiscard]] static result<void> check_age(const superblock& s, const open_options& options);
   [[nodiscard]] static result<void> check_main(const superblock& s, store& main, const open_options& options,
                                                std::vector<std::string>& notices);
   void describe_main(superblock& s);
@@ -173,6 +196,19 @@ struct disk::impl {
   const std::uint64_t first = (start - byte_of(u)) / sector_bytes,
                       last = (end - 1 - byte_of(u)) / sector_bytes;
   return static_cast<std::uint8_t>((0xFFu >> (7 - (last - first))) << first);
+}
+
+/// Bits of `count` sectors from `first` of a unit.
+[[nodiscard]] inline std::uint8_t sector_mask(std::uint64_t first, std::uint64_t count) {
+  return static_cast<std::uint8_t>(((1u << count) - 1) << first);
+}
+
+/// Sectors of `u` that [offset, offset + length) covers from end to end.
+[[nodiscard]] inline std::uint8_t covered_sectors(main_unit u, std::uint64_t offset, std::uint64_t length) {
+  const std::uint64_t first = align_up(offset, sector_bytes), end = align_down(offset + length, sector_bytes);
+  if (first >= end)
+    return 0;
+  return sector_mask((first - byte_of(u)) / sector_bytes, (end - first) / sector_bytes);
 }
 
 [[nodiscard]] inline bool fits_blocks(const store& io, std::uint64_t at, std::uint64_t length) {

@@ -5,7 +5,6 @@
 
 #include <bit>
 #include <cstring>
-#include <utility>
 
 namespace dmremap {
 namespace {
@@ -13,23 +12,8 @@ namespace {
 constexpr std::uint64_t frozen_write_units =
     16; // what one freeze of a failed write covers: one commit for all
 constexpr unsigned rescue_tries = 8;
-constexpr unsigned place_tries = 3;
-constexpr unsigned spare_unit_tries = 64;  // for one unit of main
-constexpr unsigned tries_before_doubt = 8; // then the spare has to show that it answers at all
 constexpr auto breaker_window = std::chrono::seconds(10);
 constexpr std::uint64_t breaker_remaps = 64;
-
-std::uint8_t sector_mask(std::uint64_t first, std::uint64_t count) {
-  return static_cast<std::uint8_t>(((1u << count) - 1) << first);
-}
-
-/// Sectors of `u` that [offset, offset + length) covers from end to end.
-std::uint8_t covered_sectors(main_unit u, std::uint64_t offset, std::uint64_t length) {
-  const std::uint64_t first = align_up(offset, sector_bytes), end = align_down(offset + length, sector_bytes);
-  if (first >= end)
-    return 0;
-  return sector_mask((first - byte_of(u)) / sector_bytes, (end - first) / sector_bytes);
-}
 
 } // namespace
 
@@ -75,6 +59,8 @@ io_result disk::impl::resolve_read(io_context::impl& c, std::span<std::byte> buf
       continue;
     }
     note_error(last, false);
+    if (!last.on_main)
+      check_spare(last.spare, last.why);
     if (last.why != io_error::medium)
       return io_fail(last.why);
     if (range.count > 1) { // bisect: what reads is not read again sector by sector
@@ -84,10 +70,9 @@ io_result disk::impl::resolve_read(io_context::impl& c, std::span<std::byte> buf
       auto second = resolve_read(c, right, offset + middle, try_read(c, right, offset + middle));
       return first ? second : first;
     }
-    if (!last.on_main)
-      return io_fail(io_error::medium);
     bool again = false;
-    auto rescued = rescue_read(c, buffer, offset, again);
+    auto rescued =
+        last.on_main ? rescue_read(c, buffer, offset, again) : rescue_from_spare(buffer, offset, again);
     if (!again)
       return rescued;
   }
@@ -128,8 +113,8 @@ io_result disk::impl::rescue_read(io_context::impl&, std::span<std::byte> buffer
     return io_fail(io_error::gone);
   }
   std::vector<slot_change> changes;
-  const moving_unit moving{u, image};
-  const commit_reply reply = place({&moving, 1}, slot_kind::remap, changes, spares[0]->io->failed_flushes());
+  const moving_unit moving{u, image, image.lost};
+  const commit_reply reply = place({&moving, 1}, changes, set->marks());
   if (reply.outcome == commit_outcome::done) {
     ++set->counts().auto_remaps;
     gate.thaw(mark, [&] { set->publish(changes); });
@@ -201,7 +186,9 @@ io_result disk::impl::resolve_write(io_context::impl& c, std::span<const std::by
     }
     if (last.end == attempt_end::failed) {
       note_error(last, true);
-      if (last.why != io_error::medium)
+      if (!last.on_main)
+        check_spare(last.spare, last.why);
+      if (last.why != io_error::medium && (last.on_main || !is_absent(last.spare)))
         return io_fail(last.why);
     }
     if (range.count > frozen_write_units) {
@@ -231,7 +218,7 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
       again = settle(range);
       return io_fail(io_error::lost);
     }
-  const std::uint64_t data_since = spares[0]->io->failed_flushes();
+  const flush_marks data_since = set->marks();
   io_result outcome;
   const auto note = [&](io_result r) {
     if (!r && outcome)
@@ -244,14 +231,14 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
     const main_unit u = unit_at(at);
     const auto piece = data.subspan(done, std::min(data.size() - done, unit_bytes - at % unit_bytes));
     const map_entry e = set->lookup(u);
-    note(e.present() ? write_spare_piece(e, u, at, piece, changes) : write_main_piece(u, at, piece, moves));
+    note(e.present() ? write_spare_piece(e, u, at, piece, changes, moves)
+                     : write_main_piece(u, at, piece, moves));
     done += piece.size();
   }
-  if (!moves.empty())
-    if (auto allowed = may_spend(moves); !allowed) {
-      note(allowed);
-      moves.clear();
-    }
+  if (auto allowed = may_spend(moves); !allowed) {
+    note(allowed);
+    std::erase_if(moves, [](const moving_unit& m) { return !m.from.present(); });
+  }
   if (moves.empty() && changes.empty()) {
     gate.thaw(mark, [] {});
     return outcome;
@@ -260,14 +247,17 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
     gate.thaw(mark, [&] { set->publish(changes); });
     return outcome;
   }
-  const std::size_t by_error = moves.size();
-  const commit_reply reply = place(moves, slot_kind::remap, changes, data_since);
+  const auto by_error = static_cast<std::uint64_t>(
+      std::count_if(moves.begin(), moves.end(), [](const moving_unit& m) { return !m.from.present(); }));
+  const commit_reply reply = place(moves, changes, data_since);
   if (reply.outcome != commit_outcome::done) {
     gate.thaw(mark, [] {});
     return outcome ? io_fail(reply.outcome == commit_outcome::refused ? reply.why : io_error::lost) : outcome;
   }
   set->counts().auto_remaps += by_error;
-  gate.thaw(mark, [&] { set->publish(changes); });
+  set->publish(changes);
+  release_old_places(moves);
+  gate.thaw(mark, [] {});
   report(moves, changes, true);
   return outcome;
 }
@@ -290,6 +280,7 @@ io_result disk::impl::write_main_piece(main_unit u, std::uint64_t offset, std::s
   CHECK_OK(read_image_from_main(u, moving.image, needed));
   if ((moving.image.lost & touched_sectors(u, offset, piece.size())) != 0)
     return io_fail(io_error::medium); // half a sector cannot be made whole: its other half is unreadable
+  moving.may_answer = moving.image.lost;
   std::memcpy(moving.image.data.bytes.data() + (offset - byte_of(u)), piece.data(), piece.size());
   moves.push_back(moving);
   return {};
@@ -297,13 +288,19 @@ io_result disk::impl::write_main_piece(main_unit u, std::uint64_t offset, std::s
 
 /// Lost sectors that the piece covers whole become a table change; one that it covers in part fails.
 io_result disk::impl::write_spare_piece(map_entry e, main_unit u, std::uint64_t offset,
-                                        std::span<const std::byte> piece, std::vector<slot_change>& changes) {
+                                        std::span<const std::byte> piece, std::vector<slot_change>& changes,
+                                        std::vector<moving_unit>& moves) {
   const std::uint8_t covered = covered_sectors(u, offset, piece.size());
   if ((e.lost() & touched_sectors(u, offset, piece.size()) & ~covered) != 0)
     return io_fail(io_error::lost);
   disk_member& m = member_of(e);
+  if (m.absent)
+    return rehome_piece(e, u, offset, piece, moves);
   if (auto written = patch(m, byte_of(e.unit()) + (offset - byte_of(u)), piece); !written) {
     note_error({attempt_end::failed, written.error(), false}, true);
+    check_spare(e.spare(), written.error());
+    if (m.absent || written.error() == io_error::medium)
+      return rehome_piece(e, u, offset, piece, moves);
     return written;
   }
   if ((e.lost() & covered) == 0)
@@ -330,11 +327,18 @@ io_result disk::impl::patch(disk_member& m, std::uint64_t at, std::span<const st
 
 /// Promise 8: is this a bad place, or a device that fails as a whole?
 io_result disk::impl::may_spend(std::span<const moving_unit> moves) {
-  if (!main_answers_elsewhere(moves.front().main)) {
+  std::uint64_t from_main = 0;
+  main_unit first;
+  for (const moving_unit& m : moves)
+    if (!m.from.present() && from_main++ == 0)
+      first = m.main;
+  if (from_main == 0)
+    return {};
+  if (!main_answers_elsewhere(first)) {
     main_gone = true;
     return io_fail(io_error::gone);
   }
-  if (breaker_trips(moves.size()))
+  if (breaker_trips(from_main))
     return io_fail(io_error::medium);
   return {};
 }
@@ -356,105 +360,6 @@ bool disk::impl::breaker_trips(std::uint64_t units) {
   if (window_remaps > breaker_remaps && good < window_bad_writes)
     breaker = true;
   return breaker;
-}
-
-// --- onto the spare
-// ------------------------------------------------------------------------------------------------
-
-io_result disk::impl::allocate_and_write(const moving_unit& unit, slot_kind kind,
-                                         std::vector<slot_change>& changes) {
-  for (unsigned tries = 0; tries < spare_unit_tries; ++tries) {
-    if (tries == tries_before_doubt && !spare_answers())
-      break;
-    const auto got = set->allocate(0, 1);
-    if (got.empty()) {
-      if (set->in_doubt() && set->complete_doubt()) // units of a chunk in doubt are not given out
-        continue;
-      spare_full = true;
-      return io_fail(io_error::medium); // no spare capacity: EIO for this request alone
-    }
-    spare_full = false;
-    auto written = spares[0]->io->write(unit.image.data.span(), byte_of(got.front()));
-    if (written) {
-      changes.push_back({0, got.front(), kind, unit.main, unit.image.lost, unit.image.lost});
-      return {};
-    }
-    note_error({attempt_end::failed, written.error(), false}, true);
-    if (written.error() != io_error::medium) {
-      set->release_units(0, got);
-      return written;
-    }
-    changes.push_back({0, got.front(), slot_kind::retired, main_unit(0), 0, 0}); // and the next one
-  }
-  return io_fail(io_error::medium);
-}
-
-/// Tells whoever opened the set of `moved` units; `changes` says where they went, and of other changes, too.
-void disk::impl::report(std::span<const moving_unit> moved, std::span<const slot_change> changes,
-                        bool writing) const {
-  if (!options.on_remap)
-    return;
-  for (const slot_change& c : changes)
-    for (const moving_unit& m : moved)
-      if (c.kind == slot_kind::remap && c.main == m.main)
-        options.on_remap({c.main, c.spare, c.unit, c.lost, writing});
-}
-
-bool disk::impl::spare_answers() {
-  bool answers = false;
-  set->with_metadata([&](spare_metadata& m) { answers = m.verify_supers() != 0; });
-  return answers;
-}
-
-/// Units that failed stay taken and are retired along with the next change: else every later try would begin
-/// with the same bad place again. Not so where the spare does not answer at all: that says nothing of them.
-void disk::impl::abandon(std::span<const slot_change> changes) {
-  std::vector<spare_unit> good, bad;
-  for (const slot_change& c : changes)
-    (c.kind == slot_kind::retired ? bad : good).push_back(c.unit);
-  if (!bad.empty() && !spare_answers()) {
-    good.insert(good.end(), bad.begin(), bad.end());
-    bad.clear();
-  }
-  set->release_units(0, good);
-  const std::lock_guard lock(to_retire_mutex);
-  to_retire.insert(to_retire.end(), bad.begin(), bad.end());
-}
-
-/// Puts units onto the spare and commits them along with what `changes` already holds. Where the reply is
-/// `done`, `changes` is what the caller publishes before it thaws. `data_since`: failed flushes of the spare
-/// before the data of the given changes was written.
-commit_reply disk::impl::place(std::span<const moving_unit> units, slot_kind kind,
-                               std::vector<slot_change>& changes, std::uint64_t data_since) {
-  const std::size_t given = changes.size();
-  commit_reply reply;
-  for (unsigned tries = 0; tries < place_tries; ++tries) {
-    changes.resize(given);
-    if (given == 0) // all data is written anew, whatever became of it in the try before
-      data_since = spares[0]->io->failed_flushes();
-    io_result written;
-    for (const moving_unit& u : units)
-      if (written = allocate_and_write(u, kind, changes); !written)
-        break;
-    if (!written) {
-      abandon(std::span(changes).subspan(given));
-      return {commit_outcome::refused, written.error()};
-    }
-    if (tries == 0) { // no more than once: their chunk may be one that cannot change any more
-      const std::lock_guard lock(to_retire_mutex);
-      for (const spare_unit bad : std::exchange(to_retire, {}))
-        changes.push_back({0, bad, slot_kind::retired, main_unit(0), 0, 0});
-    }
-    reply = set->commit(changes, data_since);
-    if (reply.outcome == commit_outcome::done)
-      set->counts().lifetime_allocations += units.size();
-    if (reply.outcome != commit_outcome::refused)
-      return reply;
-    abandon(std::span(changes).subspan(given));
-    if (reply.why != io_error::medium)
-      return reply; // else the chunk may have become unusable: other units may do
-  }
-  return reply;
 }
 
 } // namespace dmremap

@@ -24,7 +24,7 @@ void disk::clear_stats() {
   i.baseline.written_bytes = sum.written_bytes.load();
   for (auto* c : {&i.counts.main_read_errors, &i.counts.main_write_errors, &i.counts.spare_read_errors,
                   &i.counts.spare_write_errors, &i.counts.flush_errors, &i.counts.lost_reads,
-                  &i.counts.slow_requests, &i.counts.flushes})
+                  &i.counts.absent_requests, &i.counts.slow_requests, &i.counts.flushes})
     c->store(0);
 }
 
@@ -63,6 +63,8 @@ disk_stats disk::stats() const {
     s.state = "main does not answer";
   else if (i.breaker)
     s.state = "breaker open: automatic remapping stopped";
+  else if (i.spares_absent != 0)
+    s.state = "spare absent";
   else if (i.set->in_doubt())
     s.state = "a table change is in doubt";
   else if (i.spare_full)
@@ -84,24 +86,42 @@ result<disk_info> disk::info() {
   d.main_sectors = i.bytes / sector_bytes;
   d.read_only = i.options.read_only;
   d.notices = i.notices;
-  i.set->with_metadata([&](spare_metadata& m) {
-    d.set_name = m.super.set_name;
-    d.set_uuid = to_text(m.super.set_uuid);
+  const superblock super = i.set->super_copy();
+  d.set_name = super.set_name;
+  d.set_uuid = to_text(super.set_uuid);
+  d.sequence_end = super.sequence_end;
+  for (unsigned n = 0; n < i.set->places(); ++n) {
+    const auto o = i.set->overview(n);
+    if (!o)
+      continue;
     spare_status s;
-    s.uuid = to_text(m.super.spare_uuid);
-    s.path = m.io().identity().path;
-    s.direct = m.io().identity().direct;
-    s.units = m.places().units;
-    s.sequence = m.super.sequence;
-    s.clean = m.super.clean;
-    const unsigned valid = m.verify_supers();
+    s.index = n;
+    s.uuid = o->uuid;
+    s.path = o->path;
+    s.present = o->present;
+    s.draining = o->draining;
+    s.protected_by = o->sixth_host;
+    s.units = o->units;
+    s.usable_units = o->usable;
+    s.allocated_units = o->allocated;
+    s.sequence = o->sequence;
+    s.clean = o->clean;
+    s.weakest_block_copies = o->weakest_chunk;
+    unsigned valid = 0;
+    i.set->with_metadata(n, [&](spare_metadata& m) {
+      if (!m.present())
+        return;
+      s.direct = m.io().identity().direct;
+      valid = m.verify_supers();
+    });
     s.super_copies_valid = static_cast<unsigned>(std::popcount(valid & ((1u << fixed_supers) - 1)));
     s.head_copies_valid = static_cast<unsigned>(std::popcount(valid >> fixed_supers));
-    s.weakest_block_copies = m.weakest_chunk();
     d.spares.push_back(s);
-  });
-  d.spares.front().usable_units = i.set->usable(0);
-  d.spares.front().allocated_units = i.set->allocated(0);
+  }
+  if (d.spares.size() > 1)
+    for (const spare_status& s : d.spares)
+      if (s.protected_by < 0)
+        d.notices.push_back("not protected against the loss of " + (s.present ? s.path : "spare " + s.uuid));
   return d;
 }
 

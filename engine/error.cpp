@@ -51,6 +51,7 @@ int to_errno(io_error e) noexcept {
     return EINVAL;
   case io_error::medium:
   case io_error::gone:
+  case io_error::absent:
   case io_error::lost:
     return EIO;
   }
@@ -73,6 +74,8 @@ std::string_view name_of(io_error e) noexcept {
     return "read-only";
   case io_error::invalid:
     return "invalid request";
+  case io_error::absent:
+    return "its spare is absent";
   case io_error::lost:
     return "lost sector";
   }

@@ -40,6 +40,7 @@ enum class io_error : std::uint8_t {
   unsupported, ///< EOPNOTSUPP: this store cannot; nothing was changed
   read_only,   ///< EROFS, EACCES, EPERM: opened or switched to read-only
   invalid,     ///< EINVAL: out of range or misaligned: an error of the caller
+  absent,      ///< the unit lies on a spare that is not there
   lost,        ///< the request touches a lost sector, or a unit whose change is in doubt: EIO to the caller
 };
 

@@ -160,7 +160,9 @@ struct dmr_superblock {
 	dmr_le64 write_errors;
 	dmr_le64 saves_tried;
 	dmr_le64 saves_done;
-	dmr_u8 reserved2[112];
+	dmr_le32 hosted_blocks[DMR_MAX_SPARES]; /* blocks of the guest's table: its replica takes one unit more */
+	dmr_u8 absent_map[DMR_MAX_SPARES]; /* of an absent spare: 1 + index of the spare whose sixth replica is its map */
+	dmr_u8 reserved2[32];
 	dmr_u8 good[DMR_ALL_REPLICAS][DMR_CHUNKS / 8]; /* bit c: chunk c of the replica is initialised and good */
 	dmr_u8 reserved3[2048];
 };
@@ -191,7 +193,9 @@ DMR_ASSERT(offsetof(struct dmr_superblock, main_fs_type) == 1024);
 DMR_ASSERT(offsetof(struct dmr_superblock, sample_mask) == 1040);
 DMR_ASSERT(offsetof(struct dmr_superblock, samples) == 1048);
 DMR_ASSERT(offsetof(struct dmr_superblock, lifetime_allocations) == 1112);
-DMR_ASSERT(offsetof(struct dmr_superblock, reserved2) == 1168);
+DMR_ASSERT(offsetof(struct dmr_superblock, hosted_blocks) == 1168);
+DMR_ASSERT(offsetof(struct dmr_superblock, absent_map) == 1232);
+DMR_ASSERT(offsetof(struct dmr_superblock, reserved2) == 1248);
 DMR_ASSERT(offsetof(struct dmr_superblock, good) == 1280);
 DMR_ASSERT(offsetof(struct dmr_superblock, reserved3) == 2048);
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The set's tables in motion: sessions, batches, what is in doubt. Allocation is in allocation.cpp.
+// The set's tables in motion: batches, what is in doubt, allocation. The open is in set_open.cpp, spares that
+// come and go in set_spares.cpp.
 #include "engine/remap_set.h"
 
 #include <algorithm>
@@ -13,7 +14,7 @@ namespace {
 
 constexpr std::uint64_t sequences_per_session = 1u << 20;
 constexpr std::uint64_t sequences_kept_back =
-    64; // for superblock writes that must not fail for want of a number
+    256; // for superblock writes that must not fail for want of a number
 
 std::uint64_t lost_in(std::uint8_t mask) {
   return static_cast<std::uint64_t>(std::popcount(mask));
@@ -27,139 +28,43 @@ map_entry slot_change::entry() const {
   return map_entry::make(spare, unit, lost, kind == slot_kind::explicit_remap);
 }
 
-result<std::unique_ptr<remap_set>> remap_set::assemble(std::vector<std::unique_ptr<spare_metadata>> spares,
-                                                       const commit_rules& rules) {
-  if (spares.size() != 1 || spares.front()->super.spare_count != 1)
-    return fail("one-spare-only", "", "this version opens sets of one spare only");
-  std::unique_ptr<remap_set> set(new remap_set(rules));
-  set->spares_ = std::move(spares);
-  const superblock& s = set->spare().super;
-  set->counters_.lifetime_allocations = s.lifetime_allocations;
-  set->counters_.auto_remaps = s.auto_remaps;
-  set->counters_.manual_remaps = s.manual_remaps;
-  set->counters_.saves_tried = s.saves_tried;
-  set->counters_.saves_done = s.saves_done;
-  CHECK_OK(set->build_map());
-  return set;
-}
-
-result<void> remap_set::build_map() {
-  const geometry& g = spare().places();
-  used_.assign((g.units + 63) / 64, 0);
-  chunk_usable_.assign(g.chunks(), 1);
-  for (std::uint32_t c = 0; c < g.chunks(); ++c)
-    if (const unsigned good = spare().super.good_replicas(c); good != 0 && std::popcount(good) < 2)
-      chunk_usable_[c] = 0;
-  for (unsigned copy = 0; copy < super_copies; ++copy)
-    mark_used(g.super_place(copy), true);
-  for (unsigned r = 0; r < own_replicas; ++r)
-    for (std::uint32_t b = 0; b < g.table_blocks; ++b)
-      mark_used(g.block_place(r, b), true);
-  first_maybe_free_ = g.first_automatic().value;
-  used_data_units_ = 0;
-
-  std::vector<spare_unit> losers;
-  spare().for_each_used([&](spare_unit u, const slot& s) {
-    mark_used(u, true);
-    ++used_data_units_;
-    if (s.kind() == slot_kind::retired) {
-      ++retired_units_;
-      return;
-    }
-    const map_entry there = map_.lookup(s.main());
-    if (there.present()) { // two slots for one unit: the higher sequence wins
-      const spare_unit other = there.unit();
-      if (spare().get(other).sequence() >= s.sequence()) {
-        losers.push_back(u);
-        return;
-      }
-      losers.push_back(other);
-      counters_.lost_sectors -= lost_in(there.lost());
-      counters_.by_hand_units -= there.by_hand() ? 1 : 0;
-    }
-    map_.set(s.main(), map_entry::make(0, u, s.lost(), s.kind() == slot_kind::explicit_remap));
-    counters_.lost_sectors += lost_in(s.lost());
-    counters_.by_hand_units += s.kind() == slot_kind::explicit_remap ? 1 : 0;
-  });
-  for (const spare_unit u : losers)
-    doubt_.push_back({0, u, slot_kind::free, spare().get(u).main(), 0, 0}); // released by start_session
-  return {};
-}
+// --- looking
+// -----------------------------------------------------------------------------------------------------
 
 std::vector<main_unit> remap_set::remapped_units() const {
   const std::lock_guard lock(map_mutex_); // growth swaps the table under the iteration's feet otherwise
   return map_.units();
 }
 
-slot remap_set::slot_of(map_entry e) const {
-  const std::lock_guard lock(metadata_mutex_);
-  return spares_[e.spare()]->get(e.unit());
+std::vector<main_unit> remap_set::units_on(unsigned spare) const {
+  std::vector<main_unit> units = remapped_units();
+  std::erase_if(units, [&](main_unit u) {
+    const map_entry e = lookup(u);
+    return !e.present() || e.spare() != spare;
+  });
+  return units;
 }
 
-// --- open and close
-// ------------------------------------------------------------------------------------------------
-
-result<void> remap_set::start_session() {
+slot remap_set::slot_of(map_entry e) const {
   const std::lock_guard lock(metadata_mutex_);
-  spare_metadata& m = spare();
-  const auto cannot = [&](std::string_view step, io_error why) {
-    return fail("cannot-mend", m.io().identity().path,
-                std::string(step) + " cannot be made durable in two copies (" + std::string(name_of(why)) +
-                    "); open it with -o ro to read what is there");
-  };
-  std::uint64_t start = std::max(m.highest_sequence() + 1, m.super.sequence_end);
-  if (!rules_.fresh_sequences)
-    start = m.super.sequence_next;
-  if (start + sequences_per_session >= sequence_limit)
-    return fail("sequence-overflow", m.io().identity().path,
-                "the set has used up its sequence numbers; "
-                "make a new set and copy the data");
-  sequences_ = {start, start + sequences_per_session};
+  const auto& p = spares_[e.spare()];
+  return p ? p->meta->get(e.unit()) : slot{};
+}
 
-  const std::vector<slot_change> losers = std::exchange(doubt_, {});
-  std::vector<std::uint32_t> blocks;
-  for (const damaged_block& d : m.damaged())
-    blocks.push_back(d.number);
-  const auto record = [&]() -> io_result {
-    m.super.clean = false;
-    m.super.samples_valid = false;
-    m.super.session = random_u64();
-    auto& mine = m.super.sessions[m.super.spare_index];
-    mine.held = mine.given;
-    mine.given = m.super.session;
-    return m.write_super(sequences_);
-  };
-  const auto mend = [&]() -> io_result {
-    if (blocks.empty() || !rules_.mend)
-      return {};
-    return m.write_blocks(blocks, sequences_, rules_.mend_new_sequence);
-  };
-  if (!rules_.session_first)
-    if (auto mended = mend(); !mended)
-      return cannot("mending the table", mended.error());
-  if (auto recorded = record(); !recorded)
-    return cannot("the session record", recorded.error());
-  if (rules_.session_first)
-    if (auto mended = mend(); !mended)
-      return cannot("mending the table", mended.error());
-  if (!losers.empty()) { // their winners are durable in all good replicas now
-    std::vector<std::uint32_t> touched;
-    for (const slot_change& c : losers) {
-      m.set(c.unit, slot::make(slot_kind::free, main_unit(0), 0, 0, sequences_.take()));
-      touched.push_back(geometry::block_of(c.unit));
-    }
-    std::sort(touched.begin(), touched.end());
-    touched.erase(std::unique(touched.begin(), touched.end()), touched.end());
-    if (auto released = m.write_blocks(touched, sequences_); !released)
-      return cannot("releasing superseded slots", released.error());
-    const std::lock_guard allocation(allocation_mutex_);
-    for (const slot_change& c : losers) {
-      mark_used(c.unit, false);
-      --used_data_units_;
-    }
-  }
-  prepare_ahead();
-  return {};
+bool remap_set::shadowed(main_unit u) const {
+  const std::lock_guard lock(map_mutex_);
+  return shadowed_.contains(u.value);
+}
+
+void remap_set::with_metadata(unsigned spare, const std::function<void(spare_metadata&)>& look) {
+  const std::lock_guard lock(metadata_mutex_);
+  if (spare < max_spares && spares_[spare])
+    look(*spares_[spare]->meta);
+}
+
+superblock remap_set::super_copy() const {
+  const std::lock_guard lock(metadata_mutex_);
+  return leader().super;
 }
 
 void remap_set::store_counters(superblock& s) {
@@ -170,24 +75,31 @@ void remap_set::store_counters(superblock& s) {
   s.saves_done = counters_.saves_done;
 }
 
+// --- close, superblock changes
+// ------------------------------------------------------------------------------------
+
 result<void> remap_set::close(const std::function<void(superblock&)>& describe) {
   if (!complete_doubt())
-    return fail("in-doubt", spare().io().identity().path,
+    return fail("in-doubt", super_copy().set_name,
                 "a change of the table could not be completed; not marked clean, the next open decides it");
   const std::lock_guard lock(metadata_mutex_);
-  spare_metadata& m = spare();
+  const std::string name = leader().super.set_name;
   if (auto room = reserve_sequences(0); !room)
-    return fail("close-failed", m.io().identity().path, std::string(name_of(room.error())));
-  auto flushed = m.io().flush();
+    return fail("close-failed", name, std::string(name_of(room.error())));
+  io_result flushed;
+  for (const auto& p : spares_)
+    if (p && p->present && flushed)
+      flushed = p->meta->io().flush();
   if (flushed) {
-    store_counters(m.super);
-    describe(m.super);
-    m.super.clean = true;
-    flushed = m.write_super(sequences_);
+    superblock& s = leader().super;
+    store_counters(s);
+    describe(s);
+    s.clean = true;
+    flushed = write_supers();
   }
   if (!flushed) {
-    m.super.clean = m.super.samples_valid = false; // this session may go on: nothing may say "clean" for it
-    return fail("close-failed", m.io().identity().path,
+    leader().super.clean = leader().super.samples_valid = false; // this session may go on
+    return fail("close-failed", name,
                 "the clean mark could not be written: " + std::string(name_of(flushed.error())) +
                     "; nothing is lost, the next open mends");
   }
@@ -199,27 +111,13 @@ io_result remap_set::update_super(const std::function<void(superblock&)>& change
   CHECK_OK(reserve_sequences(0));
   ++counters_.saves_tried;
   ++counters_.saves_done; // counted before it is written, so that the copy on disk includes itself
-  store_counters(spare().super);
-  change(spare().super);
-  auto written = spare().write_super(sequences_);
+  store_counters(leader().super);
+  change(leader().super);
+  auto written = write_supers();
   if (!written)
     --counters_.saves_done;
-  super_doubt_ = !written;
   return written;
 }
-
-void remap_set::with_metadata(const std::function<void(spare_metadata&)>& look) {
-  const std::lock_guard lock(metadata_mutex_);
-  look(spare());
-}
-
-superblock remap_set::super_copy() const {
-  const std::lock_guard lock(metadata_mutex_);
-  return spare().super;
-}
-
-// --- commits
-// -------------------------------------------------------------------------------------------------------
 
 /// Called with the metadata mutex. Extends the reserved range, durably, before it runs out.
 io_result remap_set::reserve_sequences(std::uint64_t needed) {
@@ -229,15 +127,18 @@ io_result remap_set::reserve_sequences(std::uint64_t needed) {
   if (old_end + sequences_per_session + needed >= sequence_limit)
     return io_fail(io_error::invalid);
   sequences_.end = old_end + sequences_per_session + needed;
-  auto written = spare().write_super(sequences_);
+  auto written = write_supers();
   if (!written)
     sequences_.end = old_end;
   return written;
 }
 
+// --- commits
+// -------------------------------------------------------------------------------------------------------
+
 commit_reply remap_set::commit(std::span<const slot_change> changes,
-                               std::optional<std::uint64_t> data_since) {
-  request mine{changes, data_since, false, {}};
+                               const std::optional<flush_marks>& data_since) {
+  request mine{changes, &data_since, false, {}};
   {
     const std::lock_guard lock(queue_mutex_);
     queue_.push_back(&mine);
@@ -256,112 +157,179 @@ commit_reply remap_set::commit(std::span<const slot_change> changes,
   return mine.reply;
 }
 
-/// Every chunk that the batch touches: initialised, and with two good replicas at least.
-io_result remap_set::ready_chunks(std::span<request* const> batch) {
-  spare_metadata& m = spare();
-  for (const request* r : batch)
-    for (const slot_change& c : r->changes) {
-      const std::uint32_t chunk = m.places().chunk_of(geometry::block_of(c.unit));
-      io_result ready;
-      if (m.super.good_replicas(chunk) == 0)
-        ready = m.prepare_chunk(chunk, sequences_);
-      if (ready && std::popcount(m.super.good_replicas(chunk)) < 2)
-        ready = io_fail(io_error::medium);
-      if (!ready && ready.error() == io_error::medium)
-        note_chunks(std::array{geometry::block_of(c.unit)});
-      CHECK_OK(std::move(ready));
-    }
+/// Every chunk that the request touches: initialised, and with two good replicas at least.
+io_result remap_set::make_ready(const request& r) {
+  for (const slot_change& c : r.changes) {
+    if (!spares_[c.spare] || !spares_[c.spare]->present)
+      return io_fail(io_error::gone);
+    spare_metadata& m = *spares_[c.spare]->meta;
+    const std::uint32_t chunk = m.places().chunk_of(geometry::block_of(c.unit));
+    io_result ready;
+    if (m.super.good_replicas(chunk) == 0)
+      ready = m.prepare_chunk(chunk, sequences_);
+    if (ready && std::popcount(m.super.good_replicas(chunk)) < 2)
+      ready = io_fail(io_error::medium);
+    if (!ready && ready.error() == io_error::medium)
+      note_chunks(c.spare, std::array{geometry::block_of(c.unit)});
+    CHECK_OK(std::move(ready));
+  }
   return {};
 }
 
-void remap_set::run_batch(std::span<request* const> batch) {
-  spare_metadata& m = spare();
-  ++counters_.saves_tried;
-  const auto finish = [&](commit_outcome outcome, io_error why) {
-    for (request* r : batch) {
-      r->reply = {outcome, why};
-      r->finished = true;
-    }
-  };
-  std::uint64_t slots = doubt_.size();
-  std::optional<std::uint64_t> data_since;
+/// The data that the batch's changes on one spare name, durable before a table names it.
+io_result remap_set::flush_data(std::span<request* const> batch, unsigned spare) {
+  std::optional<std::uint64_t> since;
   for (const request* r : batch) {
-    slots += r->changes.size();
-    if (r->data_since)
-      data_since = std::min(data_since.value_or(*r->data_since), *r->data_since);
+    if (r->finished || !*r->data_since)
+      continue;
+    for (const slot_change& c : r->changes)
+      if (c.spare == spare && c.entry().present())
+        since = std::min(since.value_or(UINT64_MAX), (**r->data_since)[spare]);
   }
-  if (auto ready = reserve_sequences(2 * slots + chunk_count); !ready)
-    return finish(commit_outcome::refused, ready.error());
-  supersede_doubt();
-  if (auto ready = ready_chunks(batch); !ready)
-    return finish(commit_outcome::refused, ready.error());
-  if (data_since && rules_.flush_data)
-    if (auto flushed = flush_since(m.io(), *data_since); !flushed)
-      return finish(commit_outcome::refused, flushed.error());
+  if (!since || !rules_.flush_data)
+    return {};
+  return flush_since(spares_[spare]->meta->io(), *since);
+}
 
+/// The changes on one spare into its table. A request whose part fails here is in doubt from now on.
+io_result remap_set::write_slots(std::span<request* const> batch, unsigned spare) {
+  spare_metadata& m = *spares_[spare]->meta;
   std::set<std::uint32_t> touched;
-  for (const request* r : batch)
+  for (const request* r : batch) {
+    if (r->finished)
+      continue;
     for (const slot_change& c : r->changes) {
+      if (c.spare != spare)
+        continue;
       m.set(c.unit, c.kind == slot_kind::free
                         ? slot::make(slot_kind::free, main_unit(0), 0, 0, sequences_.take())
                         : slot::make(c.kind, c.main, c.lost, c.main_may_answer, sequences_.take()));
       touched.insert(geometry::block_of(c.unit));
     }
+  }
+  if (touched.empty())
+    return {};
   const std::vector<std::uint32_t> blocks(touched.begin(), touched.end());
-  if (!blocks.empty())
-    if (auto written = m.write_blocks(blocks, sequences_); !written) {
-      remember_doubt(batch);
-      note_chunks(blocks);
-      return finish(commit_outcome::in_doubt, written.error());
+  auto written = m.write_blocks(blocks, sequences_);
+  if (!written)
+    for (request* r : batch)
+      if (!r->finished && std::any_of(r->changes.begin(), r->changes.end(),
+                                      [&](const slot_change& c) { return c.spare == spare; }))
+        r->reply = {commit_outcome::in_doubt, written.error()};
+  note_chunks(spare, blocks);
+  return written;
+}
+
+void remap_set::run_batch(std::span<request* const> batch) {
+  ++counters_.saves_tried;
+  std::uint64_t slots = doubt_.size();
+  for (const request* r : batch)
+    slots += r->changes.size();
+  unsigned dead = 0; // bit a spare
+  const auto refuse = [](request& r, io_error why) {
+    r.reply = {commit_outcome::refused, why};
+    r.finished = true;
+  };
+  const auto suspect = [&](unsigned spare, io_error why) {
+    if (why == io_error::gone ||
+        (why == io_error::medium && count_present() > 1 && spares_[spare]->meta->verify_supers() == 0))
+      dead |= 1u << spare;
+  };
+  auto ready = record_pending_ ? record_session() : io_result{};
+  if (ready)
+    ready = reserve_sequences(2 * slots + chunk_count);
+  if (!ready) {
+    for (request* r : batch)
+      refuse(*r, ready.error());
+    return;
+  }
+  supersede_doubt();
+  for (request* r : batch)
+    if (auto made = make_ready(*r); !made)
+      refuse(*r, made.error());
+  for (unsigned s = 0; s < max_spares; ++s)
+    if (auto flushed = flush_data(batch, s); !flushed) {
+      for (request* r : batch)
+        if (!r->finished && std::any_of(r->changes.begin(), r->changes.end(),
+                                        [&](const slot_change& c) { return c.spare == s; }))
+          refuse(*r, flushed.error());
+      suspect(s, flushed.error());
     }
-  ++counters_.saves_done;
-  note_chunks(blocks);
-  finish(commit_outcome::done, io_error::medium);
+  bool all_done = true;
+  for (unsigned s = 0; s < max_spares; ++s)
+    if (spares_[s] && spares_[s]->present)
+      if (auto written = write_slots(batch, s); !written)
+        suspect(s, written.error());
+  for (request* r : batch) {
+    if (!r->finished && r->reply.outcome == commit_outcome::in_doubt)
+      remember_doubt(*r);
+    all_done &= r->reply.outcome == commit_outcome::done;
+  }
+  for (unsigned s = 0; s < max_spares; ++s)
+    if ((dead >> s & 1) != 0)
+      (void)vanish(s);
+  // Nothing is answered while a sixth replica that missed a change could be taken for a full one.
+  if (auto settled = settle_protection(); !settled)
+    for (request* r : batch)
+      if (!r->finished && r->reply.outcome == commit_outcome::done) {
+        r->reply = {commit_outcome::in_doubt, settled.error()};
+        remember_doubt(*r);
+        all_done = false;
+      }
+  counters_.saves_done += all_done ? 1 : 0;
+  for (request* r : batch)
+    r->finished = true;
+  ensure_protected();
 }
 
 /// Allocation keeps away from chunks that must not change any more, and from those where a change is in
 /// doubt.
-void remap_set::note_chunks(std::span<const std::uint32_t> blocks) {
+void remap_set::note_chunks(unsigned spare, std::span<const std::uint32_t> blocks) {
   const std::lock_guard lock(allocation_mutex_);
-  const geometry& g = spare().places();
+  pool_spare& p = *spares_[spare];
+  const geometry& g = p.meta->places();
   std::set<std::uint32_t> doubtful;
   for (const slot_change& c : doubt_)
-    doubtful.insert(g.chunk_of(geometry::block_of(c.unit)));
+    if (c.spare == spare)
+      doubtful.insert(g.chunk_of(geometry::block_of(c.unit)));
   for (const std::uint32_t b : blocks) {
     const std::uint32_t chunk = g.chunk_of(b);
-    chunk_usable_[chunk] =
-        std::popcount(spare().super.good_replicas(chunk)) >= 2 && !doubtful.contains(chunk);
+    p.space.set_chunk_usable(chunk, std::popcount(p.meta->super.good_replicas(chunk)) >= 2 &&
+                                        !doubtful.contains(chunk));
   }
 }
 
 /// From the first table write on a batch can only be completed. Until then its units are not served.
-void remap_set::remember_doubt(std::span<request* const> batch) {
-  const std::lock_guard map_lock(map_mutex_);
-  for (const request* r : batch)
-    for (const slot_change& c : r->changes) {
+void remap_set::remember_doubt(const request& r) {
+  {
+    const std::lock_guard map_lock(map_mutex_);
+    for (const slot_change& c : r.changes) {
       doubt_.push_back(c);
-      if (c.kind != slot_kind::retired)
+      if (c.kind != slot_kind::retired && !c.loser)
         map_.set(c.main, map_.lookup(c.main).doubtful());
     }
-  doubt_count_.store(doubt_.size());
+    doubt_count_.store(doubt_.size());
+  }
+  for (const slot_change& c : r.changes)
+    note_chunks(c.spare, std::array{geometry::block_of(c.unit)});
 }
 
 /// Block by block, so that a block that cannot be written holds up its own units only.
 void remap_set::supersede_doubt() {
   if (doubt_.empty())
     return;
-  std::map<std::uint32_t, bool> written;
+  std::map<std::pair<unsigned, std::uint32_t>, bool> written;
   std::vector<slot_change> settled, left;
   for (const slot_change& c : doubt_) {
     const std::uint32_t block = geometry::block_of(c.unit);
-    const auto [at, first] = written.try_emplace(block, false);
+    const auto [at, first] = written.try_emplace({c.spare, block}, false);
     if (first)
-      at->second = spare().write_blocks({&block, 1}, sequences_).has_value();
+      at->second = spares_[c.spare]->meta->write_blocks({&block, 1}, sequences_).has_value();
     (at->second ? settled : left).push_back(c);
   }
   doubt_ = std::move(left);
-  for (const auto& [block, done] : written)
-    note_chunks({&block, 1});
+  for (const auto& [place, done] : written)
+    note_chunks(place.first, {&place.second, 1});
   publish(settled);
   doubt_count_.store(doubt_.size());
 }
@@ -373,45 +341,110 @@ bool remap_set::complete_doubt() {
 }
 
 void remap_set::publish(std::span<const slot_change> changes) {
-  std::vector<spare_unit> freed;
-  {
-    const std::lock_guard lock(map_mutex_);
-    for (const slot_change& c : changes) {
-      if (c.kind == slot_kind::retired) {
-        const std::lock_guard allocation(allocation_mutex_);
-        ++retired_units_;
-        continue;
-      }
-      const map_entry before = map_.lookup(c.main);
-      const map_entry after = c.entry();
-      counters_.lost_sectors += lost_in(after.lost()) - lost_in(before.lost()); // modulo 2^64
-      counters_.by_hand_units += std::uint64_t{after.by_hand()} - std::uint64_t{before.by_hand()};
-      if (after.present()) {
-        map_.set(c.main, after);
-      } else {
-        map_.erase(c.main);
-        freed.push_back(c.unit);
-      }
+  const std::lock_guard lock(map_mutex_);
+  const std::lock_guard allocation(allocation_mutex_);
+  for (const slot_change& c : changes) {
+    spare_space& space = spares_[c.spare]->space;
+    if (c.kind == slot_kind::retired) {
+      space.retire();
+      continue;
     }
+    if (c.loser) {
+      space.give_back(c.unit);
+      continue;
+    }
+    const map_entry before = map_.lookup(c.main);
+    const map_entry after = c.entry();
+    counters_.lost_sectors += lost_in(after.lost()) - lost_in(before.lost()); // modulo 2^64
+    counters_.by_hand_units += std::uint64_t{after.by_hand()} - std::uint64_t{before.by_hand()};
+    if (!after.present()) {
+      map_.erase(c.main);
+      space.give_back(c.unit);
+      continue;
+    }
+    map_.set(c.main, after);
+    if (before.present() && !before.in_doubt() && before.spare() != after.spare() &&
+        !spares_[before.spare()]->present)
+      shadowed_.insert(c.main.value);
   }
-  release_units(0, freed);
 }
 
 /// The chunk being filled and the one behind it are made ready before a request needs them.
 void remap_set::prepare_ahead() {
-  std::uint64_t next = 0;
-  {
-    const std::lock_guard lock(allocation_mutex_);
-    next = first_maybe_free_;
+  for (const auto& p : spares_) {
+    if (!p || !p->present || p->draining)
+      continue;
+    std::uint64_t next = 0;
+    {
+      const std::lock_guard lock(allocation_mutex_);
+      next = p->space.first_maybe_free().value;
+    }
+    spare_metadata& m = *p->meta;
+    if (next >= m.places().units)
+      continue; // full: the next one is being filled
+    for (const std::uint64_t unit : {next, next + slots_per_block / 2}) {
+      if (unit >= m.places().units)
+        break;
+      const std::uint32_t chunk = m.places().chunk_of(geometry::block_of(spare_unit(unit)));
+      if (m.super.good_replicas(chunk) == 0 && reserve_sequences(1))
+        (void)m.prepare_chunk(chunk, sequences_); // best effort: the commit that needs it reports
+    }
+    break;
   }
-  spare_metadata& m = spare();
-  for (const std::uint64_t unit : {next, next + slots_per_block / 2}) {
-    if (unit >= m.places().units)
-      return;
-    const std::uint32_t chunk = m.places().chunk_of(geometry::block_of(spare_unit(unit)));
-    if (m.super.good_replicas(chunk) == 0 && reserve_sequences(1))
-      (void)m.prepare_chunk(chunk, sequences_); // best effort: the commit that needs it reports
+  (void)settle_protection();
+}
+
+// --- allocation
+// --------------------------------------------------------------------------------------------------
+
+std::optional<taken_unit> remap_set::allocate(unsigned not_on) {
+  const std::lock_guard lock(allocation_mutex_);
+  for (unsigned s = 0; s < max_spares; ++s) {
+    if (!spares_[s] || !spares_[s]->present || spares_[s]->draining || (not_on >> s & 1) != 0)
+      continue;
+    if (const auto got = spares_[s]->space.take(1); !got.empty())
+      return taken_unit{s, got.front()};
   }
+  return std::nullopt;
+}
+
+std::optional<spare_unit> remap_set::allocate_run(unsigned spare, std::uint64_t count) {
+  const std::lock_guard lock(allocation_mutex_);
+  if (!spares_[spare] || !spares_[spare]->present)
+    return std::nullopt;
+  return spares_[spare]->space.take_run(count);
+}
+
+std::optional<spare_unit> remap_set::nearest_free(unsigned spare, spare_unit wanted,
+                                                  std::uint64_t count) const {
+  const std::lock_guard lock(allocation_mutex_);
+  if (!spares_[spare])
+    return std::nullopt;
+  return spares_[spare]->space.nearest_free(wanted, count);
+}
+
+bool remap_set::claim_units(unsigned spare, spare_unit first, std::uint64_t count) {
+  const std::lock_guard lock(allocation_mutex_);
+  return spares_[spare] && spares_[spare]->present && spares_[spare]->space.take_these(first, count);
+}
+
+void remap_set::release_unit(taken_unit u) {
+  const std::lock_guard lock(allocation_mutex_);
+  spares_[u.spare]->space.give_back(u.unit);
+}
+
+std::uint64_t remap_set::usable(unsigned spare) const {
+  const std::lock_guard lock(allocation_mutex_);
+  return spares_[spare] ? spares_[spare]->space.usable() : 0;
+}
+
+std::uint64_t remap_set::free_units(unsigned not_on) const {
+  const std::lock_guard lock(allocation_mutex_);
+  std::uint64_t sum = 0;
+  for (unsigned s = 0; s < max_spares; ++s)
+    if (spares_[s] && spares_[s]->present && !spares_[s]->draining && (not_on >> s & 1) == 0)
+      sum += spares_[s]->space.usable() - spares_[s]->space.allocated();
+  return sum;
 }
 
 } // namespace dmremap

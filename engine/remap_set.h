@@ -2,13 +2,18 @@
 #pragma once
 
 #include "engine/remap_map.h"
+#include "engine/set_record.h"
 #include "engine/spare_metadata.h"
+#include "engine/spare_space.h"
 
+#include <array>
 #include <atomic>
 #include <functional>
 #include <mutex>
 #include <optional>
 #include <span>
+#include <string>
+#include <unordered_set>
 #include <vector>
 
 namespace dmremap {
@@ -21,6 +26,7 @@ struct slot_change {
   main_unit main;
   std::uint8_t lost = 0;
   std::uint8_t main_may_answer = 0;
+  bool loser = false; ///< the slot does not serve its unit any more: the map is not touched
 
   /// What lookup(main) answers once this is durable; nothing present where the slot no longer serves.
   [[nodiscard]] map_entry entry() const;
@@ -37,14 +43,36 @@ struct commit_reply {
   io_error why = io_error::medium; ///< where the outcome is not done
 };
 
+/// Of each spare: failed_flushes() before the first write of some data began.
+using flush_marks = std::array<std::uint64_t, max_spares>;
+
+/// Units of one spare that allocation handed out.
+struct taken_unit {
+  unsigned spare = 0;
+  spare_unit unit;
+};
+
+/// What is known of one spare of the set.
+struct spare_overview {
+  bool present = false;
+  bool draining = false;
+  std::string uuid, path;
+  std::uint64_t units = 0, usable = 0, allocated = 0;
+  std::uint64_t sequence = 0;
+  bool clean = false;
+  unsigned weakest_chunk = 0;
+  int sixth_host = -1; ///< index of the spare that protects it
+};
+
 /// Map, tables, sequences and session of one open set: every change of the map goes through here.
 /// lookup() is for any thread at any time and takes no lock; everything else takes the mutexes it needs.
 class remap_set {
 public:
-  /// Takes over loaded spares (one, in this version) and builds the map. Writes nothing.
-  /// Errors: "one-spare-only", "impossible-slot".
+  /// Takes over spares whose superblocks were read, finds the record that they follow, reads all tables and
+  /// builds the map. Writes nothing. Errors: as choose_record(), "spare-missing", "spare-unprotected" (exit
+  /// 4), those of spare_metadata::load_tables().
   [[nodiscard]] static result<std::unique_ptr<remap_set>>
-  assemble(std::vector<std::unique_ptr<spare_metadata>> spares, const commit_rules& rules);
+  assemble(std::vector<std::unique_ptr<spare_metadata>> spares, bool degraded, const commit_rules& rules);
 
   /// The writable open: session record, then mending, all durable on return. Errors: "cannot-mend" (names -o
   /// ro).
@@ -59,10 +87,38 @@ public:
   [[nodiscard]] std::uint64_t remapped() const noexcept { return map_.size(); }
   [[nodiscard]] std::vector<main_unit> remapped_units() const;
   [[nodiscard]] slot slot_of(map_entry e) const;
+  /// A slot of an absent spare also names the unit: its remap must not be removed.
+  [[nodiscard]] bool shadowed(main_unit u) const;
 
-  /// Up to `count` free units, first fit; fewer or none where there are no more. They are the caller's until
-  /// release_units() or a commit.
-  [[nodiscard]] std::vector<spare_unit> allocate(unsigned spare, std::uint64_t count);
+  // --- spares: numbers are places in the set's list
+  [[nodiscard]] unsigned places() const { return place_count_.load(); } ///< all numbers are below
+  [[nodiscard]] bool listed(unsigned spare) const;
+  [[nodiscard]] bool present(unsigned spare) const;
+  [[nodiscard]] unsigned present_count() const;
+  [[nodiscard]] std::shared_ptr<store> io_of(unsigned spare) const; ///< null: absent
+  [[nodiscard]] std::optional<spare_overview> overview(unsigned spare) const;
+  [[nodiscard]] flush_marks marks() const;
+  /// Called with a spare's number when it is found to be gone, under the lock of all metadata: must not call
+  /// back nor wait.
+  std::function<void(unsigned)> on_absent;
+  /// Called before a new spare is used, in the same way.
+  std::function<void(unsigned, std::shared_ptr<store>)> on_present;
+  /// Ends the use of a spare that does not answer: its sixth replica is completed, its absence recorded.
+  /// False where it is the only one present: it stays, and what needs it fails.
+  bool drop_spare(unsigned spare);
+  /// Formats and takes in a spare. Durable on return. Errors: "too-many-spares", "spare-too-small",
+  /// "format-failed", "read-only".
+  [[nodiscard]] result<unsigned> add_spare(std::shared_ptr<store> io);
+  /// Takes a spare out of the set that serves nothing, present or not, and erases its superblocks. Durable on
+  /// return. Errors: "spare-in-use", "last-spare", "remove-failed".
+  [[nodiscard]] result<void> remove_spare(unsigned spare);
+  /// Automatic allocation leaves a draining spare alone. Not kept over a close.
+  void set_draining(unsigned spare, bool on);
+  /// Winning slots on the spare, ascending by main.
+  [[nodiscard]] std::vector<main_unit> units_on(unsigned spare) const;
+
+  /// A free unit, first fit over all spares that take new data but those in `not_on` (bit a spare).
+  [[nodiscard]] std::optional<taken_unit> allocate(unsigned not_on = 0);
   /// A run of `count` free neighbours, or nothing.
   [[nodiscard]] std::optional<spare_unit> allocate_run(unsigned spare, std::uint64_t count);
   /// Takes exactly these units; false (and none taken) where one is in use, metadata or out of range.
@@ -70,28 +126,28 @@ public:
   /// Where `count` free neighbours begin, nearest to `wanted`; nothing is taken.
   [[nodiscard]] std::optional<spare_unit> nearest_free(unsigned spare, spare_unit wanted,
                                                        std::uint64_t count) const;
-  void release_units(unsigned spare, std::span<const spare_unit> units);
-  [[nodiscard]] bool is_free(unsigned spare, spare_unit u) const;
-  [[nodiscard]] std::uint64_t allocated(unsigned spare) const;
+  void release_unit(taken_unit u);
   [[nodiscard]] std::uint64_t usable(unsigned spare) const; ///< data units that are not retired
+  /// Free units on spares that take new data, but those in `not_on`.
+  [[nodiscard]] std::uint64_t free_units(unsigned not_on = 0) const;
 
   /// A table change by rule 1: the data on the spares is flushed first, then the tables are written. Changes
-  /// that arrive together go out together. `data_since`: failed_flushes() of the spare before the first write
-  /// of that data began; nothing where there is no data. The caller publishes() once this says done, before
-  /// it thaws the units.
+  /// that arrive together go out together. `data_since`: marks() before the first write of that data began;
+  /// nothing where there is no data. The caller publishes() once this says done, before it thaws the units.
   [[nodiscard]] commit_reply commit(std::span<const slot_change> changes,
-                                    std::optional<std::uint64_t> data_since);
+                                    const std::optional<flush_marks>& data_since);
   /// Shows committed changes to lookup(); frees units whose slot was released.
   void publish(std::span<const slot_change> changes);
   /// Tries again what is in doubt. True: nothing is in doubt any more.
   bool complete_doubt();
   [[nodiscard]] bool in_doubt() const noexcept { return doubt_count_.load() != 0; }
 
-  /// Runs `change` on every superblock and writes them. Durable on return.
+  /// Runs `change` on the superblocks of all spares present and writes them. Durable on return.
   [[nodiscard]] io_result update_super(const std::function<void(superblock&)>& change);
   /// Runs `look` under the lock that all metadata I/O takes.
-  void with_metadata(const std::function<void(spare_metadata&)>& look);
-  [[nodiscard]] superblock super_copy() const;
+  void with_metadata(unsigned spare, const std::function<void(spare_metadata&)>& look);
+  [[nodiscard]] superblock super_copy() const; ///< of the first spare present
+  [[nodiscard]] const std::vector<std::string>& notices() const { return notices_; }
 
   struct counters {
     std::atomic<std::uint64_t> lifetime_allocations{0}, auto_remaps{0}, manual_remaps{0};
@@ -104,48 +160,86 @@ public:
 private:
   explicit remap_set(const commit_rules& rules) : rules_(rules) {}
 
+  struct pool_spare {
+    explicit pool_spare(std::unique_ptr<spare_metadata> m)
+        : io(m->share_io()), meta(std::move(m)), space(meta->places()), held(meta->super.session),
+          present(meta->present()) {}
+    const std::shared_ptr<store> io; // null: absent from the start
+    std::unique_ptr<spare_metadata> meta; // under metadata_mutex_
+    spare_space space;                    // under allocation_mutex_
+    std::uint64_t held = 0;               // the session that it surely holds
+    bool returned = false;                // until start_session has brought it up to date
+    std::atomic<bool> present, draining{false};
+  };
   struct request {
     std::span<const slot_change> changes;
-    std::optional<std::uint64_t> data_since;
+    const std::optional<flush_marks>* data_since = nullptr;
     bool finished = false;
     commit_reply reply;
   };
 
-  [[nodiscard]] result<void> build_map();
-  void mark_used(spare_unit u, bool on);
-  [[nodiscard]] bool usable_chunk(spare_unit u) const;
+  // set_open.cpp
+  [[nodiscard]] result<void> load_spares(std::vector<std::unique_ptr<spare_metadata>> loaded,
+                                         const set_record& record, bool degraded);
+  [[nodiscard]] result<void> load_away(unsigned index, std::unique_ptr<spare_metadata> loaded,
+                                       const set_record& record);
+  void attach_sixths(const set_record& record);
+  void host_guests(unsigned index);
+  void build_map();
+  [[nodiscard]] io_result mend(pool_spare& p);
+  [[nodiscard]] io_result release_losers();
+  [[nodiscard]] io_result take_back_returned();
+
+  // set_spares.cpp; all with the metadata mutex
+  [[nodiscard]] spare_metadata& leader() const;
+  [[nodiscard]] io_result record_session(std::optional<unsigned> first = std::nullopt);
+  [[nodiscard]] io_result write_supers(std::optional<unsigned> first = std::nullopt);
+  bool vanish(unsigned spare);
+  [[nodiscard]] static bool is_dead(io_error e) { return e == io_error::gone || e == io_error::medium; }
+  [[nodiscard]] io_result settle_protection();
+  void unlist(unsigned guest);
+  void ensure_protected();
+  [[nodiscard]] bool protect(unsigned guest, unsigned host);
+  [[nodiscard]] unsigned count_present() const;
+
+  // remap_set.cpp
   void run_batch(std::span<request* const> batch);
-  [[nodiscard]] io_result ready_chunks(std::span<request* const> batch);
+  [[nodiscard]] io_result make_ready(const request& r);
+  [[nodiscard]] io_result flush_data(std::span<request* const> batch, unsigned spare);
+  [[nodiscard]] io_result write_slots(std::span<request* const> batch, unsigned spare);
   [[nodiscard]] io_result reserve_sequences(std::uint64_t needed);
+  void fresh_range();
   void store_counters(superblock& s);
-  void remember_doubt(std::span<request* const> batch);
+  void remember_doubt(const request& r);
   void supersede_doubt();
   void prepare_ahead();
-  void note_chunks(std::span<const std::uint32_t> blocks);
-  [[nodiscard]] spare_metadata& spare() { return *spares_.front(); }
-  [[nodiscard]] const spare_metadata& spare() const { return *spares_.front(); }
+  void note_chunks(unsigned spare, std::span<const std::uint32_t> blocks);
 
   const commit_rules& rules_;
-  std::vector<std::unique_ptr<spare_metadata>> spares_;
   counters counters_;
+  std::vector<std::string> notices_;
 
   std::mutex queue_mutex_; // the requests that wait for the next batch
   std::vector<request*> queue_;
 
-  mutable std::mutex metadata_mutex_; // spares_, sequences_, doubt_: one batch at a time
+  // The array changes under metadata_mutex_ and allocation_mutex_ both, so that either is enough to read it.
+  std::array<std::unique_ptr<pool_spare>, max_spares> spares_;
+  std::atomic<unsigned> place_count_{0};
+
+  mutable std::mutex metadata_mutex_; // metadata of spares_, sequences_, doubt_: one batch at a time
   sequence_counter sequences_;
   std::vector<slot_change> doubt_;
+  std::vector<slot_change> losers_; // found at the open
   std::atomic<std::size_t> doubt_count_{0};
-  bool super_doubt_ = false;
+  bool record_pending_ = false; ///< a spare is gone and no record says so yet: no table change before
+  bool writable_ = false;
+  unsigned protect_tries_ = 0; // a host that fails again and again is not tried for ever
 
   mutable std::mutex map_mutex_; // writers of map_
   remap_map map_;
+  std::unordered_set<std::uint64_t> shadowed_; // main units that also have a slot on an absent spare
 
   mutable std::mutex allocation_mutex_;
-  std::vector<std::uint64_t> used_;    // bit u: unit u is taken (in use, retired, metadata, or being filled)
-  std::uint64_t first_maybe_free_ = 0; // automatic allocation starts to look here
-  std::uint64_t used_data_units_ = 0, retired_units_ = 0;
-  std::vector<std::uint8_t> chunk_usable_; // under allocation_mutex_: mirrors the good bits
 };
 
 } // namespace dmremap

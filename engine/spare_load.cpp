@@ -11,6 +11,7 @@ namespace dmremap {
 namespace {
 
 constexpr std::uint32_t piece_blocks = 256; // 1 MiB a read
+constexpr unsigned all_replicas = own_replicas + 1;
 
 struct super_copy {
   unsigned number = 0;
@@ -77,13 +78,39 @@ const super_copy& newest_of(const std::vector<super_copy>& copies) {
 
 result<std::unique_ptr<spare_metadata>> spare_metadata::load(std::shared_ptr<store> spare,
                                                              const commit_rules& rules) {
-  std::unique_ptr<spare_metadata> m(new spare_metadata(std::move(spare), rules));
-  CHECK_OK(m->load_supers());
+  auto m = TRY(load_supers(std::move(spare), rules));
   CHECK_OK(m->load_tables());
   return m;
 }
 
-result<void> spare_metadata::load_supers() {
+result<std::unique_ptr<spare_metadata>> spare_metadata::load_supers(std::shared_ptr<store> spare,
+                                                                    const commit_rules& rules) {
+  std::unique_ptr<spare_metadata> m(new spare_metadata(std::move(spare), rules));
+  CHECK_OK(m->choose_super());
+  return m;
+}
+
+std::unique_ptr<spare_metadata> spare_metadata::absent(std::shared_ptr<store> host, std::uint32_t start,
+                                                       const uuid_bytes& set, const uuid_bytes& uuid,
+                                                       const commit_rules& rules) {
+  block_bytes bytes;
+  if (byte_of(spare_unit(start)) + unit_bytes > host->size() ||
+      !host->read(bytes.span(), byte_of(spare_unit(start))))
+    return nullptr;
+  auto head = decode_superblock(bytes, sixth_super_copy, spare_unit(start));
+  if (!head || head->set_uuid != set || head->spare_uuid != uuid ||
+      !plausible(head->places, head->places.units * unit_bytes) ||
+      byte_of(spare_unit(start + 1 + head->places.table_blocks)) > host->size())
+    return nullptr;
+  std::unique_ptr<spare_metadata> m(new spare_metadata(nullptr, rules));
+  m->super = std::move(*head);
+  m->sixth_ = std::move(host);
+  m->super.sixth_start = start;
+  m->highest_sequence_ = std::max(m->super.sequence, m->super.sequence_end);
+  return m;
+}
+
+result<void> spare_metadata::choose_super() {
   const std::string& path = io_->identity().path;
   const auto computed = TRY(make_geometry(io_->size()).map_error([&](error e) {
     e.what = path;
@@ -145,40 +172,44 @@ std::unique_ptr<table_block> spare_metadata::default_block(std::uint32_t number)
   return t;
 }
 
-result<void> spare_metadata::load_tables() {
+result<void> spare_metadata::load_tables(bool own) {
+  blocks_.clear();
   blocks_.resize(places().table_blocks);
-  std::vector<block_bytes> buffer(std::size_t{own_replicas} * std::min(piece_blocks, places().chunk_blocks));
+  empty_sequence_.assign(places().table_blocks, 0);
+  damaged_.clear();
+  sure_.clear();
+  std::vector<block_bytes> buffer(std::size_t{all_replicas} * std::min(piece_blocks, places().chunk_blocks));
   for (std::uint32_t chunk = 0; chunk < places().chunks(); ++chunk) {
-    if (super.good_replicas(chunk) == 0)
+    const unsigned good = own ? good_copies(chunk) : good_copies(chunk) & (1u << sixth_replica);
+    if (good == 0)
       continue;
     for (std::uint32_t b = places().chunk_first(chunk); b < places().chunk_end(chunk); b += piece_blocks)
-      CHECK_OK(load_piece(chunk, b, std::min(piece_blocks, places().chunk_end(chunk) - b), buffer));
+      CHECK_OK(load_piece(good, b, std::min(piece_blocks, places().chunk_end(chunk) - b), buffer));
   }
   return {};
 }
 
-result<void> spare_metadata::load_piece(std::uint32_t chunk, std::uint32_t first, std::uint32_t count,
+result<void> spare_metadata::load_piece(unsigned good, std::uint32_t first, std::uint32_t count,
                                         std::vector<block_bytes>& buffer) {
-  const unsigned good = super.good_replicas(chunk);
   std::vector<unsigned> unreadable(count, 0);
   const auto bytes_of = [&](unsigned r, std::uint32_t i) -> block_bytes& { return buffer[r * count + i]; };
-  for (unsigned r = 0; r < own_replicas; ++r) {
+  for (unsigned r = 0; r < all_replicas; ++r) {
     if ((good >> r & 1) == 0)
       continue;
     const std::span<std::byte> all(bytes_of(r, 0).bytes.data(), std::size_t{count} * unit_bytes);
-    if (io_->read(all, byte_of(places().block_place(r, first))))
+    if (io_of(r).read(all, byte_of(place_of(r, first))))
       continue;
     for (std::uint32_t i = 0; i < count; ++i) // one bad place must not cost its neighbours
-      if (!io_->read(bytes_of(r, i).span(), byte_of(places().block_place(r, first + i))))
+      if (!io_of(r).read(bytes_of(r, i).span(), byte_of(place_of(r, first + i))))
         unreadable[i] |= 1u << r;
   }
   for (std::uint32_t i = 0; i < count; ++i) {
-    std::array<table_block, own_replicas> decoded;
-    std::array<const table_block*, own_replicas> copies{};
-    for (unsigned r = 0; r < own_replicas; ++r)
+    std::array<table_block, all_replicas> decoded;
+    std::array<const table_block*, all_replicas> copies{};
+    for (unsigned r = 0; r < all_replicas; ++r)
       if ((good >> r & 1) != 0 && (unreadable[i] >> r & 1) == 0 &&
-          decode_table_block(bytes_of(r, i), low_half(super.spare_uuid), first + i,
-                             places().block_place(r, first + i), decoded[r]))
+          decode_table_block(bytes_of(r, i), low_half(super.spare_uuid), first + i, place_of(r, first + i),
+                             decoded[r]))
         copies[r] = &decoded[r];
     CHECK_OK(adopt_block(first + i, copies, good, unreadable[i]));
   }
@@ -192,7 +223,7 @@ result<void> spare_metadata::adopt_block(std::uint32_t number, std::span<const t
     if (c != nullptr && (best == nullptr || c->sequence > best->sequence))
       best = c;
   if (best == nullptr)
-    return fail("block-destroyed", io_->identity().path,
+    return fail("block-destroyed", path(),
                 "all copies of table block " + std::to_string(number) + " (spare units " +
                     std::to_string(std::uint64_t{number} * slots_per_block) + " and up) are " +
                     (unreadable == good ? "unreadable" : "destroyed") +
@@ -200,7 +231,7 @@ result<void> spare_metadata::adopt_block(std::uint32_t number, std::span<const t
                 exit_code::damaged);
   CHECK_OK(check_slots(number, *best));
   unsigned newest = 0;
-  for (unsigned r = 0; r < own_replicas; ++r)
+  for (unsigned r = 0; r < all_replicas; ++r)
     if (copies[r] != nullptr && copies[r]->sequence == best->sequence && copies[r]->slots == best->slots)
       newest |= 1u << r;
   if (newest != good) {
@@ -210,6 +241,7 @@ result<void> spare_metadata::adopt_block(std::uint32_t number, std::span<const t
   for (const table_block* c : copies)
     if (c != nullptr)
       highest_sequence_ = std::max(highest_sequence_, c->sequence);
+  empty_sequence_[number] = best->sequence;
   if (!holds_nothing(*best))
     blocks_[number] = std::make_unique<table_block>(*best);
   return {};
@@ -226,7 +258,7 @@ result<void> spare_metadata::check_slots(std::uint32_t number, const table_block
                                       (s.main_may_answer() & ~s.lost()) == 0);
     if (known && fits && metadata == (s.kind() == slot_kind::metadata))
       continue;
-    return fail("impossible-slot", io_->identity().path,
+    return fail("impossible-slot", path(),
                 "table block " + std::to_string(number) + ", slot " + std::to_string(i) + " (spare unit " +
                     std::to_string(u.value) +
                     ") has a valid checksum but impossible content; nothing was written",

@@ -29,8 +29,25 @@ result<std::unique_ptr<spare_metadata>> spare_metadata::blank(std::shared_ptr<st
   m->super.super_good = all_supers;
   m->super.good = {};
   m->blocks_.resize(m->places().table_blocks);
+  m->empty_sequence_.resize(m->places().table_blocks);
   m->valid_supers_ = all_supers; // none holds anything that must not be overwritten
   return m;
+}
+
+const std::string& spare_metadata::path() const {
+  static const std::string nowhere = "(absent)";
+  return io_ ? io_->identity().path : nowhere;
+}
+
+spare_unit spare_metadata::place_of(unsigned replica, std::uint32_t number) const {
+  if (replica == sixth_replica)
+    return spare_unit(std::uint64_t{super.sixth_start} + 1 + number);
+  return places().block_place(replica, number);
+}
+
+unsigned spare_metadata::good_copies(std::uint32_t chunk) const {
+  return super.good_replicas(chunk) |
+         (sixth_ && super.is_good(sixth_replica, chunk) ? 1u << sixth_replica : 0u);
 }
 
 slot spare_metadata::get(spare_unit u) const {
@@ -41,8 +58,10 @@ slot spare_metadata::get(spare_unit u) const {
 }
 
 table_block& spare_metadata::block(std::uint32_t number) {
-  if (!blocks_[number])
+  if (!blocks_[number]) {
     blocks_[number] = default_block(number);
+    blocks_[number]->sequence = empty_sequence_[number];
+  }
   return *blocks_[number];
 }
 
@@ -132,9 +151,14 @@ io_result spare_metadata::super_attempt(bool& again) {
     else
       return wrote;
   }
+  const auto head = sixth_ ? write_sixth_head() : io_result{};
   if (rules_.super_flush_others)
     CHECK_OK(flush_since(*io_, failed_before));
   valid_supers_ |= written;
+  if (!head) {
+    lose_sixth();
+    again = true;
+  }
   return {};
 }
 
@@ -165,54 +189,73 @@ io_result spare_metadata::erase_supers() {
 // --- table
 // ---------------------------------------------------------------------------------------------------------
 
+/// One chunk of one replica from memory; nothing is flushed.
+io_result spare_metadata::write_chunk(unsigned replica, std::uint32_t chunk) {
+  std::vector<block_bytes> buffer(std::min(piece_blocks, places().chunk_blocks));
+  for (std::uint32_t b = places().chunk_first(chunk); b < places().chunk_end(chunk); b += piece_blocks) {
+    const std::uint32_t count = std::min(piece_blocks, places().chunk_end(chunk) - b);
+    for (std::uint32_t i = 0; i < count; ++i) {
+      std::unique_ptr<table_block> fresh;
+      if (!blocks_[b + i]) {
+        fresh = default_block(b + i);
+        fresh->sequence = empty_sequence_[b + i];
+      }
+      encode_table_block(fresh ? *fresh : *blocks_[b + i], low_half(super.spare_uuid), b + i,
+                         place_of(replica, b + i), buffer[i]);
+    }
+    CHECK_OK(io_of(replica).write({buffer[0].bytes.data(), std::size_t{count} * unit_bytes},
+                                  byte_of(place_of(replica, b))));
+  }
+  return {};
+}
+
 io_result spare_metadata::prepare_chunk(std::uint32_t chunk, sequence_counter& sequences) {
   const std::uint64_t sequence = sequences.take(), failed_before = io_->failed_flushes();
-  std::vector<block_bytes> buffer(std::min(piece_blocks, places().chunk_blocks));
+  for (std::uint32_t b = places().chunk_first(chunk); b < places().chunk_end(chunk); ++b)
+    (blocks_[b] ? blocks_[b]->sequence : empty_sequence_[b]) = sequence;
   unsigned written = 0;
   for (unsigned r = 0; r < own_replicas; ++r) {
-    bool whole = true;
-    for (std::uint32_t b = places().chunk_first(chunk); b < places().chunk_end(chunk) && whole;
-         b += piece_blocks) {
-      const std::uint32_t count = std::min(piece_blocks, places().chunk_end(chunk) - b);
-      for (std::uint32_t i = 0; i < count; ++i) {
-        auto t = default_block(b + i);
-        t->sequence = sequence;
-        encode_table_block(*t, low_half(super.spare_uuid), b + i, places().block_place(r, b + i), buffer[i]);
-      }
-      const std::span<const std::byte> bytes(buffer[0].bytes.data(), std::size_t{count} * unit_bytes);
-      auto wrote = io_->write(bytes, byte_of(places().block_place(r, b)));
-      if (!wrote && !place_failed(wrote.error()))
-        return wrote;
-      whole = wrote.has_value();
-    }
-    written |= whole ? 1u << r : 0u;
+    auto wrote = write_chunk(r, chunk);
+    if (!wrote && !place_failed(wrote.error()))
+      return wrote;
+    written |= wrote ? 1u << r : 0u;
   }
   if (std::popcount(written) < 2)
     return io_fail(io_error::medium);
   if (rules_.prepare_flush)
     CHECK_OK(flush_since(*io_, failed_before));
-  for (unsigned r = 0; r < own_replicas; ++r)
-    super.set_good(r, chunk, (written >> r & 1) != 0);
+  if (sixth_) {
+    const std::uint64_t host_failed = sixth_->failed_flushes();
+    auto wrote = write_chunk(sixth_replica, chunk);
+    if (wrote && rules_.prepare_flush)
+      wrote = flush_since(*sixth_, host_failed);
+    if (!wrote)
+      lose_sixth();
+  }
+  const auto set_bits = [&](unsigned own) {
+    for (unsigned r = 0; r < own_replicas; ++r)
+      super.set_good(r, chunk, (own >> r & 1) != 0);
+    super.set_good(sixth_replica, chunk, own != 0 && sixth_);
+  };
+  set_bits(written);
   if (!rules_.bits_before_slot)
     return {};
   auto recorded = write_super(sequences);
   if (!recorded)
-    for (unsigned r = 0; r < own_replicas; ++r)
-      super.set_good(r, chunk, false); // prepared again next time: no slot in it was ever used
+    set_bits(0); // prepared again next time: no slot in it was ever used
   return recorded;
 }
 
 unsigned spare_metadata::sure_copies(std::uint32_t number) const {
-  const unsigned good = super.good_replicas(places().chunk_of(number));
+  const unsigned good = good_copies(places().chunk_of(number));
   const auto at = sure_.find(number);
   return at == sure_.end() ? good : at->second & good;
 }
 
 io_result spare_metadata::write_copy(unsigned replica, std::uint32_t number) {
   block_bytes bytes;
-  encode_table_block(block(number), low_half(super.spare_uuid), number, places().block_place(replica, number),
-                     bytes);
-  return io_->write(bytes.span(), byte_of(places().block_place(replica, number)));
+  encode_table_block(block(number), low_half(super.spare_uuid), number, place_of(replica, number), bytes);
+  return io_of(replica).write(bytes.span(), byte_of(place_of(replica, number)));
 }
 
 bool spare_metadata::matches_disk(unsigned replica, std::uint32_t number, io_error& why) {
@@ -289,6 +332,11 @@ io_result spare_metadata::write_other_copies(std::span<const std::uint32_t> bloc
         failed.insert({r, chunk});
       }
     }
+    if (sixth_ && rules_.write_sixth) {
+      sure_[b] = sure_copies(b) & ~(1u << sixth_replica);
+      if (!write_copy(sixth_replica, b))
+        lose_sixth(); // whatever the reason: the answer must not wait for another spare
+    }
   }
   return {};
 }
@@ -317,9 +365,12 @@ io_result spare_metadata::write_blocks(std::span<const std::uint32_t> blocks, se
     if (renumber || block(b).sequence == 0)
       block(b).sequence = sequences.take();
   const std::uint64_t failed_before = io_->failed_flushes();
+  const std::uint64_t host_failed = sixth_ ? sixth_->failed_flushes() : 0;
   CHECK_OK(write_first_copies({blocks.begin(), blocks.end()}, failed, first_of));
   if (rules_.write_others)
     CHECK_OK(write_other_copies(blocks, failed, first_of));
+  if (sixth_ && rules_.write_sixth && rules_.flush_sixth && !flush_since(*sixth_, host_failed))
+    lose_sixth();
   if (rules_.flush_others)
     CHECK_OK(flush_since(*io_, failed_before));
   CHECK_OK(drop_failed_copies(failed, sequences));
@@ -328,6 +379,108 @@ io_result spare_metadata::write_blocks(std::span<const std::uint32_t> blocks, se
     std::erase_if(damaged_, [&](const damaged_block& d) { return d.number == b; });
   }
   return {};
+}
+
+// --- sixth replica
+// ------------------------------------------------------------------------------------------------
+
+void spare_metadata::attach_sixth(std::shared_ptr<store> host, std::uint32_t host_index,
+                                  std::uint32_t start) {
+  sixth_ = std::move(host);
+  super.sixth_host = host_index;
+  super.sixth_start = start;
+}
+
+void spare_metadata::detach_sixth() {
+  sixth_.reset();
+  super.sixth_host = no_host;
+  super.sixth_start = 0;
+  super.good[sixth_replica] = {};
+  for (auto& [number, copies] : sure_)
+    copies &= ~(1u << sixth_replica);
+}
+
+/// No table change is answered before the superblock says so.
+void spare_metadata::lose_sixth() {
+  if (!sixth_)
+    return;
+  detach_sixth();
+  sixth_lost_ = bits_unsaved_ = true;
+}
+
+/// The superblock as it is now to the head of the sixth replica, flushed.
+io_result spare_metadata::write_sixth_head() {
+  const std::uint64_t failed_before = sixth_->failed_flushes();
+  const spare_unit place(super.sixth_start);
+  block_bytes bytes;
+  encode_superblock(super, sixth_super_copy, place, bytes);
+  CHECK_OK(sixth_->write(bytes.span(), byte_of(place)));
+  return flush_since(*sixth_, failed_before);
+}
+
+io_result spare_metadata::place_sixth(std::shared_ptr<store> host, std::uint32_t host_index,
+                                      std::uint32_t start, sequence_counter& sequences) {
+  attach_sixth(std::move(host), host_index, start);
+  const std::uint64_t failed_before = sixth_->failed_flushes();
+  io_result done;
+  for (std::uint32_t c = 0; c < places().chunks() && done; ++c)
+    if (super.good_replicas(c) != 0) {
+      super.set_good(sixth_replica, c, true);
+      done = write_chunk(sixth_replica, c);
+    }
+  if (done)
+    done = flush_since(*sixth_, failed_before);
+  if (done)
+    done = write_super(sequences); // with the head
+  if (done && !sixth_)
+    done = io_fail(io_error::medium); // lost on the way
+  if (!done) {
+    detach_sixth();
+    sixth_lost_ = false; // nobody was told of it
+  }
+  return done;
+}
+
+io_result spare_metadata::complete_sixth(std::set<std::uint32_t> blocks, sequence_counter& sequences) {
+  if (!sixth_)
+    return io_fail(io_error::medium);
+  const std::uint64_t failed_before = sixth_->failed_flushes();
+  for (const auto& [number, copies] : sure_)
+    blocks.insert(number);
+  for (const std::uint32_t number : blocks) {
+    if (!super.is_good(sixth_replica, places().chunk_of(number)))
+      return io_fail(io_error::medium);
+    block(number).sequence = sequences.take();
+    CHECK_OK(write_copy(sixth_replica, number));
+  }
+  CHECK_OK(write_sixth_head());
+  CHECK_OK(flush_since(*sixth_, failed_before));
+  sure_.clear();
+  return {};
+}
+
+io_result spare_metadata::rewrite_tables() {
+  const std::uint64_t failed_before = io_->failed_flushes();
+  for (std::uint32_t c = 0; c < places().chunks(); ++c) {
+    const bool initialised = super.is_good(sixth_replica, c);
+    unsigned written = 0;
+    for (unsigned r = 0; r < own_replicas; ++r) {
+      bool good = false;
+      if (initialised) {
+        auto wrote = write_chunk(r, c);
+        if (!wrote && !place_failed(wrote.error()))
+          return wrote;
+        good = wrote.has_value();
+        written += good ? 1u : 0u;
+      }
+      super.set_good(r, c, good);
+    }
+    if (initialised && written < 2)
+      return io_fail(io_error::medium);
+  }
+  damaged_.clear();
+  sure_.clear();
+  return flush_since(*io_, failed_before);
 }
 
 } // namespace dmremap

@@ -39,13 +39,30 @@ public:
   /// block), "impossible-slot", "spare-unreadable".
   [[nodiscard]] static result<std::unique_ptr<spare_metadata>> load(std::shared_ptr<store> spare,
                                                                     const commit_rules& rules);
+  /// The first half of load(): the superblocks. Sets of several spares first find out which spares belong
+  /// together, then attach sixth replicas, then load_tables(). Errors: as load(), but for those of tables.
+  [[nodiscard]] static result<std::unique_ptr<spare_metadata>> load_supers(std::shared_ptr<store> spare,
+                                                                           const commit_rules& rules);
+  /// A spare that is not there, known by the head of its sixth replica on `host`; load_tables() comes next.
+  /// Nothing where no valid head of spare `uuid` of the set lies there.
+  [[nodiscard]] static std::unique_ptr<spare_metadata> absent(std::shared_ptr<store> host, std::uint32_t start,
+                                                              const uuid_bytes& set, const uuid_bytes& uuid,
+                                                              const commit_rules& rules);
+  /// Reads the tables. `own`: from the spare's replicas and, where attached, the sixth; otherwise from the
+  /// sixth alone: what the spare itself holds is old.
+  [[nodiscard]] result<void> load_tables(bool own = true);
   /// A new, empty spare: nothing on disk yet. `super` has all but geometry and good bits.
   [[nodiscard]] static result<std::unique_ptr<spare_metadata>>
   blank(std::shared_ptr<store> spare, superblock super, const commit_rules& rules);
 
   superblock super; ///< what the next write_super() makes durable
 
+  [[nodiscard]] bool present() const { return io_ != nullptr; }
   [[nodiscard]] store& io() { return *io_; }
+  [[nodiscard]] std::shared_ptr<store> share_io() const { return io_; }
+  [[nodiscard]] const std::string& path() const;
+  /// The spare does not answer any more: from now on its tables live in memory and in the sixth replica.
+  void lose() { io_.reset(); }
   [[nodiscard]] const geometry& places() const { return super.places; }
   [[nodiscard]] slot get(spare_unit u) const;
   /// In memory only; write_blocks() makes it durable.
@@ -60,6 +77,28 @@ public:
               s.kind() != slot_kind::free && s.kind() != slot_kind::metadata)
             visit(spare_unit(std::uint64_t{b} * slots_per_block + i), s);
   }
+
+  /// The sixth replica, on another spare. attach_sixth(): it is there and full (the caller has seen both
+  /// superblocks say so); in memory only.
+  void attach_sixth(std::shared_ptr<store> host, std::uint32_t host_index, std::uint32_t start);
+  [[nodiscard]] bool has_sixth() const { return sixth_ != nullptr; }
+  [[nodiscard]] std::uint64_t sixth_units() const { return std::uint64_t{places().table_blocks} + 1; }
+  /// Ends the use of the sixth in memory; the next write_super() makes it durable.
+  void detach_sixth();
+  /// Writes a full sixth replica to `start` of the host, flushed, then the superblock that names it. The
+  /// host's superblock is the caller's. On an error there is no sixth.
+  [[nodiscard]] io_result place_sixth(std::shared_ptr<store> host, std::uint32_t host_index, std::uint32_t start,
+                                      sequence_counter& sequences);
+  /// True once after the sixth was given up because it could not be written: the host's superblock must
+  /// not list it any more before anything is answered.
+  [[nodiscard]] bool take_sixth_lost() { return std::exchange(sixth_lost_, false); }
+  /// Brings the sixth to what memory holds, whatever the spare's own copies are: it is going, or gone.
+  /// `blocks`: changed in memory, though perhaps nowhere else.
+  [[nodiscard]] io_result complete_sixth(std::set<std::uint32_t> blocks, sequence_counter& sequences);
+  /// A spare that is back: its own replicas are written anew from memory, which has them from the sixth, under
+  /// the sequences that they have there; the good bits say which could be.
+  /// Durable but for the superblock, which is the caller's to write.
+  [[nodiscard]] io_result rewrite_tables();
 
   /// Blocks whose copies differed or could not be read at the load, and superblock copies that were not the
   /// newest.
@@ -87,15 +126,21 @@ public:
 private:
   spare_metadata(std::shared_ptr<store> io, const commit_rules& rules) : io_(std::move(io)), rules_(rules) {}
 
-  [[nodiscard]] result<void> load_supers();
-  [[nodiscard]] result<void> load_tables();
-  [[nodiscard]] result<void> load_piece(std::uint32_t chunk, std::uint32_t first, std::uint32_t count,
+  [[nodiscard]] result<void> choose_super();
+  [[nodiscard]] result<void> load_piece(unsigned good, std::uint32_t first, std::uint32_t count,
                                         std::vector<block_bytes>& buffer);
   [[nodiscard]] result<void> adopt_block(std::uint32_t number, std::span<const table_block* const> copies,
                                          unsigned good, unsigned unreadable);
   [[nodiscard]] result<void> check_slots(std::uint32_t number, const table_block& t) const;
   [[nodiscard]] std::unique_ptr<table_block> default_block(std::uint32_t number) const;
   [[nodiscard]] table_block& block(std::uint32_t number);
+
+  [[nodiscard]] store& io_of(unsigned replica) { return replica == sixth_replica ? *sixth_ : *io_; }
+  [[nodiscard]] spare_unit place_of(unsigned replica, std::uint32_t number) const;
+  [[nodiscard]] unsigned good_copies(std::uint32_t chunk) const; ///< own and sixth
+  [[nodiscard]] io_result write_chunk(unsigned replica, std::uint32_t chunk);
+  [[nodiscard]] io_result write_sixth_head();
+  void lose_sixth();
 
   using failed_copies = std::set<std::pair<unsigned, std::uint32_t>>; // replica, chunk
   [[nodiscard]] io_result write_copy(unsigned replica, std::uint32_t number);
@@ -108,14 +153,17 @@ private:
   [[nodiscard]] unsigned sure_copies(std::uint32_t number) const;
   [[nodiscard]] io_result super_attempt(bool& again);
 
-  std::shared_ptr<store> io_;
+  std::shared_ptr<store> io_;    // null: absent
+  std::shared_ptr<store> sixth_; // the host's; null: no sixth replica
   const commit_rules& rules_;
   std::vector<std::unique_ptr<table_block>> blocks_; // null: every slot as in a fresh chunk
+  std::vector<std::uint64_t> empty_sequence_;        // of blocks that are null
   std::vector<damaged_block> damaged_;
   std::map<std::uint32_t, unsigned>
       sure_;                  // blocks not in order: replicas known to hold the newest content durably
   unsigned valid_supers_ = 0; // copies known to hold a valid newest superblock
   bool supers_damaged_ = false;
+  bool sixth_lost_ = false;
   bool bits_unsaved_ = false; // good bits were cleared in memory; no table change is answered before on disk
   std::uint64_t highest_sequence_ = 0;
 };

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Putting units onto spares: a place, the data, the table change, and what becomes of the place before.
+#include "engine/disk_impl.h"
+
+#include <array>
+#include <optional>
+#include <utility>
+
+namespace dmremap {
+namespace {
+
+constexpr unsigned place_tries = 3;
+constexpr unsigned spare_unit_tries = 64;  // for one unit of main
+constexpr unsigned tries_before_doubt = 8; // then the spare has to show that it answers at all
+
+} // namespace
+
+io_result disk::impl::allocate_and_write(const moving_unit& unit, std::vector<slot_change>& changes,
+                                         unsigned not_on) {
+  std::array<unsigned, max_spares> failed{};
+  io_error last = io_error::medium;
+  for (unsigned tries = 0; tries < spare_unit_tries; ++tries) {
+    const auto got = set->allocate(not_on);
+    if (!got) {
+      if (set->in_doubt() && set->complete_doubt()) // units of a chunk in doubt are not given out
+        continue;
+      if (not_on == 0)
+        spare_full = true;
+      return io_fail(last); // no spare capacity: EIO for this request alone
+    }
+    spare_full = false;
+    const unsigned s = got->spare;
+    auto written = spares[s]->io->write(unit.image.data.span(), byte_of(got->unit));
+    if (written) {
+      changes.push_back(
+          {s, got->unit, unit.kind, unit.main, unit.image.lost, unit.may_answer});
+      return {};
+    }
+    note_error({attempt_end::failed, written.error(), false, s}, true);
+    if (written.error() == io_error::medium) {
+      changes.push_back({s, got->unit, slot_kind::retired, main_unit(0), 0, 0}); // and the next one
+      if (++failed[s] < tries_before_doubt || (failed[s] == tries_before_doubt && spare_answers(s)))
+        continue;
+      if (failed[s] == tries_before_doubt) // it does not answer at all
+        check_spare(s, io_error::gone);
+      else if (set->present_count() == 1)
+        continue;
+    } else {
+      set->release_unit(*got);
+      last = written.error();
+      check_spare(s, last);
+    }
+    if (is_absent(s) &&
+        std::any_of(changes.begin(), changes.end(), [&](const slot_change& c) { return c.spare == s; }))
+      return io_fail(io_error::gone); // what was put there before needs another place, too
+    not_on |= 1u << s;
+  }
+  return io_fail(last);
+}
+
+/// A spare failed: if it is gone as a whole, its use ends.
+void disk::impl::check_spare(unsigned spare, io_error why) {
+  if (options.read_only || is_absent(spare) || set->present_count() < 2)
+    return;
+  if (why == io_error::gone || (why == io_error::medium && !spare_answers(spare)))
+    (void)set->drop_spare(spare);
+}
+
+/// Where units were on a spare before: free, or retired where the place is bad. The new places are durable.
+void disk::impl::release_old_places(std::span<const moving_unit> units) {
+  if (options.rules != nullptr && !options.rules->winner_before_loser)
+    return; // done along with the new places
+  std::vector<slot_change> changes;
+  for (const moving_unit& m : units)
+    if (m.from.present() && !is_absent(m.from.spare()))
+      changes.push_back({m.from.spare(), m.from.unit(), m.retire_from ? slot_kind::retired : slot_kind::free,
+                         m.retire_from ? main_unit(0) : m.main, 0, 0, true});
+  if (!changes.empty() && set->commit(changes, std::nullopt).outcome == commit_outcome::done)
+    set->publish(changes); // else the next open releases them
+}
+
+/// Tells whoever opened the set of `moved` units; `changes` says where they went, and of other changes, too.
+void disk::impl::report(std::span<const moving_unit> moved, std::span<const slot_change> changes,
+                        bool writing) const {
+  if (!options.on_remap)
+    return;
+  for (const slot_change& c : changes)
+    for (const moving_unit& m : moved)
+      if (c.main == m.main && !c.loser && c.entry().present())
+        options.on_remap({c.main, c.spare, c.unit, c.lost, writing});
+}
+
+bool disk::impl::spare_answers(unsigned spare) {
+  bool answers = false;
+  set->with_metadata(spare, [&](spare_metadata& m) { answers = m.present() && m.verify_supers() != 0; });
+  return answers;
+}
+
+/// Units that failed stay taken and are retired along with the next change: else every later try would begin
+/// with the same bad place again. Not so where the spare does not answer at all: that says nothing of them.
+void disk::impl::abandon(std::span<const slot_change> changes) {
+  std::array<std::optional<bool>, max_spares> answers;
+  std::vector<taken_unit> bad;
+  for (const slot_change& c : changes) {
+    auto& known = answers[c.spare];
+    if (c.kind == slot_kind::retired && !known)
+      known = spare_answers(c.spare);
+    if (c.kind == slot_kind::retired && *known)
+      bad.push_back({c.spare, c.unit});
+    else
+      set->release_unit({c.spare, c.unit});
+  }
+  const std::lock_guard lock(to_retire_mutex);
+  to_retire.insert(to_retire.end(), bad.begin(), bad.end());
+}
+
+/// Puts units onto spares and commits them along with what `changes` already holds. Where the reply is
+/// `done`, `changes` is what the caller publishes before it thaws; then it releases the old places.
+/// `data_since`: the set's marks before the data of the given changes was written. `not_on`: bit a spare.
+commit_reply disk::impl::place(std::span<const moving_unit> units, std::vector<slot_change>& changes,
+                               flush_marks data_since, unsigned not_on) {
+  const std::size_t given = changes.size();
+  commit_reply reply;
+  for (unsigned tries = 0; tries < place_tries; ++tries) {
+    changes.resize(given);
+    if (given == 0) // all data is written anew, whatever became of it in the try before
+      data_since = set->marks();
+    io_result written;
+    for (const moving_unit& u : units)
+      if (written = allocate_and_write(u, changes, not_on); !written)
+        break;
+    if (!written) {
+      abandon(std::span(changes).subspan(given));
+      if (written.error() == io_error::gone && tries + 1 < place_tries && set->free_units(not_on) != 0)
+        continue; // a spare went meanwhile
+      return {commit_outcome::refused, written.error()};
+    }
+    if (tries == 0) { // no more than once: their chunk may be one that cannot change any more
+      const std::lock_guard lock(to_retire_mutex);
+      for (const taken_unit& bad : std::exchange(to_retire, {}))
+        if (!is_absent(bad.spare))
+          changes.push_back({bad.spare, bad.unit, slot_kind::retired, main_unit(0), 0, 0});
+    }
+    if (options.rules != nullptr && !options.rules->winner_before_loser)
+      for (const moving_unit& u : units)
+        if (u.from.present() && !is_absent(u.from.spare()))
+          changes.push_back({u.from.spare(), u.from.unit(), slot_kind::free, u.main, 0, 0, true});
+    reply = set->commit(changes, data_since);
+    if (reply.outcome == commit_outcome::done)
+      set->counts().lifetime_allocations += units.size();
+    if (reply.outcome != commit_outcome::refused)
+      return reply;
+    abandon(std::span(changes).subspan(given));
+    if (reply.why != io_error::medium && reply.why != io_error::gone)
+      return reply; // else the chunk may have become unusable, or a spare went: other units may do
+  }
+  return reply;
+}
+
+} // namespace dmremap

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "engine/spare_metadata.h"
+
+#include <array>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace dmremap {
+
+/// What the superblocks of the spares that are there say together (dmremap-format(5), SESSION RECORD).
+struct set_record {
+  /// One place of the set's list of spares.
+  struct place {
+    bool listed = false;
+    int given = -1;        ///< which of the loaded ones it is; -1: not there
+    bool returned = false; ///< it was away while the set was in use: what it holds is old
+    int map_from = -1;     ///< not there or returned: index of the spare whose sixth replica is its map
+  };
+  superblock newest; ///< the record that all others follow
+  std::array<place, max_spares> places{};
+  std::vector<unsigned> ignored; ///< loaded ones that the record does not list any more, unchanged since
+
+  [[nodiscard]] bool whole() const; ///< no spare is missing
+};
+
+/// Finds the record that all spares follow. Reads nothing. Errors: "foreign-spare", "duplicate-spare",
+/// "forked-set" (exit 4: the sides changed without each other).
+[[nodiscard]] result<set_record> choose_record(std::span<const std::unique_ptr<spare_metadata>> loaded);
+
+/// What all superblocks of a set say alike: taken over from another spare's.
+void copy_set_fields(const superblock& from, superblock& to);
+
+} // namespace dmremap

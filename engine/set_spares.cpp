@@ -1,0 +1,422 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Spares that come and go: session records, protection by sixth replicas. All private functions here are
+// called with the metadata mutex.
+#include "engine/remap_set.h"
+
+#include <algorithm>
+#include <array>
+#include <set>
+
+namespace dmremap {
+namespace {
+
+constexpr std::uint64_t sequences_per_session = 1u << 20;
+constexpr unsigned protect_tries_a_session = 64;
+
+} // namespace
+
+// --- who is there
+// -------------------------------------------------------------------------------------------------
+
+spare_metadata& remap_set::leader() const {
+  for (const auto& p : spares_)
+    if (p && p->present)
+      return *p->meta;
+  for (const auto& p : spares_)
+    if (p)
+      return *p->meta;
+  std::abort(); // a set has a spare
+}
+
+unsigned remap_set::count_present() const {
+  return static_cast<unsigned>(
+      std::count_if(spares_.begin(), spares_.end(), [](const auto& p) { return p && p->present; }));
+}
+
+bool remap_set::listed(unsigned spare) const {
+  const std::lock_guard lock(allocation_mutex_);
+  return spare < max_spares && spares_[spare];
+}
+
+bool remap_set::present(unsigned spare) const {
+  const std::lock_guard lock(allocation_mutex_);
+  return spare < max_spares && spares_[spare] && spares_[spare]->present;
+}
+
+unsigned remap_set::present_count() const {
+  const std::lock_guard lock(allocation_mutex_);
+  return count_present();
+}
+
+std::shared_ptr<store> remap_set::io_of(unsigned spare) const {
+  const std::lock_guard lock(metadata_mutex_);
+  return spare < max_spares && spares_[spare] ? spares_[spare]->meta->share_io() : nullptr;
+}
+
+flush_marks remap_set::marks() const {
+  flush_marks m{};
+  const std::lock_guard lock(allocation_mutex_);
+  for (unsigned i = 0; i < max_spares; ++i)
+    if (spares_[i] && spares_[i]->present)
+      m[i] = spares_[i]->io->failed_flushes();
+  return m;
+}
+
+std::optional<spare_overview> remap_set::overview(unsigned spare) const {
+  const std::lock_guard lock(metadata_mutex_);
+  const std::lock_guard allocation(allocation_mutex_);
+  if (spare >= max_spares || !spares_[spare])
+    return std::nullopt;
+  const pool_spare& p = *spares_[spare];
+  const superblock& s = p.meta->super;
+  spare_overview o;
+  o.present = p.present;
+  o.draining = p.draining;
+  o.uuid = to_text(s.spare_uuid);
+  o.path = p.meta->path();
+  o.units = p.meta->places().units;
+  o.usable = p.space.usable();
+  o.allocated = p.space.allocated();
+  o.sequence = s.sequence;
+  o.clean = s.clean;
+  o.weakest_chunk = p.meta->weakest_chunk();
+  o.sixth_host = p.meta->has_sixth() ? static_cast<int>(s.sixth_host) : -1;
+  return o;
+}
+
+void remap_set::set_draining(unsigned spare, bool on) {
+  const std::lock_guard lock(allocation_mutex_);
+  if (spare < max_spares && spares_[spare])
+    spares_[spare]->draining = on;
+}
+
+// --- session records
+// ----------------------------------------------------------------------------------------------
+
+void remap_set::fresh_range() {
+  if (sequences_.end + sequences_per_session < sequence_limit)
+    sequences_ = {sequences_.end, sequences_.end + sequences_per_session};
+}
+
+/// A new session on all spares present, durable on return: nothing may be written by a set of other spares
+/// before. Twice where there are several, so that in the end each is known to hold this session, and a copy of
+/// it from before does not pass for it.
+io_result remap_set::record_session(std::optional<unsigned> first) {
+  record_pending_ = true;
+  superblock& s = leader().super;
+  s.clean = s.samples_valid = false;
+  s.session = random_u64();
+  s.spare_count = 0;
+  for (unsigned i = 0; i < max_spares; ++i) {
+    s.spare_uuids[i] = spares_[i] ? spares_[i]->meta->super.spare_uuid : uuid_bytes{};
+    if (!spares_[i])
+      continue;
+    s.spare_count = i + 1;
+    if (spares_[i]->present)
+      s.sessions[i] = {spares_[i]->held, s.session};
+  }
+  CHECK_OK(write_supers(first));
+  // Where a spare went meanwhile, this is the record of that.
+  superblock& now = leader().super;
+  for (unsigned i = 0; i < max_spares; ++i)
+    if (spares_[i] && spares_[i]->present) {
+      spares_[i]->held = now.session;
+      now.sessions[i] = {now.session, now.session};
+    }
+  record_pending_ = false;
+  if (count_present() > 1 && rules_.confirm_record)
+    CHECK_OK(write_supers(first));
+  return {};
+}
+
+/// What the first spare present says of the set, to all present. A spare that cannot be written is gone.
+io_result remap_set::write_supers(std::optional<unsigned> first) {
+  const auto write = [&](unsigned i) -> io_result {
+    spare_metadata& m = *spares_[i]->meta;
+    auto written = m.write_super(sequences_);
+    if (!written && written.error() == io_error::medium && count_present() > 1)
+      written = m.write_super(sequences_); // a flush may fail once
+    return written;
+  };
+  for (bool again = true; again;) {
+    again = false;
+    const superblock& from = leader().super;
+    for (auto& p : spares_)
+      if (p && p->present && &p->meta->super != &from)
+        copy_set_fields(from, p->meta->super);
+    std::vector<unsigned> order;
+    for (unsigned i = 0; i < max_spares; ++i)
+      if (spares_[i] && spares_[i]->present)
+        order.push_back(i);
+    if (first && rules_.new_spare_first)
+      std::stable_partition(order.begin(), order.end(), [&](unsigned i) { return i == *first; });
+    for (const unsigned i : order) {
+      const auto written = write(i);
+      if (written)
+        continue;
+      if (!is_dead(written.error()) || !vanish(i))
+        return written;
+      again = true;
+      break;
+    }
+  }
+  return settle_protection();
+}
+
+/// A spare does not answer any more. Its map is completed in its sixth replica, its going recorded.
+bool remap_set::vanish(unsigned spare) {
+  if (!writable_ || !spares_[spare] || !spares_[spare]->present || count_present() < 2)
+    return false;
+  pool_spare& p = *spares_[spare];
+  std::set<std::uint32_t> open_blocks;
+  for (const slot_change& c : doubt_)
+    if (c.spare == spare)
+      open_blocks.insert(geometry::block_of(c.unit));
+  bool kept = p.meta->has_sixth();
+  if (kept && rules_.complete_sixth)
+    kept = p.meta->complete_sixth(open_blocks, sequences_).has_value();
+  if (!kept) {
+    p.meta->detach_sixth();
+    unlist(spare);
+  }
+  p.present = false;
+  p.meta->lose();
+  if (on_absent)
+    on_absent(spare);
+  for (unsigned g = 0; g < max_spares; ++g) // guests on it: unprotected, in the same superblock change
+    if (spares_[g] && spares_[g]->present && spares_[g]->meta->has_sixth() &&
+        spares_[g]->meta->super.sixth_host == spare)
+      spares_[g]->meta->detach_sixth();
+  leader().super.absent_map[spare] = static_cast<std::uint8_t>(kept ? p.meta->super.sixth_host + 1 : 0);
+  fresh_range();
+  if (rules_.record_absence)
+    (void)record_session(); // else record_pending_ holds up every table change
+
+  // What was in doubt there: the sixth has it now, or only a later open with this spare can tell.
+  std::vector<slot_change> settled;
+  for (const slot_change& c : doubt_)
+    if (c.spare == spare && kept)
+      settled.push_back(c);
+  std::erase_if(doubt_, [&](const slot_change& c) { return c.spare == spare; });
+  doubt_count_.store(doubt_.size());
+  publish(settled);
+  const std::lock_guard lock(map_mutex_);
+  p.meta->for_each_used([&](spare_unit u, const slot& s) {
+    const map_entry e = map_.lookup(s.main());
+    if (s.serves() && e.present() && (e.spare() != spare || e.unit() != u))
+      shadowed_.insert(s.main().value);
+  });
+  return true;
+}
+
+bool remap_set::drop_spare(unsigned spare) {
+  const std::lock_guard lock(metadata_mutex_);
+  const bool gone = vanish(spare);
+  if (gone)
+    ensure_protected();
+  return gone;
+}
+
+// --- sixth replicas
+// ------------------------------------------------------------------------------------------------
+
+/// In memory; the places stay taken for this session: they may be what failed.
+void remap_set::unlist(unsigned guest) {
+  for (auto& p : spares_)
+    if (p && p->present) {
+      superblock& s = p->meta->super;
+      s.hosted_start[guest] = s.hosted_blocks[guest] = 0;
+      s.hosted_protected &= ~(1u << guest);
+    }
+}
+
+/// Sixth replicas that were given up: their hosts must not list them any more before anything is answered.
+io_result remap_set::settle_protection() {
+  for (unsigned g = 0; g < max_spares; ++g) {
+    if (!spares_[g] || !spares_[g]->meta->take_sixth_lost() || !rules_.unlist_sixth)
+      continue;
+    for (unsigned h = 0; h < max_spares; ++h) {
+      if (!spares_[h] || !spares_[h]->present || spares_[h]->meta->super.hosted_start[g] == 0)
+        continue;
+      superblock& s = spares_[h]->meta->super;
+      s.hosted_start[g] = s.hosted_blocks[g] = 0;
+      s.hosted_protected &= ~(1u << g);
+      auto written = spares_[h]->meta->write_super(sequences_);
+      if (!written && (!is_dead(written.error()) || !vanish(h)))
+        return written;
+    }
+  }
+  return {};
+}
+
+/// A sixth replica for every spare that has none, as long as there is room and hosts do not fail.
+void remap_set::ensure_protected() {
+  if (!writable_ || record_pending_)
+    return;
+  for (unsigned g = 0; g < max_spares; ++g)
+    for (unsigned h = 0; h < max_spares; ++h) {
+      if (count_present() < 2)
+        return;
+      if (!spares_[g] || !spares_[g]->present || spares_[g]->meta->has_sixth())
+        break;
+      if (h == g || !spares_[h] || !spares_[h]->present || spares_[h]->draining)
+        continue;
+      if (protect_tries_ >= protect_tries_a_session || !reserve_sequences(16))
+        return;
+      if (protect(g, h))
+        break;
+    }
+  (void)settle_protection();
+}
+
+/// All of the guest's table to free units of the host, then the guest's superblock, then the host's: only
+/// both together make it count.
+bool remap_set::protect(unsigned guest, unsigned host) {
+  spare_metadata& g = *spares_[guest]->meta;
+  spare_metadata& h = *spares_[host]->meta;
+  std::optional<spare_unit> run;
+  {
+    const std::lock_guard lock(allocation_mutex_);
+    run = spares_[host]->space.find_host_run(g.sixth_units());
+    if (!run || !spares_[host]->space.host(*run, g.sixth_units()))
+      return false;
+  }
+  const auto start = static_cast<std::uint32_t>(run->value);
+  if (!g.place_sixth(h.share_io(), host, start, sequences_)) {
+    ++protect_tries_; // the units stay taken: they may be what failed
+    return false;
+  }
+  h.super.hosted_start[guest] = start;
+  h.super.hosted_blocks[guest] = g.places().table_blocks;
+  h.super.hosted_protected |= 1u << guest;
+  if (h.write_super(sequences_))
+    return true;
+  ++protect_tries_;
+  h.super.hosted_start[guest] = h.super.hosted_blocks[guest] = 0;
+  h.super.hosted_protected &= ~(1u << guest);
+  g.detach_sixth(); // the next superblock of the guest says so; until then the host's does not
+  return false;
+}
+
+// --- added and removed
+// ---------------------------------------------------------------------------------------------
+
+result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
+  const std::lock_guard lock(metadata_mutex_);
+  const std::string path = io->identity().path;
+  if (!writable_)
+    return fail("read-only", path, "the set is open read-only");
+  unsigned place = 0;
+  while (place < max_spares && spares_[place])
+    ++place;
+  if (place == max_spares)
+    return fail("too-many-spares", path, "a set has at most 16 spares");
+  superblock s;
+  s.spare_uuid = random_uuid();
+  s.spare_index = place;
+  copy_set_fields(leader().super, s);
+  auto meta = TRY(spare_metadata::blank(std::move(io), s, rules_));
+  if (!reserve_sequences(64))
+    return fail("format-failed", path, "the set's superblocks cannot be written; nothing changed");
+  auto fresh = std::make_unique<pool_spare>(std::move(meta));
+  fresh->held = 0;
+  pool_spare& p = *fresh;
+  const auto put = [&](std::unique_ptr<pool_spare> what) {
+    if (what && on_present)
+      on_present(place, what->io);
+    const std::lock_guard allocation(allocation_mutex_);
+    std::swap(spares_[place], what);
+    unsigned count = 0;
+    for (unsigned i = 0; i < max_spares; ++i)
+      if (spares_[i])
+        count = i + 1;
+    place_count_ = std::max(place_count_.load(), count);
+    return what;
+  };
+  (void)put(std::move(fresh));
+  leader().super.absent_map[place] = 0;
+  fresh_range();
+  auto recorded = record_session(place);
+  if (recorded && (!p.present || p.meta->verify_supers() != p.meta->super.super_good))
+    recorded = io_fail(io_error::medium);
+  if (!recorded) {
+    p.present = false;
+    const auto out = put(nullptr);
+    if (on_absent)
+      on_absent(place);
+    (void)record_session(); // the others do not list it
+    if (out->meta->present())
+      (void)out->meta->erase_supers();
+    return fail("format-failed", path,
+                "the metadata could not be written: " + std::string(name_of(recorded.error())) +
+                    "; the set is as before");
+  }
+  ensure_protected();
+  return place;
+}
+
+result<void> remap_set::remove_spare(unsigned spare) {
+  const std::lock_guard lock(metadata_mutex_);
+  if (!writable_)
+    return fail("read-only", leader().super.set_name, "the set is open read-only");
+  if (spare >= max_spares || !spares_[spare])
+    return fail("no-such-spare", leader().super.set_name, "has no spare " + std::to_string(spare));
+  pool_spare& p = *spares_[spare];
+  const std::string path = p.meta->path();
+  const bool was_present = p.present;
+  if (count_present() < (was_present ? 2u : 1u))
+    return fail("last-spare", path, "is the only spare of the set");
+  std::uint64_t active = 0;
+  {
+    const std::lock_guard allocation(allocation_mutex_);
+    active = p.space.allocated();
+  }
+  if (was_present && active != 0)
+    return fail("spare-in-use", path,
+                "Cannot remove spare " + path + ": " + std::to_string(active) + " active allocations");
+  if (std::any_of(doubt_.begin(), doubt_.end(), [&](const slot_change& c) { return c.spare == spare; }))
+    return fail("commit-in-doubt", path, "a change of its table is not complete yet; try again");
+  const auto cannot = [&](io_error why) {
+    return fail("remove-failed", path,
+                "the set's superblocks cannot be written: " + std::string(name_of(why)) + "; it stays");
+  };
+  if (auto room = reserve_sequences(256); !room)
+    return cannot(room.error());
+  p.draining = true;
+  for (unsigned g = 0; g < max_spares; ++g) // its guests move first
+    if (spares_[g] && spares_[g]->present && spares_[g]->meta->has_sixth() &&
+        spares_[g]->meta->super.sixth_host == spare)
+      spares_[g]->meta->detach_sixth();
+  ensure_protected();
+  unlist(spare);
+  const std::uint32_t host = p.meta->super.sixth_host, start = p.meta->super.sixth_start;
+  const std::uint64_t units = p.meta->sixth_units();
+  const bool hosted = p.meta->has_sixth();
+  std::unique_ptr<pool_spare> out;
+  {
+    const std::lock_guard allocation(allocation_mutex_);
+    out = std::move(spares_[spare]);
+    out->present = false;
+  }
+  leader().super.absent_map[spare] = 0;
+  fresh_range();
+  if (auto recorded = record_session(); !recorded) {
+    const std::lock_guard allocation(allocation_mutex_);
+    out->present = was_present;
+    spares_[spare] = std::move(out);
+    return cannot(recorded.error());
+  }
+  if (on_absent)
+    on_absent(spare);
+  if (was_present)
+    (void)out->meta->erase_supers(); // where this fails it is a spare that no set lists
+  out->meta->lose();
+  const std::lock_guard map_lock(map_mutex_);
+  out->meta->for_each_used([&](spare_unit, const slot& s) { shadowed_.erase(s.main().value); });
+  const std::lock_guard allocation(allocation_mutex_);
+  if (hosted && host < max_spares && spares_[host])
+    spares_[host]->space.unhost(spare_unit(start), units);
+  return {};
+}
+
+} // namespace dmremap
