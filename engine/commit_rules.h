@@ -3,13 +3,13 @@
 
 namespace dmremap {
 
-/// The order of writes, rule by rule (dmremap-format(5), ORDER OF WRITES). Every switch is true in every program;
-/// the crash tests turn one off at a time and demand that a replayed crash shows the damage.
+/// The order of writes, rule by rule (dmremap-format(5), ORDER OF WRITES). Every switch is true in every
+/// program; the crash tests turn one off at a time and demand that a replayed crash shows the damage.
 struct commit_rules {
   // table change
-  bool flush_data = true;         ///< data on the spare is flushed before the table names it
-  bool flush_first = true;        ///< the first replica is flushed before it is read back and before the others
-  bool read_back = true;          ///< the first replica is read back and compared
+  bool flush_data = true;  ///< data on the spare is flushed before the table names it
+  bool flush_first = true; ///< the first replica is flushed before it is read back and before the others
+  bool read_back = true;   ///< the first replica is read back and compared
   bool others_after_first = true; ///< the other replicas are written only when the first one stands
   bool write_others = true;       ///< the other replicas are written at all
   bool flush_others = true;       ///< and flushed before the answer
@@ -21,18 +21,18 @@ struct commit_rules {
   bool super_flush_others = true;
   bool super_spares_only_valid = true; ///< the first copy written is never the only valid one
   // chunks
-  bool prepare_flush = true;  ///< a chunk's blocks are flushed before its good bits
+  bool prepare_flush = true;    ///< a chunk's blocks are flushed before its good bits
   bool bits_before_slot = true; ///< the good bits are durable before the first slot in the chunk
   // sixth replica
   bool write_sixth = true;  ///< a table change reaches the sixth replica, too
   bool flush_sixth = true;  ///< and is flushed there before the answer
   bool unlist_sixth = true; ///< a sixth that missed a change is not listed any more before the answer
   // spares that come and go
-  bool record_absence = true;     ///< who is gone is recorded before anything is written without it
-  bool complete_sixth = true;     ///< the sixth of a spare that goes is brought to what memory holds
-  bool return_from_sixth = true;  ///< a spare that is back is rewritten from the sixth
-  bool confirm_record = true;     ///< once all hold a session, it alone is what they hold
-  bool new_spare_first = true;    ///< a new spare holds its superblocks before the others list it
+  bool record_absence = true;      ///< who is gone is recorded before anything is written without it
+  bool complete_sixth = true;      ///< the sixth of a spare that goes is brought to what memory holds
+  bool return_from_sixth = true;   ///< a spare that is back is rewritten from the sixth
+  bool confirm_record = true;      ///< once all hold a session, it alone is what they hold
+  bool new_spare_first = true;     ///< a new spare holds its superblocks before the others list it
   bool winner_before_loser = true; ///< a slot is released only once the one that replaces it is durable
   // open
   bool session_first = true;   ///< the session record is durable before mending

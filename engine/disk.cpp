@@ -119,7 +119,8 @@ result<std::unique_ptr<disk>> disk::open(std::shared_ptr<store> main,
   const commit_rules& rules = options.rules != nullptr ? *options.rules : default_rules;
   if (spares.empty())
     return fail("no-spare", "", "a set has at least one spare");
-  CHECK_OK(impl::check_not_spare(*main, options)); // first: with both swapped the spare would be what is wrong
+  CHECK_OK(
+      impl::check_not_spare(*main, options)); // first: with both swapped the spare would be what is wrong
   std::vector<std::unique_ptr<spare_metadata>> metadata;
   for (const auto& s : spares)
     metadata.push_back(TRY(spare_metadata::load_supers(s, rules)));

@@ -81,9 +81,9 @@ struct disk_stats {
 struct spare_status {
   unsigned index = 0; ///< its place in the set's list
   std::string uuid, path;
-  bool present = true;   ///< false: its units answer EIO
-  bool draining = false; ///< takes no new data
-  int protected_by = -1; ///< index of the spare that holds a copy of its map; -1: none
+  bool present = true;            ///< false: its units answer EIO
+  bool draining = false;          ///< takes no new data
+  int protected_by = -1;          ///< index of the spare that holds a copy of its map; -1: none
   std::uint64_t units = 0;        ///< all
   std::uint64_t usable_units = 0; ///< less metadata and retired
   std::uint64_t allocated_units = 0;
@@ -210,9 +210,9 @@ public:
   void refill_spare(unsigned index);
   /// What forget_spare() would do.
   [[nodiscard]] result<forget_reply> plan_forget(unsigned index);
-  /// An absent spare that will not come back: each of its units becomes lost on the remaining spares, then the
-  /// set does not list it any more. Durable on return; after a failure, call again. Errors: "spare-present",
-  /// "last-spare", "no-spare-capacity" (with the shortfall), "no-such-spare".
+  /// An absent spare that will not come back: each of its units becomes lost on the remaining spares, then
+  /// the set does not list it any more. Durable on return; after a failure, call again. Errors:
+  /// "spare-present", "last-spare", "no-spare-capacity" (with the shortfall), "no-such-spare".
   [[nodiscard]] result<forget_reply> forget_spare(unsigned index);
   /// Place of the spare with this UUID or path; nothing where there is none.
   [[nodiscard]] std::optional<unsigned> find_spare(const std::string& uuid_or_path);

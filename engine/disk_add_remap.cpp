@@ -43,8 +43,7 @@ static io_result complete_edge(disk::impl& i, const explicit_plan& plan, std::ui
 }
 
 static tl::unexpected<error> refuse_source(disk::impl& i, const std::string& what, unsigned spare,
-                                           spare_unit first,
-                                           std::uint64_t count, const std::string& why) {
+                                           spare_unit first, std::uint64_t count, const std::string& why) {
   const auto near = i.set->nearest_free(spare, first, count);
   return fail("spare-range-taken", what,
               why + (near ? "; the nearest free range of this length starts at spare sector " +
@@ -86,7 +85,8 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
     const map_entry e = i.set->lookup(main_unit(plan.first_main + n));
     if (!e.present())
       continue;
-    if (!source || e.in_doubt() || e.spare() != spare_index || e.unit().value != source->value / unit_sectors + n)
+    if (!source || e.in_doubt() || e.spare() != spare_index ||
+        e.unit().value != source->value / unit_sectors + n)
       return fail("contradicts-remap", what,
                   sector_text(main_unit(plan.first_main + n)) + " is remapped already, to spare sector " +
                       std::to_string(e.unit().value * unit_sectors) + "; remove that remap first");

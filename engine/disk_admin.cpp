@@ -57,7 +57,8 @@ result<std::string> disk::format(store& main, std::span<store* const> spares, co
     s.spare_index = n;
     s.spare_uuid = s.spare_uuids[n];
     // The caller keeps the store; the metadata object wants to share it.
-    all.push_back(TRY(spare_metadata::blank(std::shared_ptr<store>(spares[n], [](store*) {}), s, format_rules)));
+    all.push_back(
+        TRY(spare_metadata::blank(std::shared_ptr<store>(spares[n], [](store*) {}), s, format_rules)));
   }
   sequence_counter sequences{1, 1u << 20};
   for (const auto& m : all) {

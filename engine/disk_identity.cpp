@@ -101,10 +101,11 @@ result<void> disk::impl::check_not_spare(store& main, const open_options& option
 result<void> disk::impl::check_age(const superblock& s, const open_options& options) {
   if (!options.last_seen || s.sequence_end >= *options.last_seen)
     return {};
-  return fail("spare-older", s.set_name,
-              "its metadata is older than what this host saw of the set before: a spare is missing, or was restored "
-              "from a copy; if you are sure, open it with -o accept_older. Nothing was written",
-              exit_code::damaged);
+  return fail(
+      "spare-older", s.set_name,
+      "its metadata is older than what this host saw of the set before: a spare is missing, or was restored "
+      "from a copy; if you are sure, open it with -o accept_older. Nothing was written",
+      exit_code::damaged);
 }
 
 result<void> disk::impl::check_main(const superblock& s, store& main, const open_options& options,

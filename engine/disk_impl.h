@@ -27,7 +27,7 @@ struct disk_member {
   std::atomic<std::uint64_t> crossed{0};
   std::atomic<std::uint64_t> reported{0}; ///< of failed_flushes(): those that a caller of flush was told of
 
-  std::atomic<bool> absent{false};       ///< does not answer, or was not there at the open: io may be null
+  std::atomic<bool> absent{false}; ///< does not answer, or was not there at the open: io may be null
 
   [[nodiscard]] std::uint64_t failed_flushes() const { return io->failed_flushes() + crossed.load(); }
   /// Writes for somebody who will flush later.
@@ -83,7 +83,7 @@ struct moving_unit {
   unit_image image;
   std::uint8_t may_answer = 0; ///< lost sectors that main may still be asked for
   slot_kind kind = slot_kind::remap;
-  map_entry from{};        ///< present: where it was before, on a spare
+  map_entry from{};         ///< present: where it was before, on a spare
   bool retire_from = false; ///< that place is bad
 };
 
@@ -151,7 +151,8 @@ struct disk::impl {
   [[nodiscard]] io_result write_main_piece(main_unit u, std::uint64_t offset,
                                            std::span<const std::byte> piece, std::vector<moving_unit>& moves);
   [[nodiscard]] io_result write_spare_piece(map_entry e, main_unit u, std::uint64_t offset,
-                                            std::span<const std::byte> piece, std::vector<slot_change>& changes,
+                                            std::span<const std::byte> piece,
+                                            std::vector<slot_change>& changes,
                                             std::vector<moving_unit>& moves);
   [[nodiscard]] io_result may_spend(std::span<const moving_unit> moves);
   [[nodiscard]] bool main_answers_elsewhere(main_unit u);

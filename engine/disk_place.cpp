@@ -32,8 +32,7 @@ io_result disk::impl::allocate_and_write(const moving_unit& unit, std::vector<sl
     const unsigned s = got->spare;
     auto written = spares[s]->io->write(unit.image.data.span(), byte_of(got->unit));
     if (written) {
-      changes.push_back(
-          {s, got->unit, unit.kind, unit.main, unit.image.lost, unit.may_answer});
+      changes.push_back({s, got->unit, unit.kind, unit.main, unit.image.lost, unit.may_answer});
       return {};
     }
     note_error({attempt_end::failed, written.error(), false, s}, true);

@@ -59,8 +59,11 @@ io_result disk::impl::resolve_read(io_context::impl& c, std::span<std::byte> buf
       continue;
     }
     note_error(last, false);
-    if (!last.on_main)
+    if (!last.on_main) {
       check_spare(last.spare, last.why);
+      if (range.count == 1 && is_absent(last.spare))
+        return io_fail(io_error::absent);
+    }
     if (last.why != io_error::medium)
       return io_fail(last.why);
     if (range.count > 1) { // bisect: what reads is not read again sector by sector

@@ -33,8 +33,8 @@ io_result disk::impl::rehome_piece(map_entry e, main_unit u, std::uint64_t offse
   return {};
 }
 
-/// Sectors of `wanted` from the spare that serves the unit; those that are lost already, or cannot be read, are
-/// lost in the image.
+/// Sectors of `wanted` from the spare that serves the unit; those that are lost already, or cannot be read,
+/// are lost in the image.
 io_result disk::impl::read_image_from_spare(map_entry e, unit_image& image, std::uint8_t wanted) {
   store& io = *member_of(e).io;
   image.lost = static_cast<std::uint8_t>(e.lost() & wanted);

@@ -49,7 +49,8 @@ result<void> evacuate_unit(disk::impl& i, main_unit u, unsigned spare, evacuate_
   i.release_old_places({&moving, 1});
   thaw();
   ++answer.moved;
-  answer.lost_sectors += static_cast<std::uint64_t>(std::popcount(moving.image.lost) - std::popcount(e.lost()));
+  answer.lost_sectors +=
+      static_cast<std::uint64_t>(std::popcount(moving.image.lost) - std::popcount(e.lost()));
   return {};
 }
 
@@ -70,7 +71,8 @@ result<void> forget_unit(disk::impl& i, main_unit u, unsigned spare, forget_repl
   }
   const slot now = i.set->slot_of(e);
   const auto every = sector_mask(0, i.valid_sectors(u));
-  const slot_change change{place->spare, place->unit, now.serves() ? now.kind() : slot_kind::remap, u, every, 0};
+  const slot_change change{
+      place->spare, place->unit, now.serves() ? now.kind() : slot_kind::remap, u, every, 0};
   const commit_reply reply = i.set->commit({&change, 1}, std::nullopt);
   if (reply.outcome != commit_outcome::done) {
     thaw();
@@ -120,8 +122,8 @@ result<void> disk::remove_spare(unsigned index) {
   return {};
 }
 
-result<evacuate_reply> disk::evacuate_spare(unsigned index,
-                                            const std::function<bool(std::uint64_t, std::uint64_t)>& progress) {
+result<evacuate_reply>
+disk::evacuate_spare(unsigned index, const std::function<bool(std::uint64_t, std::uint64_t)>& progress) {
   impl& i = *impl_;
   if (i.options.read_only)
     return fail("read-only", "", "the set is open read-only");
@@ -166,7 +168,8 @@ result<forget_reply> disk::plan_forget(unsigned index) {
   forget_reply plan;
   for (const main_unit u : i.set->units_on(index)) {
     ++plan.units;
-    plan.lost_sectors += i.valid_sectors(u) - static_cast<std::uint64_t>(std::popcount(i.set->lookup(u).lost()));
+    plan.lost_sectors +=
+        i.valid_sectors(u) - static_cast<std::uint64_t>(std::popcount(i.set->lookup(u).lost()));
   }
   plan.free_units = i.set->free_units();
   return plan;
@@ -202,7 +205,8 @@ std::optional<unsigned> disk::find_spare(const std::string& uuid_or_path) {
   return std::nullopt;
 }
 
-/// No unit is on the spare any more, and whoever was looking it up has ended: units are frozen while they move.
+/// No unit is on the spare any more, and whoever was looking it up has ended: units are frozen while they
+/// move.
 void disk::impl::drop_member(unsigned index) {
   std::shared_ptr<disk_member> out;
   const std::lock_guard lock(members_mutex);

@@ -164,7 +164,7 @@ private:
     explicit pool_spare(std::unique_ptr<spare_metadata> m)
         : io(m->share_io()), meta(std::move(m)), space(meta->places()), held(meta->super.session),
           present(meta->present()) {}
-    const std::shared_ptr<store> io; // null: absent from the start
+    const std::shared_ptr<store> io;      // null: absent from the start
     std::unique_ptr<spare_metadata> meta; // under metadata_mutex_
     spare_space space;                    // under allocation_mutex_
     std::uint64_t held = 0;               // the session that it surely holds

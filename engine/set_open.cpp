@@ -15,7 +15,8 @@ std::uint64_t lost_in(std::uint8_t mask) {
 }
 
 error missing(const superblock& record, unsigned index, const std::string& why, const char* id) {
-  return {id, record.set_name, "spare " + std::to_string(index) + " (" + to_text(record.spare_uuids[index]) + ") " + why,
+  return {id, record.set_name,
+          "spare " + std::to_string(index) + " (" + to_text(record.spare_uuids[index]) + ") " + why,
           exit_code::damaged};
 }
 
@@ -44,9 +45,8 @@ result<void> remap_set::load_spares(std::vector<std::unique_ptr<spare_metadata>>
     if (record.places[i].listed) {
       place_count_ = i + 1;
       if (record.places[i].given < 0 && !degraded)
-        return tl::make_unexpected(
-            missing(record.newest, i, "is missing; name it, too, or open the set with -o degraded",
-                    "spare-missing"));
+        return tl::make_unexpected(missing(
+            record.newest, i, "is missing; name it, too, or open the set with -o degraded", "spare-missing"));
     }
   for (unsigned i = 0; i < max_spares; ++i) { // those in use first: the others' maps lie on them
     const auto& p = record.places[i];
@@ -67,7 +67,8 @@ result<void> remap_set::load_spares(std::vector<std::unique_ptr<spare_metadata>>
     for (unsigned i = 0; i < max_spares; ++i) {
       const auto& p = record.places[i];
       if (p.listed && !spares_[i] && (p.given >= 0) == there)
-        CHECK_OK(load_away(i, there ? std::move(loaded[static_cast<std::size_t>(p.given)]) : nullptr, record));
+        CHECK_OK(
+            load_away(i, there ? std::move(loaded[static_cast<std::size_t>(p.given)]) : nullptr, record));
     }
   for (unsigned i = 0; i < max_spares; ++i)
     if (spares_[i])
@@ -98,21 +99,22 @@ result<void> remap_set::load_away(unsigned index, std::unique_ptr<spare_metadata
     // what counts.
     const auto from = static_cast<unsigned>(p.map_from);
     if (!spares_[from] || !spares_[from]->meta->present())
-      return tl::make_unexpected(missing(newest, index,
-                                         "has its newest map on spare " + std::to_string(from) +
-                                             ", which is not up to date itself: open the set with that one and "
-                                             "without this one first",
-                                         "spare-missing"));
+      return tl::make_unexpected(
+          missing(newest, index,
+                  "has its newest map on spare " + std::to_string(from) +
+                      ", which is not up to date itself: open the set with that one and "
+                      "without this one first",
+                  "spare-missing"));
     host_io = spares_[from]->meta->share_io();
     start = spares_[from]->meta->super.hosted_start[index];
     auto head = start == 0 ? nullptr
-                           : spare_metadata::absent(host_io, start, newest.set_uuid, newest.spare_uuids[index],
-                                                    rules_);
+                           : spare_metadata::absent(host_io, start, newest.set_uuid,
+                                                    newest.spare_uuids[index], rules_);
     if (!head)
-      return tl::make_unexpected(missing(newest, index,
-                                         "has no readable copy of its map on spare " + std::to_string(from) +
-                                             ": it must be present",
-                                         "spare-unprotected"));
+      return tl::make_unexpected(
+          missing(newest, index,
+                  "has no readable copy of its map on spare " + std::to_string(from) + ": it must be present",
+                  "spare-unprotected"));
     if (!loaded) {
       CHECK_OK(head->load_tables(false));
       head->super.sixth_host = from;
@@ -164,9 +166,9 @@ void remap_set::host_guests(unsigned index) {
   for (unsigned g = 0; g < max_spares; ++g) {
     if (s.hosted_start[g] == 0)
       continue;
-    const bool relied_on =
-        spares_[g] && spares_[g]->meta->super.sixth_host == index && spares_[g]->meta->has_sixth() &&
-        spares_[g]->meta->super.sixth_start == s.hosted_start[g];
+    const bool relied_on = spares_[g] && spares_[g]->meta->super.sixth_host == index &&
+                           spares_[g]->meta->has_sixth() &&
+                           spares_[g]->meta->super.sixth_start == s.hosted_start[g];
     const bool fits =
         relied_on && p.space.host(spare_unit(s.hosted_start[g]), std::uint64_t{s.hosted_blocks[g]} + 1);
     if (fits)
@@ -235,13 +237,13 @@ result<void> remap_set::start_session() {
   writable_ = true;
   for (auto& p : spares_)
     if (p && p->returned)
-      p->present = false; // not in use before it is up to date
+      p->present = false;                   // not in use before it is up to date
   for (unsigned i = 0; i < max_spares; ++i) // who is away, and where its map is
     if (spares_[i])
-      leader().super.absent_map[i] = static_cast<std::uint8_t>(
-          spares_[i]->meta->present() && !spares_[i]->returned ? 0
-          : spares_[i]->meta->has_sixth()                      ? spares_[i]->meta->super.sixth_host + 1
-                                                               : 0);
+      leader().super.absent_map[i] =
+          static_cast<std::uint8_t>(spares_[i]->meta->present() && !spares_[i]->returned ? 0
+                                    : spares_[i]->meta->has_sixth() ? spares_[i]->meta->super.sixth_host + 1
+                                                                    : 0);
 
   const auto mend_all = [&]() -> io_result {
     for (auto& p : spares_)

@@ -67,11 +67,12 @@ error no_common_record(loaded_spares loaded) {
   std::string sides;
   for (const auto& m : loaded)
     sides += (sides.empty() ? "" : ", ") + m->path();
-  return {"forked-set", record.set_name,
-          "its spares were in use without each other (" + sides +
-              "): each side has changes that the other lacks. Choose one side, open it with -o degraded and the "
-              "other left out, and forget the other with `dmremap spare forget`. Nothing was written",
-          exit_code::damaged};
+  return {
+      "forked-set", record.set_name,
+      "its spares were in use without each other (" + sides +
+          "): each side has changes that the other lacks. Choose one side, open it with -o degraded and the "
+          "other left out, and forget the other with `dmremap spare forget`. Nothing was written",
+      exit_code::damaged};
 }
 
 /// Where the map of a spare that is away can be read: the record says so where it was away before, else any

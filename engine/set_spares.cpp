@@ -99,8 +99,8 @@ void remap_set::fresh_range() {
 }
 
 /// A new session on all spares present, durable on return: nothing may be written by a set of other spares
-/// before. Twice where there are several, so that in the end each is known to hold this session, and a copy of
-/// it from before does not pass for it.
+/// before. Twice where there are several, so that in the end each is known to hold this session, and a copy
+/// of it from before does not pass for it.
 io_result remap_set::record_session(std::optional<unsigned> first) {
   record_pending_ = true;
   superblock& s = leader().super;

@@ -45,8 +45,9 @@ public:
                                                                            const commit_rules& rules);
   /// A spare that is not there, known by the head of its sixth replica on `host`; load_tables() comes next.
   /// Nothing where no valid head of spare `uuid` of the set lies there.
-  [[nodiscard]] static std::unique_ptr<spare_metadata> absent(std::shared_ptr<store> host, std::uint32_t start,
-                                                              const uuid_bytes& set, const uuid_bytes& uuid,
+  [[nodiscard]] static std::unique_ptr<spare_metadata> absent(std::shared_ptr<store> host,
+                                                              std::uint32_t start, const uuid_bytes& set,
+                                                              const uuid_bytes& uuid,
                                                               const commit_rules& rules);
   /// Reads the tables. `own`: from the spare's replicas and, where attached, the sixth; otherwise from the
   /// sixth alone: what the spare itself holds is old.
@@ -87,17 +88,17 @@ public:
   void detach_sixth();
   /// Writes a full sixth replica to `start` of the host, flushed, then the superblock that names it. The
   /// host's superblock is the caller's. On an error there is no sixth.
-  [[nodiscard]] io_result place_sixth(std::shared_ptr<store> host, std::uint32_t host_index, std::uint32_t start,
-                                      sequence_counter& sequences);
+  [[nodiscard]] io_result place_sixth(std::shared_ptr<store> host, std::uint32_t host_index,
+                                      std::uint32_t start, sequence_counter& sequences);
   /// True once after the sixth was given up because it could not be written: the host's superblock must
   /// not list it any more before anything is answered.
   [[nodiscard]] bool take_sixth_lost() { return std::exchange(sixth_lost_, false); }
   /// Brings the sixth to what memory holds, whatever the spare's own copies are: it is going, or gone.
   /// `blocks`: changed in memory, though perhaps nowhere else.
   [[nodiscard]] io_result complete_sixth(std::set<std::uint32_t> blocks, sequence_counter& sequences);
-  /// A spare that is back: its own replicas are written anew from memory, which has them from the sixth, under
-  /// the sequences that they have there; the good bits say which could be.
-  /// Durable but for the superblock, which is the caller's to write.
+  /// A spare that is back: its own replicas are written anew from memory, which has them from the sixth,
+  /// under the sequences that they have there; the good bits say which could be. Durable but for the
+  /// superblock, which is the caller's to write.
   [[nodiscard]] io_result rewrite_tables();
 
   /// Blocks whose copies differed or could not be read at the load, and superblock copies that were not the

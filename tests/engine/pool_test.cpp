@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Sets of several spares: which spare serves, what happens where one is missing, comes back, is emptied.
+#include "tests/support/pool_fixture.h"
+
+using namespace dmremap;
+using namespace dmremap::test;
+
+namespace {
+
+constexpr std::byte one{101}, two{102}, three{103};
+
+/// Remaps the unit and makes sure that it went to the spare.
+void put_on(pool_fixture& f, std::uint64_t unit, unsigned spare, std::byte value) {
+  const auto made = f.set->add_remap(sector_number(unit * unit_sectors), std::nullopt, unit_sectors, spare);
+  if (!made)
+    FAIL(made.error().text());
+  REQUIRE(f.write(unit, value));
+  REQUIRE(f.entry(unit)->spare_index == spare);
+}
+
+} // namespace
+
+TEST_CASE("a set of several spares opens with all of them and protects each by another") {
+  pool_fixture f(3);
+  for (unsigned n = 0; n < 3; ++n) {
+    REQUIRE(f.status(n).present);
+    REQUIRE(f.status(n).protected_by >= 0);
+    REQUIRE(f.status(n).protected_by != static_cast<int>(n));
+  }
+  REQUIRE(f.set->info()->notices.empty());
+  put_on(f, 3, 0, one);
+  put_on(f, 4, 1, two);
+  put_on(f, 5, 2, three);
+  f.close();
+  f.open();
+  REQUIRE(f.set->info()->notices.empty());
+  REQUIRE(f.shows(3) == "byte 101");
+  REQUIRE(f.shows(4) == "byte 102");
+  REQUIRE(f.shows(5) == "byte 103");
+  REQUIRE(f.original_unit(6));
+}
+
+TEST_CASE("units go to the first spare that has room") {
+  pool_fixture f(2);
+  const std::uint64_t room = f.status(0).usable_units;
+  f.remap(1);
+  REQUIRE(f.entry(1)->spare_index == 0);
+  const auto all = f.set->add_remap(sector_number(0), std::nullopt, unit_sectors, 1);
+  REQUIRE(all.has_value());
+  REQUIRE(f.status(0).allocated_units == 1);
+  REQUIRE(f.status(0).usable_units == room);
+  REQUIRE(f.status(1).allocated_units == 1);
+}
+
+TEST_CASE("a missing spare is refused, and degraded only where another protects it") {
+  pool_fixture f(2);
+  put_on(f, 3, 0, one);
+  put_on(f, 4, 1, two);
+  REQUIRE(f.set->flush());
+  f.kill();
+  const std::uint64_t before = f.spares[0]->image().hash(), main_before = f.main->image().hash();
+  f.there[1] = false;
+  auto refused = f.try_open();
+  REQUIRE_FALSE(refused.has_value());
+  REQUIRE(refused.error().id == "spare-missing");
+  REQUIRE(refused.error().code == exit_code::damaged);
+  REQUIRE(f.spares[0]->image().hash() == before);
+  REQUIRE(f.main->image().hash() == main_before);
+
+  f.open(true);
+  REQUIRE(f.shows(3) == "byte 101");
+  REQUIRE(f.shows(4) == "its spare is absent"); // never main's old bytes
+  REQUIRE(f.original_unit(5));
+  REQUIRE_FALSE(f.status(1).present);
+  REQUIRE(f.set->stats().state == "spare absent");
+  REQUIRE(f.write_sector(4 * unit_sectors + 1, three) ==
+          io_fail(io_error::absent)); // its neighbours are unknown
+  REQUIRE(f.write(4, three));         // whole: it moves
+  REQUIRE(f.shows(4) == "byte 103");
+  REQUIRE(f.entry(4)->spare_index == 0);
+  const auto back = f.set->unmap(sector_number(4 * unit_sectors)); // the absent one knows it, too
+  REQUIRE_FALSE(back.has_value());
+  REQUIRE(back.error().id == "spare-absent");
+  f.close();
+
+  f.there[1] = true;
+  f.open();
+  REQUIRE(f.shows(4) == "byte 103"); // not what the spare that is back holds
+  REQUIRE(f.entry(4)->spare_index == 0);
+  REQUIRE(f.status(1).allocated_units == 0);
+  REQUIRE(f.set->unmap(sector_number(4 * unit_sectors)));
+  REQUIRE(f.shows(4) == "byte 103");
+  f.close();
+  f.open();
+  REQUIRE(f.shows(4) == "byte 103");
+  REQUIRE(f.set->info()->notices.empty());
+}
+
+TEST_CASE("an unprotected spare must be there") {
+  pool_fixture f(2);
+  put_on(f, 4, 0, one);
+  f.kill();
+  f.there[0] = false;
+  fault_table faults;
+  // The host's copy of the map cannot be read.
+  const auto start = 4096 - 18;
+  faults.bad.push_back(
+      {static_cast<std::uint64_t>(start) * unit_sectors, 18 * unit_sectors, direction::read});
+  f.spares[1]->set_faults(faults);
+  open_options options;
+  options.degraded = true;
+  const auto refused = f.try_open(options);
+  REQUIRE_FALSE(refused.has_value());
+  REQUIRE((refused.error().id == "spare-unprotected" || refused.error().id == "block-destroyed"));
+  f.spares[1]->clear_faults();
+  f.open(true);
+  REQUIRE(f.shows(4) == "its spare is absent");
+}
+
+TEST_CASE("a spare that vanishes while the set runs costs what it holds, until it is back") {
+  pool_fixture f(3);
+  put_on(f, 3, 0, one);
+  put_on(f, 4, 1, two);
+  put_on(f, 5, 1, two);
+  REQUIRE(f.set->flush());
+  f.break_spare(1);
+  REQUIRE(f.shows(4) == "its spare is absent");
+  REQUIRE(f.shows(3) == "byte 101");
+  REQUIRE_FALSE(f.status(1).present);
+  REQUIRE(f.write(5, three));
+  REQUIRE(f.shows(5) == "byte 103");
+  f.remap(6);
+  REQUIRE(f.write(6, two));
+  REQUIRE(f.set->flush());
+  SECTION("killed, and the spare is back") {
+    f.mend_spare(1);
+    f.open();
+  }
+  SECTION("opened without it in between") {
+    f.kill();
+    f.there[1] = false;
+    f.open(true);
+    REQUIRE(f.shows(4) == "its spare is absent");
+    REQUIRE(f.shows(5) == "byte 103");
+    f.close();
+    f.mend_spare(1);
+    f.there[1] = true;
+    f.open();
+  }
+  REQUIRE(f.shows(3) == "byte 101");
+  REQUIRE(f.shows(4) == "byte 102");
+  REQUIRE(f.shows(5) == "byte 103");
+  REQUIRE(f.shows(6) == "byte 102");
+  REQUIRE(f.status(1).present);
+  for (unsigned n = 0; n < 3; ++n)
+    REQUIRE(f.status(n).protected_by >= 0);
+}
+
+TEST_CASE("a flush that meets a vanishing spare fails once") {
+  pool_fixture f(2);
+  put_on(f, 4, 1, one);
+  REQUIRE(f.set->flush());
+  REQUIRE(f.write(4, two));
+  f.break_spare(1);
+  REQUIRE_FALSE(f.set->flush().has_value());
+  REQUIRE(f.set->flush().has_value());
+  REQUIRE(f.shows(4) == "its spare is absent");
+}
+
+TEST_CASE("sides that were in use without each other are refused") {
+  pool_fixture f(2);
+  put_on(f, 3, 0, one);
+  put_on(f, 4, 1, two);
+  f.kill();
+  f.there = {true, false};
+  f.open(true);
+  f.remap(7);
+  f.kill();
+  f.there = {false, true};
+  f.open(true);
+  f.remap(8);
+  f.kill();
+  f.there = {true, true};
+  const std::uint64_t a = f.spares[0]->image().hash(), b = f.spares[1]->image().hash();
+  const auto refused = f.try_open();
+  REQUIRE_FALSE(refused.has_value());
+  REQUIRE(refused.error().id == "forked-set");
+  REQUIRE(f.spares[0]->image().hash() == a);
+  REQUIRE(f.spares[1]->image().hash() == b);
+  // The way out: one side without the other, which is forgotten.
+  f.there = {true, false};
+  f.open(true);
+  const auto plan = f.set->plan_forget(1);
+  REQUIRE(plan.has_value());
+  REQUIRE(plan->units == 1);
+  REQUIRE(plan->lost_sectors == 8);
+  REQUIRE(f.set->forget_spare(1).has_value());
+  REQUIRE(f.shows(4) == "lost sector"); // never main's old bytes
+  REQUIRE(f.write_sector(4 * unit_sectors, three));
+  REQUIRE(f.shows_sector(4 * unit_sectors) == "byte 103");
+  REQUIRE(f.shows_sector(4 * unit_sectors + 1) == "lost sector");
+  f.close();
+  f.open();
+  REQUIRE(f.shows(4) == "lost sector");
+  f.close();
+  f.there = {true, true};
+  const auto foreign = f.try_open();
+  REQUIRE_FALSE(foreign.has_value());
+  REQUIRE(foreign.error().id == "foreign-spare");
+}
+
+TEST_CASE("a spare is added, filled, emptied and removed while the disk is in use") {
+  pool_fixture f(1);
+  put_on(f, 3, 0, one);
+  f.spares.push_back(pool_fixture::new_spare(1));
+  f.there.push_back(true);
+  const auto place = f.set->add_spare(f.spares[1]);
+  REQUIRE(place.has_value());
+  REQUIRE(*place == 1);
+  REQUIRE(f.status(0).protected_by == 1);
+  REQUIRE(f.status(1).protected_by == 0);
+  put_on(f, 4, 1, two);
+  REQUIRE(f.set->flush());
+  f.open();
+  REQUIRE(f.shows(4) == "byte 102");
+
+  const auto in_use = f.set->remove_spare(0);
+  REQUIRE_FALSE(in_use.has_value());
+  REQUIRE(in_use.error().id == "spare-in-use");
+  REQUIRE(in_use.error().why == "Cannot remove spare /spare0: 1 active allocations");
+  std::uint64_t reports = 0;
+  const auto moved = f.set->evacuate_spare(0, [&](std::uint64_t, std::uint64_t) {
+    ++reports;
+    return true;
+  });
+  REQUIRE(moved.has_value());
+  REQUIRE(moved->moved == 1);
+  REQUIRE(reports > 0);
+  REQUIRE(f.shows(3) == "byte 101");
+  REQUIRE(f.entry(3)->spare_index == 1);
+  REQUIRE(f.set->remove_spare(0));
+  REQUIRE(f.shows(3) == "byte 101");
+  f.close();
+  const auto ignored = f.try_open(); // the removed one has no superblock any more
+  REQUIRE_FALSE(ignored.has_value());
+  REQUIRE(ignored.error().id == "no-superblock");
+  f.there[0] = false;
+  f.open();
+  REQUIRE(f.shows(3) == "byte 101");
+  REQUIRE(f.shows(4) == "byte 102");
+  REQUIRE(f.set->remove_spare(1).error().id == "last-spare");
+}
+
+TEST_CASE("a bad place on a spare is left, and its data moves on") {
+  pool_fixture f(2);
+  put_on(f, 3, 0, one);
+  const spare_unit place = f.entry(3)->spare;
+  SECTION("writing") {
+    f.spares[0]->add_bad({place.value * unit_sectors + 2, 1, direction::write});
+    REQUIRE(f.write_sector(3 * unit_sectors + 2, two));
+    REQUIRE(f.shows_sector(3 * unit_sectors + 2) == "byte 102");
+    REQUIRE(f.shows_sector(3 * unit_sectors + 1) == "byte 101");
+    REQUIRE(f.entry(3)->lost == 0);
+  }
+  SECTION("reading") {
+    f.spares[0]->add_bad({place.value * unit_sectors + 2, 1, direction::read});
+    REQUIRE(f.shows(3) == "lost sector");
+    REQUIRE(f.shows_sector(3 * unit_sectors + 1) == "byte 101");
+    REQUIRE(f.shows_sector(3 * unit_sectors + 2) == "lost sector");
+    REQUIRE(f.entry(3)->lost == 4);
+    REQUIRE(f.entry(3)->main_may_answer == 0); // main has old bytes there
+    REQUIRE(f.write_sector(3 * unit_sectors + 2, two));
+    REQUIRE(f.shows_sector(3 * unit_sectors + 2) == "byte 102");
+  }
+  REQUIRE(f.entry(3)->spare != place);
+  const std::uint64_t usable = f.status(0).usable_units;
+  f.spares[0]->clear_faults();
+  f.open();
+  REQUIRE(f.status(0).usable_units == usable); // retired for good
+  REQUIRE(f.shows_sector(3 * unit_sectors + 1) == "byte 101");
+  REQUIRE(f.shows_sector(3 * unit_sectors + 2) == "byte 102");
+}
+
+TEST_CASE("spares of another set, and copies of a spare, are refused") {
+  pool_fixture f(2), other(1);
+  f.close();
+  other.close();
+  f.spares.push_back(other.spares[0]);
+  f.there.push_back(true);
+  REQUIRE(f.try_open().error().id == "foreign-spare");
+  f.spares[2] = std::make_shared<memory_store>(f.spares[1]->image(), 4096);
+  REQUIRE(f.try_open().error().id == "duplicate-spare");
+  f.there[2] = false;
+  f.open();
+}
+
+TEST_CASE("a host that fails costs the protection, not the change") {
+  pool_fixture f(3);
+  put_on(f, 3, 0, one);
+  const int host = f.status(0).protected_by;
+  REQUIRE(host > 0);
+  // All writes to the end of the host fail: the sixth replica, and the places next to it.
+  f.spares[static_cast<unsigned>(host)]->add_bad({3900 * unit_sectors, 196 * unit_sectors, direction::write});
+  f.remap(4);
+  REQUIRE(f.write(4, two));
+  REQUIRE(f.status(0).protected_by >= 0); // elsewhere
+  f.open();
+  REQUIRE(f.shows(4) == "byte 102");
+  f.kill();
+  f.there[0] = false;
+  f.open(true);
+  REQUIRE(f.shows(3) == "its spare is absent");
+  REQUIRE(f.shows(4) == "its spare is absent");
+}
