@@ -198,8 +198,12 @@ private:
   [[nodiscard]] static bool is_dead(io_error e) { return e == io_error::gone || e == io_error::medium; }
   [[nodiscard]] io_result settle_protection();
   void unlist(unsigned guest);
+  void note_map(unsigned spare, unsigned where);
   void ensure_protected();
   [[nodiscard]] bool protect(unsigned guest, unsigned host);
+  [[nodiscard]] bool move_maps_from(unsigned host);
+  [[nodiscard]] std::optional<std::uint32_t> host_run(unsigned host, std::uint64_t units);
+  void list_guest(unsigned host, unsigned guest);
   [[nodiscard]] unsigned count_present() const;
 
   // remap_set.cpp
