@@ -195,7 +195,6 @@ private:
   [[nodiscard]] io_result record_session(std::optional<unsigned> first = std::nullopt);
   [[nodiscard]] io_result write_supers(std::optional<unsigned> first = std::nullopt);
   bool vanish(unsigned spare);
-  [[nodiscard]] static bool is_dead(io_error e) { return e == io_error::gone || e == io_error::medium; }
   [[nodiscard]] io_result settle_protection();
   void unlist(unsigned guest);
   void note_map(unsigned spare, unsigned where);

@@ -126,10 +126,8 @@ io_result remap_set::record_session(std::optional<unsigned> first) {
   // Where a spare went meanwhile, this is the record of that.
   superblock& now = leader().super;
   for (unsigned i = 0; i < max_spares; ++i)
-    if (spares_[i] && spares_[i]->present) {
-      spares_[i]->held = now.session;
+    if (spares_[i] && spares_[i]->present)
       now.sessions[i] = {now.session, now.session};
-    }
   record_pending_ = false;
   if (count_present() > 1 && rules_.confirm_record)
     CHECK_OK(write_supers(first));
@@ -141,8 +139,10 @@ io_result remap_set::write_supers(std::optional<unsigned> first) {
   const auto write = [&](unsigned i) -> io_result {
     spare_metadata& m = *spares_[i]->meta;
     auto written = m.write_super(sequences_);
-    if (!written && written.error() == io_error::medium && count_present() > 1)
+    if (!written && count_present() > 1)
       written = m.write_super(sequences_); // a flush may fail once
+    if (written)
+      spares_[i]->held = m.super.session; // at once: a later attempt may end before it comes here again
     return written;
   };
   for (bool again = true; again;) {
@@ -161,7 +161,7 @@ io_result remap_set::write_supers(std::optional<unsigned> first) {
       const auto written = write(i);
       if (written)
         continue;
-      if (!is_dead(written.error()) || !vanish(i))
+      if (!vanish(i)) // whatever the reason: which record it holds is not known any more
         return written;
       again = true;
       break;
@@ -252,7 +252,7 @@ io_result remap_set::settle_protection() {
       s.hosted_start[g] = s.hosted_blocks[g] = 0;
       s.hosted_protected &= ~(1u << g);
       auto written = spares_[h]->meta->write_super(sequences_);
-      if (!written && (!is_dead(written.error()) || !vanish(h)))
+      if (!written && !vanish(h))
         return written;
     }
   }

@@ -148,13 +148,16 @@ private:
   void settle(std::uint64_t number, const std::byte* got) {
     sector_model& m = model_[number];
     std::array<std::byte, sector_bytes> expected;
-    for (const auto version : {std::optional(m.sure), m.perhaps}) {
-      if (!version)
-        continue;
-      fill(expected.data(), number, *version);
+    std::vector<std::uint64_t> allowed = maybe_[number];
+    allowed.push_back(m.sure);
+    if (m.perhaps)
+      allowed.push_back(*m.perhaps);
+    for (const std::uint64_t version : allowed) {
+      fill(expected.data(), number, version);
       if (std::memcmp(got, expected.data(), sector_bytes) == 0) {
-        m.sure = *version;
+        m.sure = version;
         m.perhaps.reset();
+        maybe_[number].clear();
         return;
       }
     }
@@ -194,6 +197,7 @@ private:
       if (done) {
         m.sure = version;
         m.perhaps.reset();
+        maybe_[s].clear();
       } else {
         ask_again(s, version);
       }
@@ -231,12 +235,6 @@ private:
       INFO("sector " << s);
       REQUIRE(done.has_value() == !lost[s]);
       if (done) {
-        std::uint64_t words[2];
-        std::memcpy(words, got.data(), sizeof words);
-        for (const std::uint64_t version : maybe_[s])
-          if (version == words[1])
-            model_[s].perhaps = version;
-        maybe_[s].clear();
         settle(s, got.data());
       } else {
         ++counts_.lost;
