@@ -87,8 +87,11 @@ public:
   [[nodiscard]] std::uint64_t remapped() const noexcept { return map_.size(); }
   [[nodiscard]] std::vector<main_unit> remapped_units() const;
   [[nodiscard]] slot slot_of(map_entry e) const;
-  /// A slot of an absent spare also names the unit: its remap must not be removed.
+  /// A slot of an absent spare, or one that could not be released, also names the unit: its remap must not be
+  /// removed.
   [[nodiscard]] bool shadowed(main_unit u) const;
+  /// The unit's old slot could not be released, though another serves it now.
+  void note_unreleased(main_unit u);
 
   // --- spares: numbers are places in the set's list
   [[nodiscard]] unsigned places() const { return place_count_.load(); } ///< all numbers are below
@@ -198,6 +201,7 @@ private:
   [[nodiscard]] io_result settle_protection();
   void unlist(unsigned guest);
   void note_map(unsigned spare, unsigned where);
+  void note_shadows();
   void ensure_protected();
   [[nodiscard]] bool protect(unsigned guest, unsigned host);
   [[nodiscard]] bool move_maps_from(unsigned host);
@@ -240,7 +244,8 @@ private:
 
   mutable std::mutex map_mutex_; // writers of map_
   remap_map map_;
-  std::unordered_set<std::uint64_t> shadowed_; // main units that also have a slot on an absent spare
+  std::unordered_set<std::uint64_t> shadowed_;   // main units that also have a slot on an absent spare
+  std::unordered_set<std::uint64_t> unreleased_; // or one that waits for the next open
 
   mutable std::mutex allocation_mutex_;
 };

@@ -74,8 +74,8 @@ result<void> remap_set::load_spares(std::vector<std::unique_ptr<spare_metadata>>
       const auto& p = record.places[i];
       if (!p.listed || spares_[i] || host_waits(i))
         continue;
-      CHECK_OK(load_away(
-          i, p.given >= 0 ? std::move(loaded[static_cast<std::size_t>(p.given)]) : nullptr, record));
+      CHECK_OK(load_away(i, p.given >= 0 ? std::move(loaded[static_cast<std::size_t>(p.given)]) : nullptr,
+                         record));
       more = true;
     }
   }
@@ -211,9 +211,7 @@ void remap_set::build_map() {
       counters_.by_hand_units += s.kind() == slot_kind::explicit_remap ? 1 : 0;
     });
   }
-  for (const slot_change& c : losers_)
-    if (!spares_[c.spare]->present)
-      shadowed_.insert(c.main.value);
+  note_shadows();
   std::erase_if(losers_, [&](const slot_change& c) { return !spares_[c.spare]->present; });
 }
 

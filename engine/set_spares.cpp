@@ -207,13 +207,23 @@ bool remap_set::vanish(unsigned spare) {
   std::erase_if(doubt_, [&](const slot_change& c) { return c.spare == spare; });
   doubt_count_.store(doubt_.size());
   publish(settled);
-  const std::lock_guard lock(map_mutex_);
-  p.meta->for_each_used([&](spare_unit u, const slot& s) {
-    const map_entry e = map_.lookup(s.main());
-    if (s.serves() && e.present() && (e.spare() != spare || e.unit() != u))
-      shadowed_.insert(s.main().value);
-  });
+  note_shadows();
   return true;
+}
+
+/// Units that an absent spare would answer for, were their winners released.
+void remap_set::note_shadows() {
+  const std::lock_guard lock(map_mutex_);
+  shadowed_.clear();
+  for (unsigned i = 0; i < max_spares; ++i) {
+    if (!spares_[i] || spares_[i]->present)
+      continue;
+    spares_[i]->meta->for_each_used([&](spare_unit u, const slot& s) {
+      const map_entry e = map_.lookup(s.main());
+      if (s.serves() && (!e.present() || e.spare() != i || e.unit() != u))
+        shadowed_.insert(s.main().value);
+    });
+  }
 }
 
 bool remap_set::drop_spare(unsigned spare) {
@@ -429,7 +439,8 @@ result<void> remap_set::remove_spare(unsigned spare) {
   p.draining = true;
   if (!move_maps_from(spare))
     return fail("remove-failed", path,
-                "holds the map of a spare that is absent, and no other spare has room for it: bring that one back, or "
+                "holds the map of a spare that is absent, and no other spare has room for it: bring that one "
+                "back, or "
                 "forget it first");
   for (unsigned g = 0; g < max_spares; ++g) // its guests move first
     if (spares_[g] && spares_[g]->present && spares_[g]->meta->has_sixth() &&
@@ -459,8 +470,7 @@ result<void> remap_set::remove_spare(unsigned spare) {
   if (was_present)
     (void)out->meta->erase_supers(); // where this fails it is a spare that no set lists
   out->meta->lose();
-  const std::lock_guard map_lock(map_mutex_);
-  out->meta->for_each_used([&](spare_unit, const slot& s) { shadowed_.erase(s.main().value); });
+  note_shadows();
   const std::lock_guard allocation(allocation_mutex_);
   if (hosted && host < max_spares && spares_[host])
     spares_[host]->space.unhost(spare_unit(start), units);
