@@ -162,7 +162,7 @@ result<json> parse_control_reply(const std::string& line, const std::string& dir
   const json failure = reply.value("error", json::object());
   if (!failure.is_object())
     return fail("bad-reply", dir, "the reply of the daemon is not understood");
-  const auto code = failure.contains("code") && failure["code"].is_number() ? failure["code"].get<int>() : 1;
+  const auto code = failure.contains("code") && failure["code"].is_number_integer() ? failure["code"].get<int>() : 1;
   return fail(text_of(failure, "id"), text_of(failure, "what"), text_of(failure, "why"),
               code == 2 || code == 4 ? static_cast<exit_code>(code) : exit_code::failed);
 }
