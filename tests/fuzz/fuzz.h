@@ -20,9 +20,12 @@ struct violation : std::logic_error {
   using std::logic_error::logic_error;
 };
 
-inline void require(bool holds, const std::string& property) {
+inline void require(bool holds, const char* property) {
   if (!holds)
     throw violation(property);
+}
+inline void require(bool holds, const std::string& property) {
+  require(holds, property.c_str());
 }
 
 /// Takes an input apart. What is missing at its end reads as zero.

@@ -12,7 +12,7 @@
 namespace dmremap::fuzz {
 
 /// Main has some whole units and a piece of one at its end.
-inline constexpr std::uint64_t set_main_units = 64, set_main_sectors = set_main_units * 8 + 3;
+inline constexpr std::uint64_t set_main_units = 32, set_main_sectors = set_main_units * 8 + 3;
 inline constexpr std::uint64_t set_spare_units = 4096;
 inline constexpr std::uint32_t set_table_blocks = 17;
 
