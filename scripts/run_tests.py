@@ -218,7 +218,7 @@ def fuzz_one(name, seconds, learned, folder, environment):
     executed = [int(line.split()[-1]) for line in lines if line.startswith("stat::number_of_executed_units:")]
     if code == 0 and executed and executed[0] > 0:
         return True, f"== fuzz: {name}: {executed[0]} inputs in {seconds} s, nothing found"
-    text = [f"== fuzz: {name}: FAILED (exit {code})"] + lines[:1] + lines[-80:]
+    text = [f"== fuzz: {name}: FAILED (exit {code})"] + [line for line in lines if line.startswith("INFO: Seed:")] + lines[-60:]
     for file in sorted(os.listdir(folder)):
         path = os.path.join(folder, file)
         if not path.startswith(prefix) or not os.path.isfile(path):
