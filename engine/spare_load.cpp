@@ -234,6 +234,8 @@ result<void> spare_metadata::adopt_block(std::uint32_t number, std::span<const t
   for (const table_block* c : copies)
     if (c != nullptr)
       highest_sequence_ = std::max(highest_sequence_, c->sequence);
+  for (const slot& s : best->slots) // what wins against it later must be higher
+    highest_sequence_ = std::max(highest_sequence_, s.sequence());
   empty_sequence_[number] = best->sequence;
   if (best->slots != default_block(number)->slots) // else not worth keeping in memory
     blocks_[number] = std::make_unique<table_block>(*best);
