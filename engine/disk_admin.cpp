@@ -305,6 +305,10 @@ void disk::set_read_retries(unsigned n) {
   impl_->read_retries = n;
 }
 
+void disk::set_breaker(unsigned remaps, unsigned seconds) {
+  impl_->set_breaker(remaps, seconds);
+}
+
 void disk::reset_breaker() {
   impl& i = *impl_;
   const std::lock_guard lock(i.breaker_mutex);

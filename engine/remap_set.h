@@ -104,6 +104,8 @@ public:
   /// Called with a spare's number when it is found to be gone, under the lock of all metadata: must not call
   /// back nor wait.
   std::function<void(unsigned)> on_absent;
+  /// Called with the end of the reserved sequences once a session record is durable, in the same way.
+  std::function<void(std::uint64_t)> on_record;
   /// Called before a new spare is used, in the same way.
   std::function<void(unsigned, std::shared_ptr<store>)> on_present;
   /// Ends the use of a spare that does not answer: its sixth replica is completed, its absence recorded.

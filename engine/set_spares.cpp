@@ -131,6 +131,8 @@ io_result remap_set::record_session(std::optional<unsigned> first) {
   record_pending_ = false;
   if (count_present() > 1 && rules_.confirm_record)
     CHECK_OK(write_supers(first));
+  if (on_record)
+    on_record(sequences_.end);
   return {};
 }
 
