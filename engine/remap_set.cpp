@@ -53,7 +53,7 @@ slot remap_set::slot_of(map_entry e) const {
 
 bool remap_set::shadowed(main_unit u) const {
   const std::lock_guard lock(map_mutex_);
-  return shadowed_.contains(u.value);
+  return old_.any_of(u);
 }
 
 void remap_set::with_metadata(unsigned spare, const std::function<void(spare_metadata&)>& look) {
@@ -344,13 +344,17 @@ void remap_set::publish(std::span<const slot_change> changes) {
   const std::lock_guard lock(map_mutex_);
   const std::lock_guard allocation(allocation_mutex_);
   for (const slot_change& c : changes) {
+    if (!spares_[c.spare]) // removed since: it served nothing any more
+      continue;
     spare_space& space = spares_[c.spare]->space;
     if (c.kind == slot_kind::retired) {
       space.retire();
+      old_.remove(c.spare, c.unit);
       continue;
     }
     if (c.loser) {
       space.give_back(c.unit);
+      old_.remove(c.spare, c.unit);
       continue;
     }
     const map_entry before = map_.lookup(c.main);
@@ -363,10 +367,15 @@ void remap_set::publish(std::span<const slot_change> changes) {
       continue;
     }
     map_.set(c.main, after);
-    if (before.present() && !before.in_doubt() && before.spare() != after.spare() &&
-        !spares_[before.spare()]->present)
-      shadowed_.insert(c.main.value);
+    note_old_place(c.main, before, after);
   }
+}
+
+/// The unit is served from somewhere else now: until its slot there is released, it has two. With map_mutex_.
+void remap_set::note_old_place(main_unit u, map_entry before, map_entry after) {
+  const bool had_place = before.present() && before.unit().value != 0; // unit 0 holds a superblock: none yet
+  if (had_place && (before.spare() != after.spare() || before.unit() != after.unit()))
+    old_.add(u, before.spare(), before.unit());
 }
 
 /// The chunk being filled and the one behind it are made ready before a request needs them.
@@ -430,7 +439,8 @@ bool remap_set::claim_units(unsigned spare, spare_unit first, std::uint64_t coun
 
 void remap_set::release_unit(taken_unit u) {
   const std::lock_guard lock(allocation_mutex_);
-  spares_[u.spare]->space.give_back(u.unit);
+  if (spares_[u.spare])
+    spares_[u.spare]->space.give_back(u.unit);
 }
 
 std::uint64_t remap_set::usable(unsigned spare) const {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include "engine/old_slots.h"
 #include "engine/remap_map.h"
 #include "engine/set_record.h"
 #include "engine/spare_metadata.h"
@@ -13,7 +14,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <unordered_set>
 #include <vector>
 
 namespace dmremap {
@@ -87,7 +87,8 @@ public:
   [[nodiscard]] std::uint64_t remapped() const noexcept { return map_.size(); }
   [[nodiscard]] std::vector<main_unit> remapped_units() const;
   [[nodiscard]] slot slot_of(map_entry e) const;
-  /// A slot of an absent spare also names the unit: its remap must not be removed.
+  /// An older slot also names the unit, on an absent spare or where it could not be released: the remap must
+  /// not be removed.
   [[nodiscard]] bool shadowed(main_unit u) const;
 
   // --- spares: numbers are places in the set's list
@@ -213,6 +214,7 @@ private:
   void remember_doubt(const request& r);
   void supersede_doubt();
   void prepare_ahead();
+  void note_old_place(main_unit u, map_entry before, map_entry after);
   void note_chunks(unsigned spare, std::span<const std::uint32_t> blocks);
 
   const commit_rules& rules_;
@@ -237,7 +239,7 @@ private:
 
   mutable std::mutex map_mutex_; // writers of map_
   remap_map map_;
-  std::unordered_set<std::uint64_t> shadowed_; // main units that also have a slot on an absent spare
+  old_slots old_; // under map_mutex_
 
   mutable std::mutex allocation_mutex_;
 };

@@ -204,7 +204,7 @@ bool remap_set::vanish(unsigned spare) {
   p.meta->for_each_used([&](spare_unit u, const slot& s) {
     const map_entry e = map_.lookup(s.main());
     if (s.serves() && e.present() && (e.spare() != spare || e.unit() != u))
-      shadowed_.insert(s.main().value);
+      old_.add(s.main(), spare, u);
   });
   return true;
 }
@@ -368,8 +368,10 @@ result<void> remap_set::remove_spare(unsigned spare) {
     return fail("last-spare", path, "is the only spare of the set");
   std::uint64_t active = 0;
   {
+    const std::lock_guard map_lock(map_mutex_);
     const std::lock_guard allocation(allocation_mutex_);
     active = p.space.allocated();
+    active -= std::min(active, old_.on(spare)); // served from elsewhere by now
   }
   if (was_present && active != 0)
     return fail("spare-in-use", path,
@@ -412,7 +414,7 @@ result<void> remap_set::remove_spare(unsigned spare) {
     (void)out->meta->erase_supers(); // where this fails it is a spare that no set lists
   out->meta->lose();
   const std::lock_guard map_lock(map_mutex_);
-  out->meta->for_each_used([&](spare_unit, const slot& s) { shadowed_.erase(s.main().value); });
+  old_.remove_all(spare);
   const std::lock_guard allocation(allocation_mutex_);
   if (hosted && host < max_spares && spares_[host])
     spares_[host]->space.unhost(spare_unit(start), units);

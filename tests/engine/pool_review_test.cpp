@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Sets of several spares where two things go wrong, one after the other: whatever was shown before must not
+// come back, and what was acknowledged must not be forgotten.
+#include "engine/geometry.h"
+#include "tests/support/pool_fixture.h"
+
+using namespace dmremap;
+using namespace dmremap::test;
+
+namespace {
+
+constexpr std::byte one{101}, two{102}, three{103};
+
+void put_on(pool_fixture& f, std::uint64_t unit, unsigned spare, std::byte value) {
+  const auto made = f.set->add_remap(sector_number(unit * unit_sectors), std::nullopt, unit_sectors, spare);
+  if (!made)
+    FAIL(made.error().text());
+  REQUIRE(f.write(unit, value));
+  REQUIRE(f.entry(unit)->spare_index == spare);
+}
+
+void without(pool_fixture& f, unsigned spare) {
+  f.kill();
+  f.there[spare] = false;
+  f.open(true);
+}
+
+constexpr std::uint64_t sixth_start = 4096 - 18; // the first sixth replica that a spare of 16 MiB takes in
+
+bad_range units(std::uint64_t first, std::uint64_t count, direction when, io_error error = io_error::medium) {
+  return {first * unit_sectors, count * unit_sectors, when, error};
+}
+
+/// Replicas 1 to 4 of the table block that describes a unit of the spare cannot be written any more.
+void weaken(memory_store& spare, spare_unit u) {
+  const auto g = make_geometry(spare.size());
+  REQUIRE(g.has_value());
+  for (unsigned r = 1; r < own_replicas; ++r)
+    spare.add_bad(units(g->block_place(r, geometry::block_of(u)).value, 1, direction::write));
+}
+
+} // namespace
+
+TEST_CASE("a unit that two absent spares know stays where it is while one of them may come back") {
+  pool_fixture f(3);
+  put_on(f, 4, 1, one);
+  REQUIRE(f.set->flush());
+  without(f, 1);
+  REQUIRE(f.set->evacuate_spare(0).has_value()); // takes nothing new
+  REQUIRE(f.write(4, two));
+  REQUIRE(f.entry(4)->spare_index == 2);
+  f.set->refill_spare(0);
+  REQUIRE(f.set->flush());
+  f.break_spare(2);
+  REQUIRE(f.shows(4) == "its spare is absent");
+  REQUIRE(f.write(4, three));
+  REQUIRE(f.entry(4)->spare_index == 0);
+  REQUIRE(f.set->forget_spare(1).has_value());
+  if (f.set->unmap(sector_number(4 * unit_sectors))) // it had better not
+    REQUIRE(f.write(4, three));
+  f.close();
+  f.mend_spare(2);
+  f.open();
+  REQUIRE(f.shows(4) == "byte 103");
+}
+
+TEST_CASE("a retired place of a removed spare says nothing of unit 0") {
+  pool_fixture f(3);
+  put_on(f, 0, 1, one);
+  put_on(f, 5, 2, two);
+  f.spares[2]->add_bad(units(f.entry(5)->spare.value, 1, direction::write));
+  REQUIRE(f.write(5, three));
+  REQUIRE(f.entry(5)->spare_index == 0);
+  REQUIRE(f.set->flush());
+  f.break_spare(1);
+  REQUIRE(f.shows(0) == "its spare is absent");
+  REQUIRE(f.write(0, two));
+  REQUIRE(f.entry(0)->spare_index == 0);
+  REQUIRE(f.set->remove_spare(2).has_value());
+  f.there[2] = false;
+  if (f.set->unmap(sector_number(0)))
+    REQUIRE(f.write(0, two));
+  f.close();
+  f.mend_spare(1);
+  f.open();
+  REQUIRE(f.shows(0) == "byte 102");
+}
+
+TEST_CASE("an old place that could not be released never serves again") {
+  pool_fixture f(2);
+  put_on(f, 4, 0, one);
+  weaken(*f.spares[0], f.entry(4)->spare);
+  put_on(f, 5, 0, one); // costs the block four copies
+  REQUIRE(f.set->evacuate_spare(0).has_value());
+  REQUIRE(f.entry(4)->spare_index == 1);
+  REQUIRE(f.write(4, two));
+  if (f.set->unmap(sector_number(4 * unit_sectors)))
+    REQUIRE(f.write(4, two));
+  REQUIRE(f.set->flush());
+  f.open();
+  REQUIRE(f.shows(4) == "byte 102");
+}
+
+TEST_CASE("a superseded slot that cannot be released does not keep a set from being opened") {
+  pool_fixture f(1);
+  put_on(f, 4, 0, one);
+  const spare_unit place = f.entry(4)->spare;
+  weaken(*f.spares[0], place);
+  put_on(f, 5, 0, one);
+  f.spares[0]->add_bad({place.value * unit_sectors, 1, direction::read});
+  REQUIRE(f.shows_sector(4 * unit_sectors) == "lost sector");
+  REQUIRE(f.entry(4)->spare != place);
+  REQUIRE(f.write(4, two));
+  REQUIRE(f.set->flush());
+  f.open();
+  REQUIRE(f.shows(4) == "byte 102");
+  (void)f.set->unmap(sector_number(4 * unit_sectors));
+  REQUIRE(f.write(4, three));
+  f.close();
+  f.open();
+  REQUIRE(f.shows(4) == "byte 103");
+}
+
+TEST_CASE("a unit that left an absent spare in a change that was in doubt stays until that spare is back") {
+  pool_fixture f(3);
+  put_on(f, 4, 1, one);
+  REQUIRE(f.set->flush());
+  without(f, 1);
+  f.remap(6); // its chunk is prepared
+  f.spares[0]->fail_flushes(1, io_error::medium, 1);
+  REQUIRE_FALSE(f.write(4, two).has_value());
+  REQUIRE(f.shows(4) == "byte 102");
+  if (f.set->unmap(sector_number(4 * unit_sectors)))
+    REQUIRE(f.write(4, two));
+  f.close();
+  f.there[1] = true;
+  f.open();
+  REQUIRE(f.shows(4) == "byte 102");
+}
