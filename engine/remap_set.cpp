@@ -237,6 +237,8 @@ void remap_set::run_batch(std::span<request* const> batch) {
   };
   auto ready = record_pending_ ? record_session() : io_result{};
   if (ready)
+    ready = settle_protection();
+  if (ready)
     ready = reserve_sequences(2 * slots + chunk_count);
   if (!ready) {
     for (request* r : batch)

@@ -199,6 +199,7 @@ private:
   [[nodiscard]] static bool is_dead(io_error e) { return e == io_error::gone || e == io_error::medium; }
   [[nodiscard]] io_result settle_protection();
   void unlist(unsigned guest);
+  void unlist(unsigned guest, unsigned host);
   void ensure_protected();
   [[nodiscard]] bool protect(unsigned guest, unsigned host);
   [[nodiscard]] unsigned count_present() const;
@@ -233,6 +234,7 @@ private:
   std::vector<slot_change> doubt_;
   std::vector<slot_change> losers_; // found at the open
   std::atomic<std::size_t> doubt_count_{0};
+  unsigned stale_lists_ = 0;    ///< bit a spare: on disk it may list a replica that is given up
   bool record_pending_ = false; ///< a spare is gone and no record says so yet: no table change before
   bool writable_ = false;
   unsigned protect_tries_ = 0; // a host that fails again and again is not tried for ever

@@ -152,8 +152,10 @@ io_result remap_set::write_supers(std::optional<unsigned> first) {
       std::stable_partition(order.begin(), order.end(), [&](unsigned i) { return i == *first; });
     for (const unsigned i : order) {
       const auto written = write(i);
-      if (written)
+      if (written) {
+        stale_lists_ &= ~(1u << i);
         continue;
+      }
       if (!is_dead(written.error()) || !vanish(i))
         return written;
       again = true;
@@ -222,28 +224,37 @@ bool remap_set::drop_spare(unsigned spare) {
 
 /// In memory; the places stay taken for this session: they may be what failed.
 void remap_set::unlist(unsigned guest) {
-  for (auto& p : spares_)
-    if (p && p->present) {
-      superblock& s = p->meta->super;
-      s.hosted_start[guest] = s.hosted_blocks[guest] = 0;
-      s.hosted_protected &= ~(1u << guest);
-    }
+  for (unsigned h = 0; h < max_spares; ++h)
+    if (spares_[h] && spares_[h]->present)
+      unlist(guest, h);
 }
 
-/// Sixth replicas that were given up: their hosts must not list them any more before anything is answered.
+void remap_set::unlist(unsigned guest, unsigned host) {
+  superblock& s = spares_[host]->meta->super;
+  if (s.hosted_start[guest] != 0)
+    stale_lists_ |= 1u << host;
+  s.hosted_start[guest] = s.hosted_blocks[guest] = 0;
+  s.hosted_protected &= ~(1u << guest);
+}
+
+/// Sixth replicas that were given up: their hosts must not list them any more before anything is answered,
+/// nor before the next change, however often that fails.
 io_result remap_set::settle_protection() {
-  for (unsigned g = 0; g < max_spares; ++g) {
-    if (!spares_[g] || !spares_[g]->meta->take_sixth_lost() || !rules_.unlist_sixth)
-      continue;
+  for (bool again = true; again;) {
+    again = false;
+    for (unsigned g = 0; g < max_spares; ++g)
+      if (spares_[g] && spares_[g]->meta->take_sixth_lost() && rules_.unlist_sixth)
+        unlist(g);
     for (unsigned h = 0; h < max_spares; ++h) {
-      if (!spares_[h] || !spares_[h]->present || spares_[h]->meta->super.hosted_start[g] == 0)
+      if ((stale_lists_ >> h & 1) == 0)
         continue;
-      superblock& s = spares_[h]->meta->super;
-      s.hosted_start[g] = s.hosted_blocks[g] = 0;
-      s.hosted_protected &= ~(1u << g);
-      auto written = spares_[h]->meta->write_super(sequences_);
-      if (!written && (!is_dead(written.error()) || !vanish(h)))
-        return written;
+      if (spares_[h] && spares_[h]->present) {
+        auto written = spares_[h]->meta->write_super(sequences_);
+        if (!written && (!is_dead(written.error()) || !vanish(h)))
+          return written;
+        again = true; // the write may have cost the host a replica of its own
+      }
+      stale_lists_ &= ~(1u << h);
     }
   }
   return {};
@@ -252,6 +263,8 @@ io_result remap_set::settle_protection() {
 /// A sixth replica for every spare that has none, as long as there is room and hosts do not fail.
 void remap_set::ensure_protected() {
   if (!writable_ || record_pending_)
+    return;
+  if (!settle_protection())
     return;
   for (unsigned g = 0; g < max_spares; ++g)
     for (unsigned h = 0; h < max_spares; ++h) {
@@ -292,9 +305,8 @@ bool remap_set::protect(unsigned guest, unsigned host) {
   if (h.write_super(sequences_))
     return true;
   ++protect_tries_;
-  h.super.hosted_start[guest] = h.super.hosted_blocks[guest] = 0;
-  h.super.hosted_protected &= ~(1u << guest);
-  g.detach_sixth(); // the next superblock of the guest says so; until then the host's does not
+  unlist(guest, host); // some of its copies may list it already
+  g.detach_sixth();
   return false;
 }
 
@@ -376,6 +388,12 @@ result<void> remap_set::remove_spare(unsigned spare) {
   if (was_present && active != 0)
     return fail("spare-in-use", path,
                 "Cannot remove spare " + path + ": " + std::to_string(active) + " active allocations");
+  for (const auto& away : spares_)
+    if (away && away.get() != &p && !away->present && away->meta->has_sixth() &&
+        away->meta->super.sixth_host == spare)
+      return fail("spare-in-use", path,
+                  "holds the only map of spare " + to_text(away->meta->super.spare_uuid) +
+                      ", which is absent: bring that one back, or forget it first");
   if (std::any_of(doubt_.begin(), doubt_.end(), [&](const slot_change& c) { return c.spare == spare; }))
     return fail("commit-in-doubt", path, "a change of its table is not complete yet; try again");
   const auto cannot = [&](io_error why) {
@@ -387,9 +405,14 @@ result<void> remap_set::remove_spare(unsigned spare) {
   p.draining = true;
   for (unsigned g = 0; g < max_spares; ++g) // its guests move first
     if (spares_[g] && spares_[g]->present && spares_[g]->meta->has_sixth() &&
-        spares_[g]->meta->super.sixth_host == spare)
+        spares_[g]->meta->super.sixth_host == spare) {
       spares_[g]->meta->detach_sixth();
+      if (was_present)
+        unlist(g, spare);
+    }
   ensure_protected();
+  if (count_present() < (was_present && p.present ? 2u : 1u) || was_present != p.present)
+    return cannot(io_error::gone); // another one, or this one, went meanwhile
   unlist(spare);
   const std::uint32_t host = p.meta->super.sixth_host, start = p.meta->super.sixth_start;
   const std::uint64_t units = p.meta->sixth_units();
@@ -403,6 +426,8 @@ result<void> remap_set::remove_spare(unsigned spare) {
   leader().super.absent_map[spare] = 0;
   fresh_range();
   if (auto recorded = record_session(); !recorded) {
+    if (hosted) // it is not listed there any more
+      out->meta->detach_sixth();
     const std::lock_guard allocation(allocation_mutex_);
     out->present = was_present;
     spares_[spare] = std::move(out);

@@ -41,6 +41,31 @@ void weaken(memory_store& spare, spare_unit u) {
 
 } // namespace
 
+TEST_CASE("a spare that holds the map of an absent one stays in the set") {
+  pool_fixture f(3);
+  put_on(f, 4, 1, one);
+  REQUIRE(f.set->flush());
+  const auto host = static_cast<unsigned>(f.status(1).protected_by);
+  without(f, 1);
+  SECTION("removed by hand") {
+    const auto removed = f.set->remove_spare(host);
+    REQUIRE_FALSE(removed.has_value());
+    REQUIRE(removed.error().id == "spare-in-use");
+  }
+  SECTION("gone, too, and forgotten") {
+    put_on(f, 3, host, two);
+    f.break_spare(host);
+    REQUIRE(f.shows(3) == "its spare is absent");
+    REQUIRE_FALSE(f.set->forget_spare(host).has_value());
+    f.mend_spare(host);
+  }
+  REQUIRE(f.shows(4) == "its spare is absent");
+  f.kill();
+  f.there[1] = true;
+  f.open();
+  REQUIRE(f.shows(4) == "byte 101");
+}
+
 TEST_CASE("a unit that two absent spares know stays where it is while one of them may come back") {
   pool_fixture f(3);
   put_on(f, 4, 1, one);
@@ -136,4 +161,60 @@ TEST_CASE("a unit that left an absent spare in a change that was in doubt stays 
   f.there[1] = true;
   f.open();
   REQUIRE(f.shows(4) == "byte 102");
+}
+
+TEST_CASE("a sixth replica that missed a change is not listed when the change is answered") {
+  pool_fixture f(2);
+  put_on(f, 3, 0, one);
+  const auto check = [&] {
+    REQUIRE(f.set->flush());
+    f.kill();
+    f.spares[1]->clear_faults();
+    f.there[0] = false;
+    open_options options;
+    options.degraded = true;
+    if (f.try_open(options))
+      REQUIRE(f.shows(7) == "its spare is absent");
+  };
+  SECTION("the host's superblock cannot be written at first") {
+    f.spares[1]->add_bad(units(sixth_start, 18, direction::write));
+    f.spares[1]->add_bad(units(0, 1, direction::write, io_error::no_space));
+    (void)f.set->remap(sector_number(7 * unit_sectors));
+    if (f.write(7, two))
+      check();
+  }
+  SECTION("a new listing was written in one copy only") {
+    f.spares[1]->add_bad(units(sixth_start, 18, direction::write));
+    f.spares[1]->add_bad(units(128, 1, direction::write, io_error::no_space));
+    (void)f.set->remap(sector_number(6 * unit_sectors));
+    (void)f.shows(6);
+    f.spares[1]->add_bad(units(0, 1, direction::write, io_error::no_space));
+    (void)f.set->remap(sector_number(7 * unit_sectors));
+    if (f.write(7, two))
+      check();
+  }
+}
+
+TEST_CASE("a removal that fails leaves no old copy of a map listed") {
+  pool_fixture f(3);
+  put_on(f, 3, 0, one);
+  REQUIRE(f.status(0).protected_by == 1);
+  // Spare 0 moves to spare 2; once that one lists it, spare 0 takes no superblock for a while.
+  f.spares[2]->on_change([&](std::uint64_t offset, std::uint64_t, const std::byte*) {
+    if (offset == 0)
+      f.spares[0]->add_bad(units(0, 1, direction::write, io_error::no_space));
+    return true;
+  });
+  REQUIRE_FALSE(f.set->remove_spare(1).has_value());
+  f.spares[2]->on_change({});
+  f.spares[0]->clear_faults();
+  f.remap(7);
+  REQUIRE(f.write(7, two));
+  REQUIRE(f.set->flush());
+  f.kill();
+  f.there[0] = false;
+  open_options options;
+  options.degraded = true;
+  if (f.try_open(options))
+    REQUIRE(f.shows(7) == "its spare is absent");
 }
