@@ -119,6 +119,8 @@ struct disk::impl {
   std::chrono::steady_clock::time_point window_start{};
   std::uint64_t window_remaps = 0, window_bad_writes = 0, window_good_before = 0;
 
+  std::atomic<bool> flush_owed{false}; ///< a spare has left with a failure that no flush has reported
+
   std::mutex to_retire_mutex;
   std::vector<taken_unit> to_retire; ///< failed a write, taken, not in the table yet
 
@@ -173,6 +175,7 @@ struct disk::impl {
   [[nodiscard]] std::vector<std::shared_ptr<disk_member>> members() const; ///< main's not
   void set_member(unsigned spare, std::shared_ptr<store> io);
   void drop_member(unsigned spare);
+  void settle_member(unsigned spare);
   [[nodiscard]] bool is_absent(unsigned spare) const; ///< or removed
   [[nodiscard]] io_result patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data);
 

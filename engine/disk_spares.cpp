@@ -113,6 +113,7 @@ result<void> disk::remove_spare(unsigned index) {
     return fail("spare-absent", i.set->overview(index)->uuid,
                 "is absent; if it will not come back: dmremap spare forget");
   i.set->set_draining(index, true); // nothing new may come between the look and the removal
+  i.settle_member(index);
   auto removed = i.set->remove_spare(index);
   if (!removed) {
     i.set->set_draining(index, false);
@@ -208,11 +209,27 @@ std::optional<unsigned> disk::find_spare(const std::string& uuid_or_path) {
 /// No unit is on the spare any more, and whoever was looking it up has ended: units are frozen while they
 /// move.
 void disk::impl::drop_member(unsigned index) {
+  settle_member(index);
+  {
+    const std::lock_guard lock(to_retire_mutex); // another spare may get this number
+    std::erase_if(to_retire, [&](const taken_unit& t) { return t.spare == index; });
+  }
   std::shared_ptr<disk_member> out;
   const std::lock_guard lock(members_mutex);
   out = std::move(spares[index]);
   if (out && out->absent && spares_absent != 0)
     --spares_absent;
+}
+
+/// What the next flush would have said of a spare that is about to leave, it will still say.
+void disk::impl::settle_member(unsigned index) {
+  std::shared_ptr<disk_member> m;
+  {
+    const std::lock_guard lock(members_mutex);
+    m = spares[index];
+  }
+  if (m && !m->flush_if_written())
+    flush_owed = true;
 }
 
 } // namespace dmremap

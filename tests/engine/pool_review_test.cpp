@@ -218,3 +218,57 @@ TEST_CASE("a removal that fails leaves no old copy of a map listed") {
   if (f.try_open(options))
     REQUIRE(f.shows(7) == "its spare is absent");
 }
+
+TEST_CASE("bad places of a forgotten spare are not taken for places of the one that follows it") {
+  pool_fixture f(2);
+  put_on(f, 4, 1, one);
+  REQUIRE(f.set->evacuate_spare(0).has_value());
+  f.spares[1]->add_bad(units(f.entry(4)->spare.value + 1, 200, direction::write));
+  REQUIRE(f.set->flush());
+  REQUIRE_FALSE(f.set->remap(sector_number(5 * unit_sectors)).has_value());
+  f.set->refill_spare(0);
+  f.break_spare(1);
+  REQUIRE(f.shows(4) == "its spare is absent");
+  REQUIRE(f.set->forget_spare(1).has_value());
+  f.spares.push_back(pool_fixture::new_spare(3));
+  f.there = {true, false, true};
+  const auto place = f.set->add_spare(f.spares[2]);
+  REQUIRE(place.has_value());
+  REQUIRE(*place == 1);
+  for (std::uint64_t unit = 10; unit < 20; ++unit)
+    put_on(f, unit, 1, two);
+  f.remap(30);
+  REQUIRE(f.set->flush());
+  f.open();
+  for (std::uint64_t unit = 10; unit < 20; ++unit)
+    REQUIRE(f.shows(unit) == "byte 102");
+}
+
+TEST_CASE("what a flush would have said of a spare is said though the spare has left") {
+  pool_fixture f(2);
+  put_on(f, 4, 0, one);
+  REQUIRE(f.set->flush());
+  SECTION("a flush for the tables failed, then the spare was removed") {
+    REQUIRE(f.write(4, two));
+    f.spares[0]->fail_flushes(1);
+    f.remap(5);
+    REQUIRE(f.set->evacuate_spare(0).has_value());
+    REQUIRE(f.set->remove_spare(0).has_value());
+    REQUIRE_FALSE(f.set->flush().has_value());
+    REQUIRE(f.set->flush().has_value());
+  }
+  SECTION("it vanished and was forgotten") {
+    REQUIRE(f.write(4, two));
+    f.break_spare(0);
+    REQUIRE(f.shows(4) == "its spare is absent");
+    REQUIRE(f.set->forget_spare(0).has_value());
+    REQUIRE_FALSE(f.set->flush().has_value());
+    REQUIRE(f.set->flush().has_value());
+  }
+  SECTION("it had nothing to say") {
+    REQUIRE(f.write(4, two));
+    REQUIRE(f.set->evacuate_spare(0).has_value());
+    REQUIRE(f.set->remove_spare(0).has_value());
+    REQUIRE(f.set->flush().has_value());
+  }
+}
