@@ -91,7 +91,7 @@ void disk::impl::report(std::span<const moving_unit> moved, std::span<const slot
 
 bool disk::impl::spare_answers(unsigned spare) {
   bool answers = false;
-  set->with_metadata(spare, [&](spare_metadata& m) { answers = m.present() && m.verify_supers() != 0; });
+  set->with_metadata(spare, [&](spare_metadata& m) { answers = m.answers(); });
   return answers;
 }
 

@@ -98,7 +98,9 @@ result<void> remap_set::close(const std::function<void(superblock&)>& describe) 
     flushed = write_supers();
   }
   if (!flushed) {
-    leader().super.clean = leader().super.samples_valid = false; // this session may go on
+    for (const auto& p : spares_) // this session may go on
+      if (p)
+        p->meta->super.clean = p->meta->super.samples_valid = false;
     return fail("close-failed", name,
                 "the clean mark could not be written: " + std::string(name_of(flushed.error())) +
                     "; nothing is lost, the next open mends");
@@ -232,7 +234,7 @@ void remap_set::run_batch(std::span<request* const> batch) {
   };
   const auto suspect = [&](unsigned spare, io_error why) {
     if (why == io_error::gone ||
-        (why == io_error::medium && count_present() > 1 && spares_[spare]->meta->verify_supers() == 0))
+        (why == io_error::medium && count_present() > 1 && !spares_[spare]->meta->answers()))
       dead |= 1u << spare;
   };
   auto ready = record_pending_ ? record_session() : io_result{};

@@ -196,6 +196,7 @@ private:
   [[nodiscard]] io_result record_session(std::optional<unsigned> first = std::nullopt);
   [[nodiscard]] io_result write_supers(std::optional<unsigned> first = std::nullopt);
   bool vanish(unsigned spare);
+  void doubt_is_absent(const slot_change& c);
   [[nodiscard]] static bool is_dead(io_error e) { return e == io_error::gone || e == io_error::medium; }
   [[nodiscard]] io_result settle_protection();
   void unlist(unsigned guest);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <set>
 
 namespace dmremap {
@@ -195,20 +196,36 @@ bool remap_set::vanish(unsigned spare) {
     (void)record_session(); // else record_pending_ holds up every table change
 
   // What was in doubt there: the sixth has it now, or only a later open with this spare can tell.
-  std::vector<slot_change> settled;
+  std::vector<slot_change> settled, unknown;
   for (const slot_change& c : doubt_)
-    if (c.spare == spare && kept)
-      settled.push_back(c);
+    if (c.spare == spare)
+      (kept ? settled : unknown).push_back(c);
   std::erase_if(doubt_, [&](const slot_change& c) { return c.spare == spare; });
   doubt_count_.store(doubt_.size());
   publish(settled);
   const std::lock_guard lock(map_mutex_);
+  for (const slot_change& c : unknown)
+    doubt_is_absent(c);
   p.meta->for_each_used([&](spare_unit u, const slot& s) {
     const map_entry e = map_.lookup(s.main());
     if (s.serves() && e.present() && (e.spare() != spare || e.unit() != u))
       old_.add(s.main(), spare, u);
   });
   return true;
+}
+
+/// A change that was in doubt on a spare that is absent now, and nobody knows whether the spare has it: the
+/// unit counts as one of that spare's, so that it can be written whole, and be forgotten. With map_mutex_.
+void remap_set::doubt_is_absent(const slot_change& c) {
+  if (c.loser || c.kind == slot_kind::retired)
+    return;
+  const map_entry before = map_.lookup(c.main);
+  const auto now = map_entry::make(c.spare, c.unit, c.lost, c.kind == slot_kind::explicit_remap);
+  note_old_place(c.main, before, now);
+  counters_.lost_sectors += static_cast<std::uint64_t>(std::popcount(now.lost())) -
+                            static_cast<std::uint64_t>(std::popcount(before.lost()));
+  counters_.by_hand_units += std::uint64_t{now.by_hand()} - std::uint64_t{before.by_hand()};
+  map_.set(c.main, now);
 }
 
 bool remap_set::drop_spare(unsigned spare) {

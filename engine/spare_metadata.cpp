@@ -176,6 +176,18 @@ unsigned spare_metadata::verify_supers() {
   return valid;
 }
 
+bool spare_metadata::answers() {
+  for (unsigned c = 0; c < super_copies && io_; ++c) {
+    block_bytes bytes;
+    const spare_unit place = places().super_place(c);
+    if (!io_->read(bytes.span(), byte_of(place)))
+      continue;
+    if (const auto s = decode_superblock(bytes, c, place); s && s->spare_uuid == super.spare_uuid)
+      return true;
+  }
+  return false;
+}
+
 io_result spare_metadata::erase_supers() {
   const block_bytes zeros{};
   io_result outcome;

@@ -119,6 +119,8 @@ public:
   /// good replica. On an error the blocks are in doubt until a later call with the same blocks succeeds.
   [[nodiscard]] io_result write_blocks(std::span<const std::uint32_t> blocks, sequence_counter& sequences,
                                        bool renumber = true);
+  /// Whether any superblock copy of this spare can be read now, the newest or not.
+  [[nodiscard]] bool answers();
   /// Reads superblock copies from the medium now: bit c is set where copy c is valid and the newest.
   [[nodiscard]] unsigned verify_supers();
   /// Overwrites every superblock copy with zeros: the spare is no member afterwards. Durable on success.

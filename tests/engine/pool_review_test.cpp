@@ -272,3 +272,47 @@ TEST_CASE("what a flush would have said of a spare is said though the spare has 
     REQUIRE(f.set->flush().has_value());
   }
 }
+
+TEST_CASE("a spare whose host is full for a moment is not gone") {
+  pool_fixture f(2);
+  put_on(f, 3, 0, one);
+  f.spares[0]->add_bad(units(0, 1, direction::write, io_error::no_space));
+  REQUIRE_FALSE(f.set->save().has_value());
+  f.spares[0]->clear_faults();
+  f.spares[0]->add_bad({f.entry(3)->spare.value * unit_sectors, 1, direction::read});
+  REQUIRE(f.shows_sector(3 * unit_sectors) == "lost sector");
+  REQUIRE(f.shows_sector(3 * unit_sectors + 1) == "byte 101");
+  REQUIRE(f.status(0).present);
+}
+
+TEST_CASE("a unit whose change is in doubt on a spare that is gone can be written whole") {
+  pool_fixture f(3);
+  put_on(f, 4, 2, one);
+  REQUIRE(f.set->flush());
+  const auto host = static_cast<unsigned>(f.status(2).protected_by);
+  REQUIRE(host == 0);
+  // No protection: nobody takes its sixth replica any more.
+  for (unsigned n = 0; n < 2; ++n)
+    f.spares[n]->add_bad(units(3500, 596, direction::write));
+  put_on(f, 5, 2, one);
+  REQUIRE(f.status(2).protected_by < 0);
+  f.spares[2]->fail_flushes(always, io_error::medium, 0);
+  (void)f.set->unmap(sector_number(5 * unit_sectors));
+  f.break_spare(2);
+  REQUIRE_FALSE(f.shows(4) == "byte 101");
+  REQUIRE_FALSE(f.status(2).present);
+  REQUIRE(f.shows(5) != "byte 101");
+  REQUIRE(f.write(5, two));
+  REQUIRE(f.shows(5) == "byte 102");
+  REQUIRE_FALSE(f.set->flush().has_value()); // what had been written on the spare before
+  REQUIRE(f.set->flush().has_value());
+}
+
+TEST_CASE("a close that fails leaves no clean mark behind") {
+  pool_fixture f(2);
+  put_on(f, 3, 0, one);
+  f.spares[0]->add_bad(units(128, 1, direction::write, io_error::no_space));
+  REQUIRE_FALSE(f.set->close().has_value());
+  f.spares[0]->clear_faults();
+  REQUIRE_FALSE(f.status(1).clean);
+}
