@@ -384,6 +384,8 @@ void remap_set::note_old_place(main_unit u, map_entry before, map_entry after) {
 
 /// The chunk being filled and the one behind it are made ready before a request needs them.
 void remap_set::prepare_ahead() {
+  if (record_pending_)
+    return;
   for (const auto& p : spares_) {
     if (!p || !p->present || p->draining)
       continue;

@@ -169,6 +169,7 @@ private:
     std::unique_ptr<spare_metadata> meta; // under metadata_mutex_
     spare_space space;                    // under allocation_mutex_
     std::uint64_t held = 0;               // the session that it surely holds
+    bool joining = false;                 // until all know it
     bool returned = false;                // until start_session has brought it up to date
     std::atomic<bool> present, draining{false};
   };
@@ -193,8 +194,8 @@ private:
 
   // set_spares.cpp; all with the metadata mutex
   [[nodiscard]] spare_metadata& leader() const;
-  [[nodiscard]] io_result record_session(std::optional<unsigned> first = std::nullopt);
-  [[nodiscard]] io_result write_supers(std::optional<unsigned> first = std::nullopt);
+  [[nodiscard]] io_result record_session();
+  [[nodiscard]] io_result write_supers();
   bool vanish(unsigned spare);
   void doubt_is_absent(const slot_change& c);
   [[nodiscard]] static bool is_dead(io_error e) { return e == io_error::gone || e == io_error::medium; }
@@ -237,6 +238,8 @@ private:
   std::atomic<std::size_t> doubt_count_{0};
   unsigned stale_lists_ = 0;    ///< bit a spare: on disk it may list a replica that is given up
   bool record_pending_ = false; ///< a spare is gone and no record says so yet: no table change before
+  std::uint64_t session_ = 0;   ///< of the last record,
+  unsigned session_for_ = 0;    ///< and the spares that were present, bit a spare
   bool writable_ = false;
   unsigned protect_tries_ = 0; // a host that fails again and again is not tried for ever
 

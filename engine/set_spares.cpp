@@ -101,22 +101,31 @@ void remap_set::fresh_range() {
 
 /// A new session on all spares present, durable on return: nothing may be written by a set of other spares
 /// before. Twice where there are several, so that in the end each is known to hold this session, and a copy
-/// of it from before does not pass for it.
-io_result remap_set::record_session(std::optional<unsigned> first) {
+/// of it from before does not pass for it. After a failure some hold the new session already: it is tried
+/// again under the same one, while the same spares are present.
+io_result remap_set::record_session() {
+  unsigned present = 0;
+  for (unsigned i = 0; i < max_spares; ++i)
+    present |= spares_[i] && spares_[i]->present ? 1u << i : 0u;
+  if (!record_pending_ || present != session_for_)
+    session_ = random_u64();
   record_pending_ = true;
+  session_for_ = present;
   superblock& s = leader().super;
   s.clean = s.samples_valid = false;
-  s.session = random_u64();
+  s.session = session_;
   s.spare_count = 0;
   for (unsigned i = 0; i < max_spares; ++i) {
-    s.spare_uuids[i] = spares_[i] ? spares_[i]->meta->super.spare_uuid : uuid_bytes{};
-    if (!spares_[i])
+    // One that goes while it is being added was never a spare of the set.
+    const bool listed = spares_[i] && (spares_[i]->present || !spares_[i]->joining);
+    s.spare_uuids[i] = listed ? spares_[i]->meta->super.spare_uuid : uuid_bytes{};
+    if (!listed)
       continue;
     s.spare_count = i + 1;
     if (spares_[i]->present)
       s.sessions[i] = {spares_[i]->held, s.session};
   }
-  CHECK_OK(write_supers(first));
+  CHECK_OK(write_supers());
   // Where a spare went meanwhile, this is the record of that.
   superblock& now = leader().super;
   for (unsigned i = 0; i < max_spares; ++i)
@@ -126,12 +135,12 @@ io_result remap_set::record_session(std::optional<unsigned> first) {
     }
   record_pending_ = false;
   if (count_present() > 1 && rules_.confirm_record)
-    CHECK_OK(write_supers(first));
+    CHECK_OK(write_supers());
   return {};
 }
 
 /// What the first spare present says of the set, to all present. A spare that cannot be written is gone.
-io_result remap_set::write_supers(std::optional<unsigned> first) {
+io_result remap_set::write_supers() {
   const auto write = [&](unsigned i) -> io_result {
     spare_metadata& m = *spares_[i]->meta;
     auto written = m.write_super(sequences_);
@@ -149,12 +158,13 @@ io_result remap_set::write_supers(std::optional<unsigned> first) {
     for (unsigned i = 0; i < max_spares; ++i)
       if (spares_[i] && spares_[i]->present)
         order.push_back(i);
-    if (first && rules_.new_spare_first)
-      std::stable_partition(order.begin(), order.end(), [&](unsigned i) { return i == *first; });
+    if (rules_.new_spare_first)
+      std::stable_partition(order.begin(), order.end(), [&](unsigned i) { return spares_[i]->joining; });
     for (const unsigned i : order) {
       const auto written = write(i);
       if (written) {
         stale_lists_ &= ~(1u << i);
+        spares_[i]->held = spares_[i]->meta->super.session;
         continue;
       }
       if (!is_dead(written.error()) || !vanish(i))
@@ -269,6 +279,8 @@ io_result remap_set::settle_protection() {
         auto written = spares_[h]->meta->write_super(sequences_);
         if (!written && (!is_dead(written.error()) || !vanish(h)))
           return written;
+        if (written)
+          spares_[h]->held = spares_[h]->meta->super.session;
         again = true; // the write may have cost the host a replica of its own
       }
       stale_lists_ &= ~(1u << h);
@@ -349,6 +361,7 @@ result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
     return fail("format-failed", path, "the set's superblocks cannot be written; nothing changed");
   auto fresh = std::make_unique<pool_spare>(std::move(meta));
   fresh->held = 0;
+  fresh->joining = true;
   pool_spare& p = *fresh;
   const auto put = [&](std::unique_ptr<pool_spare> what) {
     if (what && on_present)
@@ -365,7 +378,7 @@ result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
   (void)put(std::move(fresh));
   leader().super.absent_map[place] = 0;
   fresh_range();
-  auto recorded = record_session(place);
+  auto recorded = record_session();
   if (recorded && (!p.present || p.meta->verify_supers() != p.meta->super.super_good))
     recorded = io_fail(io_error::medium);
   if (!recorded) {
@@ -380,6 +393,7 @@ result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
                 "the metadata could not be written: " + std::string(name_of(recorded.error())) +
                     "; the set is as before");
   }
+  p.joining = false;
   ensure_protected();
   return place;
 }
@@ -452,7 +466,7 @@ result<void> remap_set::remove_spare(unsigned spare) {
   }
   if (on_absent)
     on_absent(spare);
-  if (was_present)
+  if (out->meta->present())
     (void)out->meta->erase_supers(); // where this fails it is a spare that no set lists
   out->meta->lose();
   const std::lock_guard map_lock(map_mutex_);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Sets of several spares where two things go wrong, one after the other: whatever was shown before must not
 // come back, and what was acknowledged must not be forgotten.
+#include "engine/codec.h"
 #include "engine/geometry.h"
 #include "tests/support/pool_fixture.h"
 
@@ -283,6 +284,67 @@ TEST_CASE("a spare whose host is full for a moment is not gone") {
   REQUIRE(f.shows_sector(3 * unit_sectors) == "lost sector");
   REQUIRE(f.shows_sector(3 * unit_sectors + 1) == "byte 101");
   REQUIRE(f.status(0).present);
+}
+
+TEST_CASE("a session record that had to be written again does not part the spares") {
+  pool_fixture f(3);
+  put_on(f, 3, 0, one);
+  put_on(f, 4, 2, two);
+  REQUIRE(f.set->flush());
+  f.spares[1]->add_bad(units(0, 1, direction::write, io_error::no_space));
+  f.break_spare(2);
+  REQUIRE(f.shows(4) == "its spare is absent"); // spare 0 has the record, spare 1 has not
+  f.spares[1]->clear_faults();
+  SECTION("the one that had it goes") {
+    f.break_spare(0);
+    REQUIRE(f.shows(3) == "its spare is absent");
+  }
+  SECTION("the one that had it is gone when it is written again") {
+    f.break_spare(0);
+    (void)f.set->remap(sector_number(9 * unit_sectors));
+    REQUIRE(f.shows(3) == "its spare is absent");
+  }
+  SECTION("killed before all have it") {
+    f.spares[1]->add_bad(units(128, 1, direction::write, io_error::no_space));
+    (void)f.set->remap(sector_number(9 * unit_sectors)); // one copy has it there
+    f.spares[1]->add_bad(units(0, 1, direction::write, io_error::no_space));
+    (void)f.set->remap(sector_number(9 * unit_sectors));
+  }
+  f.kill();
+  for (unsigned n = 0; n < 3; ++n)
+    f.mend_spare(n);
+  const auto opened = f.try_open();
+  if (!opened)
+    FAIL(opened.error().id);
+  REQUIRE(f.shows(3) == "byte 101");
+  REQUIRE(f.shows(4) == "byte 102");
+}
+
+TEST_CASE("a new spare that fails while it is added is in no record") {
+  pool_fixture f(2);
+  put_on(f, 3, 0, one);
+  f.spares.push_back(pool_fixture::new_spare(2));
+  f.there.push_back(false);
+  f.break_spare(2);
+  unsigned records = 0, listings = 0;
+  for (unsigned n = 0; n < 2; ++n)
+    f.spares[n]->on_change([&](std::uint64_t offset, std::uint64_t, const std::byte* bytes) {
+      block_bytes block;
+      if (offset == 0)
+        std::copy_n(bytes, unit_bytes, block.bytes.data());
+      if (const auto s = decode_superblock(block, 0, spare_unit(0)); s) {
+        ++records;
+        listings += s->spare_uuids[2] != uuid_bytes{} ? 1 : 0;
+      }
+      return true;
+    });
+  REQUIRE_FALSE(f.set->add_spare(f.spares[2]).has_value());
+  for (unsigned n = 0; n < 2; ++n)
+    f.spares[n]->on_change({});
+  REQUIRE(records > 0);
+  REQUIRE(listings == 0);
+  f.open();
+  REQUIRE(f.shows(3) == "byte 101");
 }
 
 TEST_CASE("a unit whose change is in doubt on a spare that is gone can be written whole") {
