@@ -14,6 +14,7 @@
 #include <chrono>
 #include <mutex>
 #include <set>
+#include <shared_mutex>
 #include <vector>
 
 namespace dmremap {
@@ -123,6 +124,8 @@ struct disk::impl {
 
   std::mutex to_retire_mutex;
   std::vector<taken_unit> to_retire; ///< failed a write, taken, not in the table yet
+
+  std::shared_mutex placing; ///< shared: a unit has a new place that no table names yet
 
   std::mutex admin_mutex; ///< one change by hand at a time
 

@@ -3,7 +3,9 @@
 #include "engine/disk_impl.h"
 
 #include <array>
+#include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <utility>
 
 namespace dmremap {
@@ -118,6 +120,7 @@ void disk::impl::abandon(std::span<const slot_change> changes) {
 /// `data_since`: the set's marks before the data of the given changes was written. `not_on`: bit a spare.
 commit_reply disk::impl::place(std::span<const moving_unit> units, std::vector<slot_change>& changes,
                                flush_marks data_since, unsigned not_on) {
+  const std::shared_lock under_way(placing);
   const std::size_t given = changes.size();
   commit_reply reply;
   for (unsigned tries = 0; tries < place_tries; ++tries) {
