@@ -5,6 +5,9 @@
 #include "engine/geometry.h"
 #include "tests/support/pool_fixture.h"
 
+#include <atomic>
+#include <thread>
+
 using namespace dmremap;
 using namespace dmremap::test;
 
@@ -377,4 +380,61 @@ TEST_CASE("a close that fails leaves no clean mark behind") {
   REQUIRE_FALSE(f.set->close().has_value());
   f.spares[0]->clear_faults();
   REQUIRE_FALSE(f.status(1).clean);
+}
+
+TEST_CASE("requests go on while spares come and go") {
+  pool_fixture f(2);
+  constexpr unsigned threads = 3, each = 16;
+  std::atomic<bool> stop{false};
+  std::atomic<unsigned> wrong{0}, rounds{0};
+  std::vector<std::thread> workers;
+  for (unsigned t = 0; t < threads; ++t)
+    workers.emplace_back([&, t] {
+      const auto context = f.set->make_context();
+      std::array<std::byte, each> shown{};
+      std::vector<std::byte> buffer(unit_bytes);
+      for (unsigned n = 0; !stop; ++n) {
+        const unsigned unit = n % each;
+        const std::uint64_t at = (std::uint64_t{unit} * threads + t) * unit_bytes;
+        const auto value = std::byte(n % 250 + 1);
+        const bool whole = n % 3 != 0;
+        if (whole || shown[unit] != std::byte{}) {
+          std::fill(buffer.begin(), buffer.end(), whole ? value : shown[unit]);
+          if (!f.set->write(*context, std::span(buffer).first(whole ? unit_bytes : sector_bytes), at))
+            ++wrong;
+          else if (whole)
+            shown[unit] = value;
+        }
+        if (n % 64 == 0 && !f.set->flush())
+          ++wrong;
+        const unsigned other = (n * 7) % each;
+        if (shown[other] == std::byte{})
+          continue;
+        if (!f.set->read(*context, buffer, (std::uint64_t{other} * threads + t) * unit_bytes) ||
+            std::any_of(buffer.begin(), buffer.end(), [&](std::byte b) { return b != shown[other]; }))
+          ++wrong;
+        ++rounds;
+      }
+    });
+  for (unsigned round = 0; round < 12; ++round) {
+    const auto fresh = pool_fixture::new_spare(10 + round);
+    const auto place = f.set->add_spare(fresh);
+    REQUIRE(place.has_value());
+    for (std::uint64_t unit = round % 3; unit < threads * each; unit += 3)
+      (void)f.set->remap(sector_number(unit * unit_sectors));
+    unsigned out = 0;
+    while (out < max_spares && !f.status(out).present)
+      ++out;
+    REQUIRE(f.set->evacuate_spare(out).has_value());
+    const auto removed = f.set->remove_spare(out);
+    if (!removed)
+      FAIL(removed.error().text());
+    for (std::uint64_t unit = 1 + round % 2; unit < threads * each; unit += 4)
+      (void)f.set->unmap(sector_number(unit * unit_sectors));
+  }
+  stop = true;
+  for (auto& w : workers)
+    w.join();
+  REQUIRE(wrong == 0);
+  REQUIRE(rounds > 0);
 }
