@@ -376,10 +376,11 @@ io_result disk::flush() {
       outcome = r;
   };
   const auto flush_spare = [&i](unsigned n, disk_member& m) {
+    const std::uint64_t written = m.written.load();
     const auto flushed = m.flush_if_written();
     if (!flushed && !m.absent) {
       i.check_spare(n, flushed.error());
-      if (m.absent)
+      if (m.absent && m.written.load() == written)
         (void)m.flush_if_written(); // its going is told by this very failure
     }
     return flushed;
@@ -401,6 +402,8 @@ io_result disk::flush() {
   note(i.main.flush_if_written());
   for (auto& f : others)
     note(f.get());
+  if (i.flush_owed.exchange(false))
+    note(io_fail(io_error::medium));
   if (!outcome)
     ++i.counts.flush_errors;
   return outcome;

@@ -146,10 +146,11 @@ result<void> disk::unmap(sector_number sector) {
   if (i.member_of(e).absent)
     return refuse(fail("spare-absent", what, "its unit is on a spare that is absent"));
   if (i.set->shadowed(u))
-    return refuse(fail("spare-absent", what,
-                       "another slot, of a spare that is absent or that could not be written, would answer for "
-                       "this unit after the next open; bring that spare back or forget it, attach the set again, "
-                       "then remove the remap"));
+    return refuse(
+        fail("spare-absent", what,
+             "an older place of this unit, on a spare that is absent or could not be changed, would "
+             "answer for it later; open the set again with that spare, or forget it, and then remove "
+             "the remap"));
   if (e.lost() != 0)
     return refuse(fail("lost-sectors", what,
                        "its unit has lost sectors; salvage them or write them first, then remove the remap"));

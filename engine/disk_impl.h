@@ -14,6 +14,7 @@
 #include <chrono>
 #include <mutex>
 #include <set>
+#include <shared_mutex>
 #include <vector>
 
 namespace dmremap {
@@ -121,8 +122,12 @@ struct disk::impl {
   std::chrono::seconds breaker_window{};
   std::uint64_t window_remaps = 0, window_bad_writes = 0, window_good_before = 0;
 
+  std::atomic<bool> flush_owed{false}; ///< a spare has left with a failure that no flush has reported
+
   std::mutex to_retire_mutex;
   std::vector<taken_unit> to_retire; ///< failed a write, taken, not in the table yet
+
+  std::shared_mutex placing; ///< shared: a unit has a new place that no table names yet
 
   std::mutex admin_mutex; ///< one change by hand at a time
 
@@ -176,6 +181,7 @@ struct disk::impl {
   [[nodiscard]] std::vector<std::shared_ptr<disk_member>> members() const; ///< main's not
   void set_member(unsigned spare, std::shared_ptr<store> io);
   void drop_member(unsigned spare);
+  void settle_member(unsigned spare);
   [[nodiscard]] bool is_absent(unsigned spare) const; ///< or removed
   [[nodiscard]] io_result patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data);
 

@@ -3,7 +3,9 @@
 #include "engine/disk_impl.h"
 
 #include <array>
+#include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <utility>
 
 namespace dmremap {
@@ -77,10 +79,7 @@ void disk::impl::release_old_places(std::span<const moving_unit> units) {
   if (changes.empty())
     return;
   if (set->commit(changes, std::nullopt).outcome == commit_outcome::done)
-    return set->publish(changes);
-  for (const moving_unit& m : units) // the next open releases them
-    if (m.from.present())
-      set->note_unreleased(m.main);
+    set->publish(changes); // else the next open releases them
 }
 
 /// Tells whoever opened the set of `moved` units; `changes` says where they went, and of other changes, too.
@@ -96,7 +95,7 @@ void disk::impl::report(std::span<const moving_unit> moved, std::span<const slot
 
 bool disk::impl::spare_answers(unsigned spare) {
   bool answers = false;
-  set->with_metadata(spare, [&](spare_metadata& m) { answers = m.present() && m.verify_supers() != 0; });
+  set->with_metadata(spare, [&](spare_metadata& m) { answers = m.answers(); });
   return answers;
 }
 
@@ -123,6 +122,7 @@ void disk::impl::abandon(std::span<const slot_change> changes) {
 /// `data_since`: the set's marks before the data of the given changes was written. `not_on`: bit a spare.
 commit_reply disk::impl::place(std::span<const moving_unit> units, std::vector<slot_change>& changes,
                                flush_marks data_since, unsigned not_on) {
+  const std::shared_lock under_way(placing);
   const std::size_t given = changes.size();
   commit_reply reply;
   for (unsigned tries = 0; tries < place_tries; ++tries) {

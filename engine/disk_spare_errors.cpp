@@ -20,7 +20,7 @@ io_result disk::impl::rehome_piece(map_entry e, main_unit u, std::uint64_t offse
     return io_fail(why); // the rest of the unit is where nobody can read it
   const slot now = set->slot_of(e);
   moving_unit moving{u, {}};
-  moving.kind = now.kind();
+  moving.kind = now.serves() ? now.kind() : slot_kind::remap; // a release was in doubt when the spare went
   moving.from = e;
   moving.retire_from = !m.absent;
   if (needed != 0)

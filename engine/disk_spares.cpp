@@ -3,6 +3,9 @@
 #include "engine/disk_impl.h"
 
 #include <bit>
+#include <mutex>
+#include <set>
+#include <shared_mutex>
 
 namespace dmremap {
 namespace {
@@ -54,6 +57,21 @@ result<void> evacuate_unit(disk::impl& i, main_unit u, unsigned spare, evacuate_
   return {};
 }
 
+/// What an absent spare serves, and what may be about to be shown as served from it: whoever freezes such a unit
+/// waits for that.
+std::set<main_unit> units_to_forget(disk::impl& i, unsigned spare) {
+  { const std::unique_lock none_under_way(i.placing); } // it is absent: no new one begins there
+  const auto shown = i.set->units_on(spare);
+  std::set<main_unit> units(shown.begin(), shown.end());
+  i.set->with_metadata(spare, [&](spare_metadata& m) {
+    m.for_each_used([&](spare_unit, const slot& s) {
+      if (s.serves())
+        units.insert(s.main());
+    });
+  });
+  return units;
+}
+
 /// All sectors of one unit of an absent spare become lost, on another spare.
 result<void> forget_unit(disk::impl& i, main_unit u, unsigned spare, forget_reply& answer) {
   const unsigned mark = i.gate.freeze({u.value, 1});
@@ -64,6 +82,10 @@ result<void> forget_unit(disk::impl& i, main_unit u, unsigned spare, forget_repl
     return {};
   }
   const std::string what = sector_text(u);
+  if (e.in_doubt()) {
+    thaw();
+    return fail("commit-in-doubt", what, "an earlier change of this unit is not complete yet; try again");
+  }
   const auto place = i.set->allocate();
   if (!place) {
     thaw();
@@ -113,6 +135,7 @@ result<void> disk::remove_spare(unsigned index) {
     return fail("spare-absent", i.set->overview(index)->uuid,
                 "is absent; if it will not come back: dmremap spare forget");
   i.set->set_draining(index, true); // nothing new may come between the look and the removal
+  i.settle_member(index);
   auto removed = i.set->remove_spare(index);
   if (!removed) {
     i.set->set_draining(index, false);
@@ -130,6 +153,8 @@ disk::evacuate_spare(unsigned index, const std::function<bool(std::uint64_t, std
   if (!i.set->listed(index))
     return no_such_spare(index);
   const auto before = i.set->overview(index);
+  if (!before)
+    return no_such_spare(index);
   if (!before->present)
     return fail("spare-absent", before->uuid, "is absent: nothing can be read from it");
   if (i.set->present_count() < 2)
@@ -180,7 +205,10 @@ result<forget_reply> disk::forget_spare(unsigned index) {
   if (i.options.read_only)
     return fail("read-only", "", "the set is open read-only");
   const forget_reply plan = TRY(plan_forget(index));
-  const std::string uuid = i.set->overview(index)->uuid;
+  const auto before = i.set->overview(index);
+  if (!before)
+    return no_such_spare(index);
+  const std::string uuid = before->uuid;
   if (plan.units > plan.free_units)
     return fail("no-spare-capacity", uuid,
                 std::to_string(plan.units) + " units must be marked lost on other spares, which have " +
@@ -188,11 +216,16 @@ result<forget_reply> disk::forget_spare(unsigned index) {
                     std::to_string(plan.units - plan.free_units) + " units short)");
   forget_reply answer;
   answer.free_units = plan.free_units;
-  for (const main_unit u : i.set->units_on(index)) {
+  (void)i.set->complete_doubt();
+  for (const main_unit u : units_to_forget(i, index)) {
     const std::lock_guard admin(i.admin_mutex);
     CHECK_OK(forget_unit(i, u, index, answer));
   }
   const std::lock_guard admin(i.admin_mutex);
+  if (!i.set->listed(index))
+    return no_such_spare(index);
+  if (!i.set->units_on(index).empty())
+    return fail("spare-in-use", uuid, "a unit came to it meanwhile; try again");
   CHECK_OK(i.set->remove_spare(index));
   i.drop_member(index);
   return answer;
@@ -208,11 +241,27 @@ std::optional<unsigned> disk::find_spare(const std::string& uuid_or_path) {
 /// No unit is on the spare any more, and whoever was looking it up has ended: units are frozen while they
 /// move.
 void disk::impl::drop_member(unsigned index) {
+  settle_member(index);
+  {
+    const std::lock_guard lock(to_retire_mutex); // another spare may get this number
+    std::erase_if(to_retire, [&](const taken_unit& t) { return t.spare == index; });
+  }
   std::shared_ptr<disk_member> out;
   const std::lock_guard lock(members_mutex);
   out = std::move(spares[index]);
   if (out && out->absent && spares_absent != 0)
     --spares_absent;
+}
+
+/// What the next flush would have said of a spare that is about to leave, it will still say.
+void disk::impl::settle_member(unsigned index) {
+  std::shared_ptr<disk_member> m;
+  {
+    const std::lock_guard lock(members_mutex);
+    m = spares[index];
+  }
+  if (m && !m->flush_if_written())
+    flush_owed = true;
 }
 
 } // namespace dmremap

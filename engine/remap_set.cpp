@@ -53,12 +53,7 @@ slot remap_set::slot_of(map_entry e) const {
 
 bool remap_set::shadowed(main_unit u) const {
   const std::lock_guard lock(map_mutex_);
-  return shadowed_.contains(u.value) || unreleased_.contains(u.value);
-}
-
-void remap_set::note_unreleased(main_unit u) {
-  const std::lock_guard lock(map_mutex_);
-  unreleased_.insert(u.value);
+  return old_.any_of(u);
 }
 
 void remap_set::with_metadata(unsigned spare, const std::function<void(spare_metadata&)>& look) {
@@ -103,7 +98,9 @@ result<void> remap_set::close(const std::function<void(superblock&)>& describe) 
     flushed = write_supers();
   }
   if (!flushed) {
-    leader().super.clean = leader().super.samples_valid = false; // this session may go on
+    for (const auto& p : spares_) // this session may go on
+      if (p)
+        p->meta->super.clean = p->meta->super.samples_valid = false;
     return fail("close-failed", name,
                 "the clean mark could not be written: " + std::string(name_of(flushed.error())) +
                     "; nothing is lost, the next open mends");
@@ -237,10 +234,12 @@ void remap_set::run_batch(std::span<request* const> batch) {
   };
   const auto suspect = [&](unsigned spare, io_error why) {
     if (why == io_error::gone ||
-        (why == io_error::medium && count_present() > 1 && spares_[spare]->meta->verify_supers() == 0))
+        (why == io_error::medium && count_present() > 1 && !spares_[spare]->meta->answers()))
       dead |= 1u << spare;
   };
   auto ready = record_pending_ ? record_session() : io_result{};
+  if (ready)
+    ready = settle_protection();
   if (ready)
     ready = reserve_sequences(2 * slots + chunk_count);
   if (!ready) {
@@ -349,13 +348,17 @@ void remap_set::publish(std::span<const slot_change> changes) {
   const std::lock_guard lock(map_mutex_);
   const std::lock_guard allocation(allocation_mutex_);
   for (const slot_change& c : changes) {
+    if (!spares_[c.spare]) // removed since: it served nothing any more
+      continue;
     spare_space& space = spares_[c.spare]->space;
     if (c.kind == slot_kind::retired) {
       space.retire();
+      old_.remove(c.spare, c.unit);
       continue;
     }
     if (c.loser) {
       space.give_back(c.unit);
+      old_.remove(c.spare, c.unit);
       continue;
     }
     const map_entry before = map_.lookup(c.main);
@@ -368,14 +371,21 @@ void remap_set::publish(std::span<const slot_change> changes) {
       continue;
     }
     map_.set(c.main, after);
-    if (before.present() && !before.in_doubt() && before.spare() != after.spare() &&
-        !spares_[before.spare()]->present)
-      shadowed_.insert(c.main.value);
+    note_old_place(c.main, before, after);
   }
+}
+
+/// The unit is served from somewhere else now: until its slot there is released, it has two. With map_mutex_.
+void remap_set::note_old_place(main_unit u, map_entry before, map_entry after) {
+  const bool had_place = before.present() && before.unit().value != 0; // unit 0 holds a superblock: none yet
+  if (had_place && (before.spare() != after.spare() || before.unit() != after.unit()))
+    old_.add(u, before.spare(), before.unit());
 }
 
 /// The chunk being filled and the one behind it are made ready before a request needs them.
 void remap_set::prepare_ahead() {
+  if (record_pending_)
+    return;
   for (const auto& p : spares_) {
     if (!p || !p->present || p->draining)
       continue;
@@ -435,7 +445,8 @@ bool remap_set::claim_units(unsigned spare, spare_unit first, std::uint64_t coun
 
 void remap_set::release_unit(taken_unit u) {
   const std::lock_guard lock(allocation_mutex_);
-  spares_[u.spare]->space.give_back(u.unit);
+  if (spares_[u.spare])
+    spares_[u.spare]->space.give_back(u.unit);
 }
 
 std::uint64_t remap_set::usable(unsigned spare) const {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include "engine/old_slots.h"
 #include "engine/remap_map.h"
 #include "engine/set_record.h"
 #include "engine/spare_metadata.h"
@@ -13,7 +14,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <unordered_set>
 #include <vector>
 
 namespace dmremap {
@@ -87,11 +87,9 @@ public:
   [[nodiscard]] std::uint64_t remapped() const noexcept { return map_.size(); }
   [[nodiscard]] std::vector<main_unit> remapped_units() const;
   [[nodiscard]] slot slot_of(map_entry e) const;
-  /// A slot of an absent spare, or one that could not be released, also names the unit: its remap must not be
-  /// removed.
+  /// An older slot also names the unit, on an absent spare or where it could not be released: the remap must
+  /// not be removed.
   [[nodiscard]] bool shadowed(main_unit u) const;
-  /// The unit's old slot could not be released, though another serves it now.
-  void note_unreleased(main_unit u);
 
   // --- spares: numbers are places in the set's list
   [[nodiscard]] unsigned places() const { return place_count_.load(); } ///< all numbers are below
@@ -173,6 +171,7 @@ private:
     std::unique_ptr<spare_metadata> meta; // under metadata_mutex_
     spare_space space;                    // under allocation_mutex_
     std::uint64_t held = 0;               // the session that it surely holds
+    bool joining = false;                 // until all know it
     bool returned = false;                // until start_session has brought it up to date
     std::atomic<bool> present, draining{false};
   };
@@ -197,16 +196,17 @@ private:
 
   // set_spares.cpp; all with the metadata mutex
   [[nodiscard]] spare_metadata& leader() const;
-  [[nodiscard]] io_result record_session(std::optional<unsigned> first = std::nullopt);
-  [[nodiscard]] io_result write_supers(std::optional<unsigned> first = std::nullopt);
+  [[nodiscard]] io_result record_session();
+  [[nodiscard]] io_result write_supers();
   bool vanish(unsigned spare);
+  void doubt_is_absent(const slot_change& c);
+  [[nodiscard]] static bool is_dead(io_error e) { return e == io_error::gone || e == io_error::medium; }
   [[nodiscard]] io_result settle_protection();
   void unlist(unsigned guest);
+  void unlist(unsigned guest, unsigned host);
   void note_map(unsigned spare, unsigned where);
-  void note_shadows();
   void ensure_protected();
   [[nodiscard]] bool protect(unsigned guest, unsigned host);
-  [[nodiscard]] bool move_maps_from(unsigned host);
   [[nodiscard]] std::optional<std::uint32_t> host_run(unsigned host, std::uint64_t units);
   void list_guest(unsigned host, unsigned guest);
   [[nodiscard]] unsigned count_present() const;
@@ -222,6 +222,7 @@ private:
   void remember_doubt(const request& r);
   void supersede_doubt();
   void prepare_ahead();
+  void note_old_place(main_unit u, map_entry before, map_entry after);
   void note_chunks(unsigned spare, std::span<const std::uint32_t> blocks);
 
   const commit_rules& rules_;
@@ -240,14 +241,16 @@ private:
   std::vector<slot_change> doubt_;
   std::vector<slot_change> losers_; // found at the open
   std::atomic<std::size_t> doubt_count_{0};
+  unsigned stale_lists_ = 0;    ///< bit a spare: on disk it may list a replica that is given up
   bool record_pending_ = false; ///< a spare is gone and no record says so yet: no table change before
+  std::uint64_t session_ = 0;   ///< of the last record,
+  unsigned session_for_ = 0;    ///< and the spares that were present, bit a spare
   bool writable_ = false;
   unsigned protect_tries_ = 0; // a host that fails again and again is not tried for ever
 
   mutable std::mutex map_mutex_; // writers of map_
   remap_map map_;
-  std::unordered_set<std::uint64_t> shadowed_;   // main units that also have a slot on an absent spare
-  std::unordered_set<std::uint64_t> unreleased_; // or one that waits for the next open
+  old_slots old_; // under map_mutex_
 
   mutable std::mutex allocation_mutex_;
 };

@@ -211,7 +211,8 @@ void remap_set::build_map() {
       counters_.by_hand_units += s.kind() == slot_kind::explicit_remap ? 1 : 0;
     });
   }
-  note_shadows();
+  for (const slot_change& c : losers_)
+    old_.add(c.main, c.spare, c.unit);
   std::erase_if(losers_, [&](const slot_change& c) { return !spares_[c.spare]->present; });
 }
 
@@ -314,8 +315,13 @@ io_result remap_set::take_back_returned() {
   return {};
 }
 
-/// Their winners are durable in all good replicas now.
+/// Their winners are durable in all good replicas now. A slot in a chunk that must not change any more stays,
+/// and is known to be old.
 io_result remap_set::release_losers() {
+  std::erase_if(losers_, [&](const slot_change& c) {
+    const spare_metadata& m = *spares_[c.spare]->meta;
+    return std::popcount(m.super.good_replicas(m.places().chunk_of(geometry::block_of(c.unit)))) < 2;
+  });
   for (unsigned i = 0; i < max_spares; ++i) {
     std::vector<std::uint32_t> touched;
     for (const slot_change& c : losers_) {
@@ -330,10 +336,13 @@ io_result remap_set::release_losers() {
     touched.erase(std::unique(touched.begin(), touched.end()), touched.end());
     CHECK_OK(spares_[i]->meta->write_blocks(touched, sequences_));
   }
+  const std::lock_guard map_lock(map_mutex_);
   const std::lock_guard allocation(allocation_mutex_);
   for (const slot_change& c : losers_)
-    if (spares_[c.spare]->present)
+    if (spares_[c.spare]->present) {
       spares_[c.spare]->space.give_back(c.unit);
+      old_.remove(c.spare, c.unit);
+    }
   losers_.clear();
   return {};
 }

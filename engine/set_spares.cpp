@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <set>
 
 namespace dmremap {
@@ -107,22 +108,31 @@ void remap_set::fresh_range() {
 
 /// A new session on all spares present, durable on return: nothing may be written by a set of other spares
 /// before. Twice where there are several, so that in the end each is known to hold this session, and a copy
-/// of it from before does not pass for it.
-io_result remap_set::record_session(std::optional<unsigned> first) {
+/// of it from before does not pass for it. After a failure some hold the new session already: it is tried
+/// again under the same one, while the same spares are present.
+io_result remap_set::record_session() {
+  unsigned present = 0;
+  for (unsigned i = 0; i < max_spares; ++i)
+    present |= spares_[i] && spares_[i]->present ? 1u << i : 0u;
+  if (!record_pending_ || present != session_for_)
+    session_ = random_u64();
   record_pending_ = true;
+  session_for_ = present;
   superblock& s = leader().super;
   s.clean = s.samples_valid = false;
-  s.session = random_u64();
+  s.session = session_;
   s.spare_count = 0;
   for (unsigned i = 0; i < max_spares; ++i) {
-    s.spare_uuids[i] = spares_[i] ? spares_[i]->meta->super.spare_uuid : uuid_bytes{};
-    if (!spares_[i])
+    // One that goes while it is being added was never a spare of the set.
+    const bool listed = spares_[i] && (spares_[i]->present || !spares_[i]->joining);
+    s.spare_uuids[i] = listed ? spares_[i]->meta->super.spare_uuid : uuid_bytes{};
+    if (!listed)
       continue;
     s.spare_count = i + 1;
     if (spares_[i]->present)
       s.sessions[i] = {spares_[i]->held, s.session};
   }
-  CHECK_OK(write_supers(first));
+  CHECK_OK(write_supers());
   // Where a spare went meanwhile, this is the record of that.
   superblock& now = leader().super;
   for (unsigned i = 0; i < max_spares; ++i)
@@ -130,21 +140,19 @@ io_result remap_set::record_session(std::optional<unsigned> first) {
       now.sessions[i] = {now.session, now.session};
   record_pending_ = false;
   if (count_present() > 1 && rules_.confirm_record)
-    CHECK_OK(write_supers(first));
+    CHECK_OK(write_supers());
   if (on_record)
     on_record(sequences_.end);
   return {};
 }
 
 /// What the first spare present says of the set, to all present. A spare that cannot be written is gone.
-io_result remap_set::write_supers(std::optional<unsigned> first) {
+io_result remap_set::write_supers() {
   const auto write = [&](unsigned i) -> io_result {
     spare_metadata& m = *spares_[i]->meta;
     auto written = m.write_super(sequences_);
     if (!written && count_present() > 1)
       written = m.write_super(sequences_); // a flush may fail once
-    if (written)
-      spares_[i]->held = m.super.session; // at once: a later attempt may end before it comes here again
     return written;
   };
   for (bool again = true; again;) {
@@ -157,13 +165,16 @@ io_result remap_set::write_supers(std::optional<unsigned> first) {
     for (unsigned i = 0; i < max_spares; ++i)
       if (spares_[i] && spares_[i]->present)
         order.push_back(i);
-    if (first && rules_.new_spare_first)
-      std::stable_partition(order.begin(), order.end(), [&](unsigned i) { return i == *first; });
+    if (rules_.new_spare_first)
+      std::stable_partition(order.begin(), order.end(), [&](unsigned i) { return spares_[i]->joining; });
     for (const unsigned i : order) {
       const auto written = write(i);
-      if (written)
+      if (written) {
+        stale_lists_ &= ~(1u << i);
+        spares_[i]->held = spares_[i]->meta->super.session;
         continue;
-      if (!vanish(i)) // whatever the reason: which record it holds is not known any more
+      }
+      if (!is_dead(written.error()) || !vanish(i))
         return written;
       again = true;
       break;
@@ -202,30 +213,36 @@ bool remap_set::vanish(unsigned spare) {
     (void)record_session(); // else record_pending_ holds up every table change
 
   // What was in doubt there: the sixth has it now, or only a later open with this spare can tell.
-  std::vector<slot_change> settled;
+  std::vector<slot_change> settled, unknown;
   for (const slot_change& c : doubt_)
-    if (c.spare == spare && kept)
-      settled.push_back(c);
+    if (c.spare == spare)
+      (kept ? settled : unknown).push_back(c);
   std::erase_if(doubt_, [&](const slot_change& c) { return c.spare == spare; });
   doubt_count_.store(doubt_.size());
   publish(settled);
-  note_shadows();
+  const std::lock_guard lock(map_mutex_);
+  for (const slot_change& c : unknown)
+    doubt_is_absent(c);
+  p.meta->for_each_used([&](spare_unit u, const slot& s) {
+    const map_entry e = map_.lookup(s.main());
+    if (s.serves() && e.present() && (e.spare() != spare || e.unit() != u))
+      old_.add(s.main(), spare, u);
+  });
   return true;
 }
 
-/// Units that an absent spare would answer for, were their winners released.
-void remap_set::note_shadows() {
-  const std::lock_guard lock(map_mutex_);
-  shadowed_.clear();
-  for (unsigned i = 0; i < max_spares; ++i) {
-    if (!spares_[i] || spares_[i]->present)
-      continue;
-    spares_[i]->meta->for_each_used([&](spare_unit u, const slot& s) {
-      const map_entry e = map_.lookup(s.main());
-      if (s.serves() && (!e.present() || e.spare() != i || e.unit() != u))
-        shadowed_.insert(s.main().value);
-    });
-  }
+/// A change that was in doubt on a spare that is absent now, and nobody knows whether the spare has it: the
+/// unit counts as one of that spare's, so that it can be written whole, and be forgotten. With map_mutex_.
+void remap_set::doubt_is_absent(const slot_change& c) {
+  if (c.loser || c.kind == slot_kind::retired)
+    return;
+  const map_entry before = map_.lookup(c.main);
+  const auto now = map_entry::make(c.spare, c.unit, c.lost, c.kind == slot_kind::explicit_remap);
+  note_old_place(c.main, before, now);
+  counters_.lost_sectors += static_cast<std::uint64_t>(std::popcount(now.lost())) -
+                            static_cast<std::uint64_t>(std::popcount(before.lost()));
+  counters_.by_hand_units += std::uint64_t{now.by_hand()} - std::uint64_t{before.by_hand()};
+  map_.set(c.main, now);
 }
 
 bool remap_set::drop_spare(unsigned spare) {
@@ -241,31 +258,39 @@ bool remap_set::drop_spare(unsigned spare) {
 
 /// In memory; the places stay taken for this session: they may be what failed.
 void remap_set::unlist(unsigned guest) {
-  for (auto& p : spares_)
-    if (p && p->present) {
-      superblock& s = p->meta->super;
-      s.hosted_start[guest] = s.hosted_blocks[guest] = 0;
-      s.hosted_protected &= ~(1u << guest);
-    }
+  for (unsigned h = 0; h < max_spares; ++h)
+    if (spares_[h] && spares_[h]->present)
+      unlist(guest, h);
 }
 
-/// Sixth replicas that were given up: their hosts must not list them any more before anything is answered.
+void remap_set::unlist(unsigned guest, unsigned host) {
+  superblock& s = spares_[host]->meta->super;
+  if (s.hosted_start[guest] != 0)
+    stale_lists_ |= 1u << host;
+  s.hosted_start[guest] = s.hosted_blocks[guest] = 0;
+  s.hosted_protected &= ~(1u << guest);
+}
+
+/// Sixth replicas that were given up: their hosts must not list them any more before anything is answered,
+/// nor before the next change, however often that fails.
 io_result remap_set::settle_protection() {
-  for (unsigned g = 0; g < max_spares; ++g) {
-    if (!spares_[g] || !spares_[g]->meta->take_sixth_lost() || !rules_.unlist_sixth)
-      continue;
+  for (bool again = true; again;) {
+    again = false;
+    for (unsigned g = 0; g < max_spares; ++g)
+      if (spares_[g] && spares_[g]->meta->take_sixth_lost() && rules_.unlist_sixth)
+        unlist(g);
     for (unsigned h = 0; h < max_spares; ++h) {
-      if (!spares_[h] || !spares_[h]->present || spares_[h]->meta->super.hosted_start[g] == 0)
+      if ((stale_lists_ >> h & 1) == 0)
         continue;
-      superblock& s = spares_[h]->meta->super;
-      const spare_metadata& guest = *spares_[g]->meta;
-      if (guest.has_sixth() && guest.super.sixth_host == h && guest.super.sixth_start == s.hosted_start[g])
-        continue; // a new one, full again
-      s.hosted_start[g] = s.hosted_blocks[g] = 0;
-      s.hosted_protected &= ~(1u << g);
-      auto written = spares_[h]->meta->write_super(sequences_);
-      if (!written && !vanish(h))
-        return written;
+      if (spares_[h] && spares_[h]->present) {
+        auto written = spares_[h]->meta->write_super(sequences_);
+        if (!written && (!is_dead(written.error()) || !vanish(h)))
+          return written;
+        if (written)
+          spares_[h]->held = spares_[h]->meta->super.session;
+        again = true; // the write may have cost the host a replica of its own
+      }
+      stale_lists_ &= ~(1u << h);
     }
   }
   return {};
@@ -274,6 +299,8 @@ io_result remap_set::settle_protection() {
 /// A sixth replica for every spare that has none, as long as there is room and hosts do not fail.
 void remap_set::ensure_protected() {
   if (!writable_ || record_pending_)
+    return;
+  if (!settle_protection())
     return;
   for (unsigned g = 0; g < max_spares; ++g)
     for (unsigned h = 0; h < max_spares; ++h) {
@@ -307,31 +334,6 @@ void remap_set::list_guest(unsigned host, unsigned guest) {
   s.hosted_protected |= 1u << guest;
 }
 
-/// Maps of absent spares that lie on `host`, which leaves the set, to others: each is the only one of its
-/// spare. In memory the new host lists them; its superblock is the caller's, before the old one goes.
-bool remap_set::move_maps_from(unsigned host) {
-  for (unsigned g = 0; g < max_spares; ++g) {
-    if (!spares_[g] || g == host || spares_[g]->present || !spares_[g]->meta->has_sixth() ||
-        spares_[g]->meta->super.sixth_host != host)
-      continue;
-    spare_metadata& m = *spares_[g]->meta;
-    bool moved = false;
-    for (unsigned h = 0; h < max_spares && !moved; ++h) {
-      if (h == host || !spares_[h] || !spares_[h]->present || spares_[h]->draining)
-        continue;
-      const auto start = host_run(h, m.sixth_units());
-      moved = start && m.move_sixth(spares_[h]->meta->share_io(), h, *start).has_value();
-      if (moved) {
-        list_guest(h, g);
-        note_map(g, h + 1);
-      }
-    }
-    if (!moved)
-      return false;
-  }
-  return true;
-}
-
 /// All of the guest's table to free units of the host, then the guest's superblock, then the host's: only
 /// both together make it count.
 bool remap_set::protect(unsigned guest, unsigned host) {
@@ -340,6 +342,8 @@ bool remap_set::protect(unsigned guest, unsigned host) {
   const auto start = host_run(host, g.sixth_units());
   if (!start)
     return false;
+  if (g.take_sixth_lost())
+    unlist(guest); // the old one; the new one must not go with it
   if (!g.place_sixth(h.share_io(), host, *start, sequences_)) {
     ++protect_tries_; // the units stay taken: they may be what failed
     return false;
@@ -348,9 +352,8 @@ bool remap_set::protect(unsigned guest, unsigned host) {
   if (h.write_super(sequences_))
     return true;
   ++protect_tries_;
-  h.super.hosted_start[guest] = h.super.hosted_blocks[guest] = 0;
-  h.super.hosted_protected &= ~(1u << guest);
-  g.detach_sixth(); // the next superblock of the guest says so; until then the host's does not
+  unlist(guest, host); // some of its copies may list it already
+  g.detach_sixth();
   return false;
 }
 
@@ -376,6 +379,7 @@ result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
     return fail("format-failed", path, "the set's superblocks cannot be written; nothing changed");
   auto fresh = std::make_unique<pool_spare>(std::move(meta));
   fresh->held = 0;
+  fresh->joining = true;
   pool_spare& p = *fresh;
   const auto put = [&](std::unique_ptr<pool_spare> what) {
     if (what && on_present)
@@ -392,7 +396,7 @@ result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
   (void)put(std::move(fresh));
   note_map(place, 0);
   fresh_range();
-  auto recorded = record_session(place);
+  auto recorded = record_session();
   if (recorded && (!p.present || p.meta->verify_supers() != p.meta->super.super_good))
     recorded = io_fail(io_error::medium);
   if (!recorded) {
@@ -407,6 +411,7 @@ result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
                 "the metadata could not be written: " + std::string(name_of(recorded.error())) +
                     "; the set is as before");
   }
+  p.joining = false;
   ensure_protected();
   return place;
 }
@@ -424,12 +429,20 @@ result<void> remap_set::remove_spare(unsigned spare) {
     return fail("last-spare", path, "is the only spare of the set");
   std::uint64_t active = 0;
   {
+    const std::lock_guard map_lock(map_mutex_);
     const std::lock_guard allocation(allocation_mutex_);
     active = p.space.allocated();
+    active -= std::min(active, old_.on(spare)); // served from elsewhere by now
   }
   if (was_present && active != 0)
     return fail("spare-in-use", path,
                 "Cannot remove spare " + path + ": " + std::to_string(active) + " active allocations");
+  for (const auto& away : spares_)
+    if (away && away.get() != &p && !away->present && away->meta->has_sixth() &&
+        away->meta->super.sixth_host == spare)
+      return fail("spare-in-use", path,
+                  "holds the only map of spare " + to_text(away->meta->super.spare_uuid) +
+                      ", which is absent: bring that one back, or forget it first");
   if (std::any_of(doubt_.begin(), doubt_.end(), [&](const slot_change& c) { return c.spare == spare; }))
     return fail("commit-in-doubt", path, "a change of its table is not complete yet; try again");
   const auto cannot = [&](io_error why) {
@@ -439,16 +452,16 @@ result<void> remap_set::remove_spare(unsigned spare) {
   if (auto room = reserve_sequences(256); !room)
     return cannot(room.error());
   p.draining = true;
-  if (!move_maps_from(spare))
-    return fail("remove-failed", path,
-                "holds the map of a spare that is absent, and no other spare has room for it: bring that one "
-                "back, or "
-                "forget it first");
   for (unsigned g = 0; g < max_spares; ++g) // its guests move first
     if (spares_[g] && spares_[g]->present && spares_[g]->meta->has_sixth() &&
-        spares_[g]->meta->super.sixth_host == spare)
+        spares_[g]->meta->super.sixth_host == spare) {
       spares_[g]->meta->detach_sixth();
+      if (was_present)
+        unlist(g, spare);
+    }
   ensure_protected();
+  if (count_present() < (was_present && p.present ? 2u : 1u) || was_present != p.present)
+    return cannot(io_error::gone); // another one, or this one, went meanwhile
   unlist(spare);
   const std::uint32_t host = p.meta->super.sixth_host, start = p.meta->super.sixth_start;
   const std::uint64_t units = p.meta->sixth_units();
@@ -462,6 +475,8 @@ result<void> remap_set::remove_spare(unsigned spare) {
   note_map(spare, 0);
   fresh_range();
   if (auto recorded = record_session(); !recorded) {
+    if (hosted) // it is not listed there any more
+      out->meta->detach_sixth();
     const std::lock_guard allocation(allocation_mutex_);
     out->present = was_present;
     spares_[spare] = std::move(out);
@@ -469,10 +484,11 @@ result<void> remap_set::remove_spare(unsigned spare) {
   }
   if (on_absent)
     on_absent(spare);
-  if (was_present)
+  if (out->meta->present())
     (void)out->meta->erase_supers(); // where this fails it is a spare that no set lists
   out->meta->lose();
-  note_shadows();
+  const std::lock_guard map_lock(map_mutex_);
+  old_.remove_all(spare);
   const std::lock_guard allocation(allocation_mutex_);
   if (hosted && host < max_spares && spares_[host])
     spares_[host]->space.unhost(spare_unit(start), units);

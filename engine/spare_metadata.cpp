@@ -176,6 +176,18 @@ unsigned spare_metadata::verify_supers() {
   return valid;
 }
 
+bool spare_metadata::answers() {
+  for (unsigned c = 0; c < super_copies && io_; ++c) {
+    block_bytes bytes;
+    const spare_unit place = places().super_place(c);
+    if (!io_->read(bytes.span(), byte_of(place)))
+      continue;
+    if (const auto s = decode_superblock(bytes, c, place); s && s->spare_uuid == super.spare_uuid)
+      return true;
+  }
+  return false;
+}
+
 io_result spare_metadata::erase_supers() {
   const block_bytes zeros{};
   io_result outcome;
@@ -437,28 +449,6 @@ io_result spare_metadata::place_sixth(std::shared_ptr<store> host, std::uint32_t
   if (!done) {
     detach_sixth();
     sixth_lost_ = false; // nobody was told of it
-  }
-  return done;
-}
-
-io_result spare_metadata::move_sixth(std::shared_ptr<store> host, std::uint32_t host_index,
-                                     std::uint32_t start) {
-  const auto old = std::exchange(sixth_, std::move(host));
-  const std::uint32_t old_host = std::exchange(super.sixth_host, host_index);
-  const std::uint32_t old_start = std::exchange(super.sixth_start, start);
-  const std::uint64_t failed_before = sixth_->failed_flushes();
-  io_result done;
-  for (std::uint32_t c = 0; c < places().chunks() && done; ++c)
-    if (super.is_good(sixth_replica, c))
-      done = write_chunk(sixth_replica, c);
-  if (done)
-    done = flush_since(*sixth_, failed_before);
-  if (done)
-    done = write_sixth_head();
-  if (!done) {
-    sixth_ = old;
-    super.sixth_host = old_host;
-    super.sixth_start = old_start;
   }
   return done;
 }

@@ -90,8 +90,6 @@ public:
   /// host's superblock is the caller's. On an error there is no sixth.
   [[nodiscard]] io_result place_sixth(std::shared_ptr<store> host, std::uint32_t host_index,
                                       std::uint32_t start, sequence_counter& sequences);
-  /// An absent spare's map, as memory has it, to another host: full and flushed on success, else all is as before.
-  [[nodiscard]] io_result move_sixth(std::shared_ptr<store> host, std::uint32_t host_index, std::uint32_t start);
   /// True once after the sixth was given up because it could not be written: the host's superblock must
   /// not list it any more before anything is answered.
   [[nodiscard]] bool take_sixth_lost() { return std::exchange(sixth_lost_, false); }
@@ -121,6 +119,8 @@ public:
   /// good replica. On an error the blocks are in doubt until a later call with the same blocks succeeds.
   [[nodiscard]] io_result write_blocks(std::span<const std::uint32_t> blocks, sequence_counter& sequences,
                                        bool renumber = true);
+  /// Whether any superblock copy of this spare can be read now, the newest or not.
+  [[nodiscard]] bool answers();
   /// Reads superblock copies from the medium now: bit c is set where copy c is valid and the newest.
   [[nodiscard]] unsigned verify_supers();
   /// Overwrites every superblock copy with zeros: the spare is no member afterwards. Durable on success.

@@ -322,6 +322,7 @@ TEST_CASE("a spare that was away must not stand for the set of today") {
   REQUIRE(seen == f.set->info()->sequence_end);
   const std::uint64_t at_open = seen;
   put_on(f, 4, 1, one);
+  REQUIRE(f.set->flush());
   f.break_spare(1);
   REQUIRE(f.shows(4) == "its spare is absent");
   REQUIRE(seen > at_open); // the record that says who is gone
