@@ -114,7 +114,7 @@ std::vector<std::uint64_t> metadata_writes(const setting& how, const commit_rule
   std::vector<std::uint64_t> offsets;
   for (const log_event& event : run.log().events())
     if (event.what == log_event::kind::write && event.device == 1 &&
-        is_metadata_unit(started(how.start).spare, event.offset / page_bytes))
+        is_metadata_unit(started(how.start).spare(), event.offset / page_bytes))
       offsets.push_back(event.offset);
   return offsets;
 }
@@ -149,7 +149,7 @@ void one_write_gone(const commit_rules& rules, findings& found) {
     how.before = [gone, fate](crash_run& run) {
       auto seen = std::make_shared<std::size_t>(0);
       run.set_spare_fate([gone, fate, seen](std::uint64_t, std::uint64_t offset, std::uint64_t) {
-        if (!is_metadata_unit(started("fresh").spare, offset / page_bytes))
+        if (!is_metadata_unit(started("fresh").spare(), offset / page_bytes))
           return write_fate::kept;
         return (*seen)++ == gone / 2 ? fate : write_fate::kept;
       });
@@ -166,10 +166,10 @@ void one_write_gone(const commit_rules& rules, findings& found) {
 void one_super_left(const commit_rules& rules, findings& found) {
   for (const unsigned left : {0u, 3u, 7u}) {
     set_state start = started("mapped");
-    const page_image whole = start.spare;
+    const page_image whole = start.spare();
     for (unsigned copy = 0; copy < 10; ++copy)
       if (copy != left)
-        start.spare.zero(unit_of_super(whole, copy) * page_bytes, page_bytes);
+        start.spare().zero(unit_of_super(whole, copy) * page_bytes, page_bytes);
     setting how{"mapped", {}};
     how.from_open = true;
     if (find_damage(how, start, rules, "superblock copy " + std::to_string(left) + " alone", found))
@@ -181,10 +181,10 @@ void one_super_left(const commit_rules& rules, findings& found) {
 void one_replica_left(const commit_rules& rules, findings& found) {
   for (const unsigned left : {0u, 4u}) {
     set_state start = started("mapped");
-    const page_image whole = start.spare;
+    const page_image whole = start.spare();
     for (unsigned replica = 0; replica < 5; ++replica)
       for (std::uint32_t number = 0; replica != left && number < 17; ++number)
-        start.spare.zero(unit_of_block(whole, replica, number) * page_bytes, page_bytes);
+        start.spare().zero(unit_of_block(whole, replica, number) * page_bytes, page_bytes);
     setting how{"mapped", {"write part", "unmap"}};
     how.from_open = true;
     if (find_damage(how, start, rules, "replica " + std::to_string(left) + " alone", found))
@@ -267,7 +267,7 @@ void copy_returns(const commit_rules& rules, findings& found) {
       return true;
     half = run.at_epoch(crash.epoch);
     half->main = crash.devices[0]->content;
-    half->spare = spare;
+    half->spare() = spare;
     unit = unit_of_block(spare, *first, number);
     return false;
   });
@@ -279,7 +279,7 @@ void copy_returns(const commit_rules& rules, findings& found) {
   options.rules = &rules;
   for (std::uint64_t times = 1; times <= 4 && found.empty(); ++times) {
     set_state start = *half;
-    start.spare_faults.bad.push_back({unit * 8, 8, direction::read, io_error::medium, times, false});
+    start.spares.front().faults.bad.push_back({unit * 8, 8, direction::read, io_error::medium, times, false});
     crash_run second(start, options);
     second.set_spare_fate([unit](std::uint64_t, std::uint64_t offset, std::uint64_t) {
       return offset == unit * page_bytes ? write_fate::forgotten : write_fate::kept;
