@@ -61,10 +61,11 @@ std::optional<std::vector<super_copy>> majority(const std::vector<super_copy>& f
   return best;
 }
 
-/// Nothing but what a fresh chunk has: not worth keeping in memory.
+/// Nothing but what a fresh chunk has: not worth keeping in memory. A slot that was released keeps its
+/// sequence: a replica written from memory must equal those on disk under the same block sequence.
 bool holds_nothing(const table_block& t) {
   return std::all_of(t.slots.begin(), t.slots.end(), [](const slot& s) {
-    return s.kind() == slot_kind::free || s.kind() == slot_kind::metadata;
+    return (s.kind() == slot_kind::free || s.kind() == slot_kind::metadata) && s.sequence() == 0;
   });
 }
 

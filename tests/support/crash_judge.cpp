@@ -116,12 +116,11 @@ struct crash_judge::devices {
 };
 
 /// Of the spares that the set lists.
-std::string crash_judge::check_metadata(const set_state& state, const devices& on) {
+std::string crash_judge::check_metadata(const set_state& state, const devices& on, disk& opened) {
   std::vector<page_image> images;
   std::string text;
   for (std::size_t n = 0; n < state.spares.size(); ++n) {
-    const spare_role role = state.spares[n].role;
-    if (role != spare_role::member && role != spare_role::away)
+    if (state.pool() && !opened.find_spare(spare_name(n)))
       continue;
     const page_image image = on.spares[n]->image();
     const spare_report report = checker_.check(image);
@@ -143,13 +142,12 @@ std::string crash_judge::check_metadata(const set_state& state, const devices& o
   return text;
 }
 
-/// Does a spare that is there say that it holds the map of the one that is absent?
-bool crash_judge::protects(const set_state& state, unsigned absent) {
+std::vector<const page_image*> crash_judge::all_but(const set_state& state, unsigned absent) {
+  std::vector<const page_image*> there;
   for (unsigned n = 0; n < state.spares.size(); ++n)
-    if (n != absent && state.spares[n].role != spare_role::none &&
-        (checker_.check(state.spares[n].content).guests_listed >> state.spares[absent].place & 1) != 0)
-      return true;
-  return false;
+    if (n != absent && state.spares[n].role != spare_role::none)
+      there.push_back(&state.spares[n].content);
+  return there;
 }
 
 crash_judge::observation crash_judge::look(const set_state& state) {
@@ -162,7 +160,7 @@ crash_judge::observation crash_judge::look(const set_state& state) {
       seen.failure = "does not open: " + opened.error().id + ": " + opened.error().text();
       return seen;
     }
-    if (const std::string damage = check_metadata(state, on); !damage.empty())
+    if (const std::string damage = check_metadata(state, on, **opened); !damage.empty())
       seen.failure = "after the open: " + damage;
     seen.sectors = read_all(**opened, sectors);
   }
@@ -172,7 +170,7 @@ crash_judge::observation crash_judge::look(const set_state& state) {
       seen.failure = "does not open a second time: " + again.error().text();
     else if (read_all(**again, sectors) != seen.sectors)
       seen.failure = "shows other data when it is opened a second time";
-    else if (const std::string damage = check_metadata(state, on); !damage.empty())
+    else if (const std::string damage = check_metadata(state, on, **again); !damage.empty())
       seen.failure = "after the second open: " + damage;
   }
   if (state.pool() && options_.absent_every != 0 && images_ % options_.absent_every == 0 &&
@@ -187,31 +185,35 @@ void crash_judge::look_without(const set_state& state, unsigned absent, observat
   const devices on(state);
   const std::uint64_t sectors = state.truth.sectors(), number = images_;
   seen.which = "without " + spare_name(absent);
-  seen.may_fail = checker_.named_units(state.spares[absent].content);
+  seen.may_fail = checker_.named_units(state.spares[absent].content, all_but(state, absent));
   {
     const auto opened = on.open(state, options_.open, absent);
     if (!opened) {
       ++counts_.refused_opens;
-      const bool listed = protects(state, absent);
-      if ((opened.error().id != "spare-unprotected" && opened.error().id != "spare-missing") ||
-          (listed && state.spares[absent].role == spare_role::member))
+      const bool known = checker_.map_is_known(all_but(state, absent), state.spares[absent].place);
+      if ((opened.error().id != "spare-unprotected" && opened.error().id != "spare-missing") || known)
         seen.failure = seen.which + " does not open: " + opened.error().id + ": " + opened.error().text();
       return;
     }
     ++counts_.degraded_opens;
     disk& d = **opened;
+    // A place that takes writes and cannot be read may be the first that is free.
+    const bool weak = std::any_of(state.spares.begin(), state.spares.end(), [](const spare_part& p) {
+      return std::any_of(p.faults.bad.begin(), p.faults.bad.end(),
+                         [](const bad_range& bad) { return bad.when != direction::write; });
+    });
     seen.without = read_all(d, sectors);
     const auto context = d.make_context();
     std::vector<std::byte> bytes(unit_bytes);
     for (const std::uint64_t unit : seen.may_fail) { // a whole unit finds another place
-      if (number / 2 % 2 == 0 || unit * unit_sectors >= sectors)
+      if (weak || number / 2 % 2 == 0 || unit * unit_sectors >= sectors)
         continue;
       fill_tags(bytes, unit * unit_sectors, written_meanwhile);
       if (d.write(*context, bytes, unit * unit_bytes))
         seen.written = unit;
       break;
     }
-    if (number / 2 % 3 == 0)
+    if (!weak && number / 2 % 3 == 0)
       (void)d.remap(sector_number(0));
     if (number / 2 % 5 == 0)
       (void)d.close();
@@ -222,7 +224,7 @@ void crash_judge::look_without(const set_state& state, unsigned absent, observat
     return;
   }
   seen.back = read_all(**back, sectors);
-  if (const std::string damage = check_metadata(state, on); !damage.empty())
+  if (const std::string damage = check_metadata(state, on, **back); !damage.empty())
     seen.failure = seen.which + ", then with it: " + damage;
 }
 
@@ -286,7 +288,7 @@ void crash_judge::replay_mending(set_state state, const std::string& name) {
   if (any_away && images_ / 3 % 2 == 0)
     for (spare_part& p : state.spares)
       p.role = p.role == spare_role::away ? spare_role::member : p.role;
-  else if (absent && images_ / 3 % 3 == 0 && protects(state, *absent))
+  else if (absent && images_ / 3 % 3 == 0 && checker_.map_is_known(all_but(state, *absent), state.spares[*absent].place))
     state.spares[*absent].role = spare_role::away;
   crash_run second(state, options_.open);
   if (!second.open())

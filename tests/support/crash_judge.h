@@ -63,8 +63,8 @@ private:
   const observation& observe(const set_state& state, std::uint64_t key);
   [[nodiscard]] observation look(const set_state& state);
   void look_without(const set_state& state, unsigned absent, observation& seen);
-  [[nodiscard]] std::string check_metadata(const set_state& state, const devices& on);
-  [[nodiscard]] bool protects(const set_state& state, unsigned absent);
+  [[nodiscard]] std::string check_metadata(const set_state& state, const devices& on, disk& opened);
+  [[nodiscard]] static std::vector<const page_image*> all_but(const set_state& state, unsigned absent);
   [[nodiscard]] static std::string compare_without(const observation& seen, const oracle& truth);
   void replay_mending(set_state state, const std::string& name);
   void replay(const crash_run& run, const std::string& name, std::size_t from, bool first);

@@ -177,6 +177,7 @@ private:
   std::size_t last_ = 0;
   bool tolerant_ = false;
   place_map where_; ///< of sets of several spares
+  std::set<unsigned> draining_;
   std::vector<std::string> violations_;
 };
 

@@ -40,6 +40,7 @@ result<void> crash_run::try_open(bool with_in_flight) {
   if (!opened)
     return tl::make_unexpected(opened.error());
   disk_ = std::move(*opened);
+  draining_.clear();
   return {};
 }
 
@@ -139,7 +140,10 @@ void crash_run::evacuate(unsigned n) {
   const spare_part& p = now_.spares.at(n);
   if (p.role == spare_role::none)
     return;
-  const bool expected = p.role == spare_role::member && given().size() > 1 && !some_away();
+  draining_.insert(n);
+  const auto all = given();
+  const bool expected = p.role == spare_role::member && !some_away() &&
+                        std::any_of(all.begin(), all.end(), [&](unsigned m) { return !draining_.contains(m); });
   const place_map before = where_;
   const auto moved = disk_->evacuate_spare(p.place);
   if (!moved && expected)

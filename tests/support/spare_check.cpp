@@ -281,20 +281,74 @@ std::vector<std::string> spare_checker::check_sixths(const std::vector<const pag
   return wrong;
 }
 
-std::set<std::uint64_t> spare_checker::named_units(const page_image& spare) {
+bool spare_checker::sixth_readable(const page_image& host_image, const page& host, unsigned guest) {
+  const std::uint64_t start = hosted_start(host, guest);
+  const page* head = start < host_image.pages() ? host_image.at(start) : nullptr;
+  if (!is_super(head, sixth_super, start) || !facts(*head, true).crc_right)
+    return false;
+  for (std::uint32_t number = 0; number < table_blocks(*head); ++number) {
+    if (!chunk_good(*head, sixth, number / chunk_blocks(*head)))
+      continue;
+    const std::uint64_t unit = start + 1 + number;
+    const page* held = unit < host_image.pages() ? host_image.at(unit) : nullptr;
+    if (held == nullptr || u32(*held, 4) != table_magic || !facts(*held, false).crc_right)
+      return false;
+  }
+  return true;
+}
+
+bool spare_checker::map_is_known(const std::vector<const page_image*>& present, unsigned absent) {
+  const page* record = nullptr;
+  std::vector<const page*> supers;
+  for (const page_image* each : present) {
+    supers.push_back(newest_super(*each));
+    if (supers.back() != nullptr && (record == nullptr || u64(*supers.back(), 8) > u64(*record, 8)))
+      record = supers.back();
+  }
+  if (record == nullptr)
+    return false;
+  const std::uint64_t session = u64(*record, 208);
+  const auto given = [&](unsigned spare) { return u64(*record, 216 + 16 * spare + 8); };
+  const unsigned told = std::to_integer<unsigned>(record->data[1232 + absent]);
+  if (told == 0 && given(absent) != session)
+    return false; // it went, and nobody had its map
+  for (std::size_t n = 0; n < present.size(); ++n) {
+    if (supers[n] == nullptr || (told != 0 && u32(*supers[n], 132) != told - 1))
+      continue;
+    const page& host = *supers[n];
+    if (given(u32(host, 132)) == session && hosted_start(host, absent) != 0 &&
+        (u32(host, 800) >> absent & 1) != 0 && sixth_readable(*present[n], host, absent))
+      return true;
+  }
+  return false;
+}
+
+void spare_checker::add_named(const page_image& from, std::uint64_t first, std::uint32_t blocks,
+                              std::set<std::uint64_t>& units) {
+  for (std::uint64_t unit = first; unit < first + blocks && unit < from.pages(); ++unit) {
+    const page* held = from.at(unit);
+    if (held == nullptr || u32(*held, 4) != table_magic || !facts(*held, false).crc_right)
+      continue;
+    for (unsigned i = 0; i < slots_per_block; ++i) {
+      const auto kind = static_cast<unsigned>(u64(*held, 40 + 16 * i) >> 48 & 0xFF);
+      if (kind == kind_remap || kind == kind_explicit)
+        units.insert(u64(*held, 32 + 16 * i) & 0xFFFFFFFFFFFFull);
+    }
+  }
+}
+
+std::set<std::uint64_t> spare_checker::named_units(const page_image& spare,
+                                                   const std::vector<const page_image*>& others) {
   std::set<std::uint64_t> units;
   const page* super = newest_super(spare);
-  for (unsigned r = 0; super != nullptr && r < replicas; ++r)
-    for (std::uint32_t number = 0; number < table_blocks(*super); ++number) {
-      const page* held = spare.at(replica_start(*super, r) + 1 + number);
-      if (held == nullptr || u32(*held, 4) != table_magic || !facts(*held, false).crc_right)
-        continue;
-      for (unsigned i = 0; i < slots_per_block; ++i) {
-        const auto kind = static_cast<unsigned>(u64(*held, 40 + 16 * i) >> 48 & 0xFF);
-        if (kind == kind_remap || kind == kind_explicit)
-          units.insert(u64(*held, 32 + 16 * i) & 0xFFFFFFFFFFFFull);
-      }
-    }
+  if (super == nullptr)
+    return units;
+  for (unsigned r = 0; r < replicas; ++r)
+    add_named(spare, replica_start(*super, r) + 1, table_blocks(*super), units);
+  for (const page_image* each : others)
+    if (const page* host = newest_super(*each))
+      if (const std::uint64_t start = hosted_start(*host, u32(*super, 132)); start != 0)
+        add_named(*each, start + 1, table_blocks(*super), units);
   return units;
 }
 

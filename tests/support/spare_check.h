@@ -42,8 +42,12 @@ public:
   /// Returns what is wrong.
   [[nodiscard]] std::vector<std::string> check_sixths(const std::vector<const page_image*>& spares,
                                                       bool expect_all);
-  /// Main units that any valid copy of a table block names, on the spare itself.
-  [[nodiscard]] std::set<std::uint64_t> named_units(const page_image& spare);
+  /// Can a set of these spares be opened without that one: do they know its map? Where it is not known the
+  /// set must be refused.
+  [[nodiscard]] bool map_is_known(const std::vector<const page_image*>& present, unsigned absent);
+  /// Main units that any valid copy of a table block of the spare names, on the spare itself and on others.
+  [[nodiscard]] std::set<std::uint64_t> named_units(const page_image& spare,
+                                                    const std::vector<const page_image*>& others);
 
 private:
   struct page_facts {
@@ -56,6 +60,9 @@ private:
   void check_slots(const page& block, std::uint32_t number, spare_report& report);
   void check_slot_set(spare_report& report);
   const page* newest_super(const page_image& spare);
+  bool sixth_readable(const page_image& host_image, const page& host, unsigned guest);
+  void add_named(const page_image& from, std::uint64_t first, std::uint32_t blocks,
+                 std::set<std::uint64_t>& units);
   void check_sixth(const page_image& guest_image, const page& guest, const page_image& host_image,
                    const page& host, std::vector<std::string>& wrong);
 
