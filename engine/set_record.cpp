@@ -49,8 +49,7 @@ bool unconfirmed(const superblock& spare) {
 
 bool follows(const superblock& record, const superblock& spare) {
   const session_pair& pair = record.sessions[spare.spare_index];
-  return fits(spare.session, pair) ||
-         (unconfirmed(spare) && fits(spare.sessions[spare.spare_index].held, pair));
+  return fits(spare.session, pair) || fits(session_held(spare), pair);
 }
 
 bool lists(const superblock& record, const superblock& spare) {
@@ -147,6 +146,10 @@ result<set_record> choose_record(loaded_spares loaded) {
     if (auto& p = r.places[i]; p.listed && (p.given < 0 || p.returned))
       p.map_from = find_map(r, i, loaded);
   return r;
+}
+
+std::uint64_t session_held(const superblock& spare) {
+  return unconfirmed(spare) ? spare.sessions[spare.spare_index].held : spare.session;
 }
 
 void copy_set_fields(const superblock& from, superblock& to) {
