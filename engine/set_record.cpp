@@ -34,6 +34,24 @@ bool fits(std::uint64_t session, const session_pair& pair) {
   return session == pair.held || session == pair.given;
 }
 
+/// The spare holds a session that was still being given out when it was written: nothing had been changed
+/// under it anywhere, so the session that the spare held before says as much.
+bool unconfirmed(const superblock& spare) {
+  if (spare.spare_index >= max_spares || spare.sessions[spare.spare_index].given != spare.session ||
+      spare.sessions[spare.spare_index].held == spare.session)
+    return false;
+  for (unsigned i = 0; i < max_spares; ++i) // where it was alone, nothing was confirmed before changes
+    if (i != spare.spare_index && !is_none(spare.spare_uuids[i]) &&
+        spare.sessions[i].given == spare.session && spare.sessions[i].held != spare.session)
+      return true;
+  return false;
+}
+
+bool follows(const superblock& record, const superblock& spare) {
+  const session_pair& pair = record.sessions[spare.spare_index];
+  return fits(spare.session, pair) || fits(session_held(spare), pair);
+}
+
 bool lists(const superblock& record, const superblock& spare) {
   return spare.spare_index < max_spares && record.spare_uuids[spare.spare_index] == spare.spare_uuid;
 }
@@ -49,7 +67,7 @@ bool all_follow(const superblock& record, loaded_spares loaded) {
     const superblock& s = m->super;
     if (&s == &record)
       return lists(record, s);
-    return (lists(record, s) && fits(s.session, record.sessions[s.spare_index])) || left_quietly(record, s);
+    return (lists(record, s) && follows(record, s)) || left_quietly(record, s);
   });
 }
 
@@ -128,6 +146,10 @@ result<set_record> choose_record(loaded_spares loaded) {
     if (auto& p = r.places[i]; p.listed && (p.given < 0 || p.returned))
       p.map_from = find_map(r, i, loaded);
   return r;
+}
+
+std::uint64_t session_held(const superblock& spare) {
+  return unconfirmed(spare) ? spare.sessions[spare.spare_index].held : spare.session;
 }
 
 void copy_set_fields(const superblock& from, superblock& to) {

@@ -31,6 +31,10 @@ struct set_record {
 /// "forked-set" (exit 4: the sides changed without each other).
 [[nodiscard]] result<set_record> choose_record(std::span<const std::unique_ptr<spare_metadata>> loaded);
 
+/// The session that a spare counts as holding: the one in its superblock, or, where that one was still being
+/// given out, so that nothing was changed under it, the one before.
+[[nodiscard]] std::uint64_t session_held(const superblock& spare);
+
 /// What all superblocks of a set say alike: taken over from another spare's.
 void copy_set_fields(const superblock& from, superblock& to);
 

@@ -4,7 +4,7 @@
 #include "engine/commit_rules.h"
 #include "tests/support/sanitized.h"
 #include "tests/support/crash_judge.h"
-#include "tests/support/crash_operations.h"
+#include "tests/support/pool_operations.h"
 
 #include <catch2/catch.hpp>
 
@@ -114,7 +114,7 @@ std::vector<std::uint64_t> metadata_writes(const setting& how, const commit_rule
   std::vector<std::uint64_t> offsets;
   for (const log_event& event : run.log().events())
     if (event.what == log_event::kind::write && event.device == 1 &&
-        is_metadata_unit(started(how.start).spare, event.offset / page_bytes))
+        is_metadata_unit(started(how.start).spare(), event.offset / page_bytes))
       offsets.push_back(event.offset);
   return offsets;
 }
@@ -149,7 +149,7 @@ void one_write_gone(const commit_rules& rules, findings& found) {
     how.before = [gone, fate](crash_run& run) {
       auto seen = std::make_shared<std::size_t>(0);
       run.set_spare_fate([gone, fate, seen](std::uint64_t, std::uint64_t offset, std::uint64_t) {
-        if (!is_metadata_unit(started("fresh").spare, offset / page_bytes))
+        if (!is_metadata_unit(started("fresh").spare(), offset / page_bytes))
           return write_fate::kept;
         return (*seen)++ == gone / 2 ? fate : write_fate::kept;
       });
@@ -166,10 +166,10 @@ void one_write_gone(const commit_rules& rules, findings& found) {
 void one_super_left(const commit_rules& rules, findings& found) {
   for (const unsigned left : {0u, 3u, 7u}) {
     set_state start = started("mapped");
-    const page_image whole = start.spare;
+    const page_image whole = start.spare();
     for (unsigned copy = 0; copy < 10; ++copy)
       if (copy != left)
-        start.spare.zero(unit_of_super(whole, copy) * page_bytes, page_bytes);
+        start.spare().zero(unit_of_super(whole, copy) * page_bytes, page_bytes);
     setting how{"mapped", {}};
     how.from_open = true;
     if (find_damage(how, start, rules, "superblock copy " + std::to_string(left) + " alone", found))
@@ -181,10 +181,10 @@ void one_super_left(const commit_rules& rules, findings& found) {
 void one_replica_left(const commit_rules& rules, findings& found) {
   for (const unsigned left : {0u, 4u}) {
     set_state start = started("mapped");
-    const page_image whole = start.spare;
+    const page_image whole = start.spare();
     for (unsigned replica = 0; replica < 5; ++replica)
       for (std::uint32_t number = 0; replica != left && number < 17; ++number)
-        start.spare.zero(unit_of_block(whole, replica, number) * page_bytes, page_bytes);
+        start.spare().zero(unit_of_block(whole, replica, number) * page_bytes, page_bytes);
     setting how{"mapped", {"write part", "unmap"}};
     how.from_open = true;
     if (find_damage(how, start, rules, "replica " + std::to_string(left) + " alone", found))
@@ -267,7 +267,7 @@ void copy_returns(const commit_rules& rules, findings& found) {
       return true;
     half = run.at_epoch(crash.epoch);
     half->main = crash.devices[0]->content;
-    half->spare = spare;
+    half->spare() = spare;
     unit = unit_of_block(spare, *first, number);
     return false;
   });
@@ -279,7 +279,7 @@ void copy_returns(const commit_rules& rules, findings& found) {
   options.rules = &rules;
   for (std::uint64_t times = 1; times <= 4 && found.empty(); ++times) {
     set_state start = *half;
-    start.spare_faults.bad.push_back({unit * 8, 8, direction::read, io_error::medium, times, false});
+    start.spares.front().faults.bad.push_back({unit * 8, 8, direction::read, io_error::medium, times, false});
     crash_run second(start, options);
     second.set_spare_fate([unit](std::uint64_t, std::uint64_t offset, std::uint64_t) {
       return offset == unit * page_bytes ? write_fate::forgotten : write_fate::kept;
@@ -299,8 +299,175 @@ void copy_returns(const commit_rules& rules, findings& found) {
   }
 }
 
-const scenario scenarios[] = {plain,          one_super_left, one_replica_left, deaf_main,
-                              one_write_gone, deaf_place,     copy_returns,     flush_fails};
+// --- sets of several spares
+
+const set_state& pool_started(const std::string& name) {
+  static std::map<std::string, set_state> made;
+  const auto found = made.find(name);
+  return found != made.end() ? found->second : made.emplace(name, pool_start(name)).first->second;
+}
+
+constexpr std::uint64_t b = unit_b * page_sectors;
+
+/// Runs `what` on a set of several spares, then judges every crash in it; with `at_end`, only those after it.
+bool find_pool_damage(const set_state& start, const commit_rules& rules, const std::string& name,
+                      const std::function<void(crash_run&)>& what, findings& found, bool full_copies = true,
+                      bool at_end = false) {
+  open_options options;
+  options.rules = &rules;
+  crash_run run(start, options);
+  std::size_t from = 0;
+  if (run.open()) {
+    from = run.position();
+    what(run);
+  }
+  if (at_end)
+    from = run.position();
+  run.finish();
+  judge_options judging;
+  judging.open.rules = &rules;
+  judging.mending_every = 0;
+  judging.reopen_every = 8;
+  judging.absent_every = 1;
+  judging.expect_full_copies = full_copies;
+  judging.most_violations = 1;
+  judging.limits.combinations = 24;
+  judging.limits.exhaustive = 4;
+  judging.limits.samples = 4;
+  judging.limits.tears = false;
+  crash_judge judge(judging);
+  judge.judge(run, name, from);
+  found.insert(found.end(), judge.violations().begin(), judge.violations().end());
+  return !found.empty();
+}
+
+/// Plain crashes, then a spare is missing.
+void pool_plain(const commit_rules& rules, findings& found) {
+  const std::pair<const char*, std::vector<std::string>> all[] = {
+      {"fresh", {"remap A", "write A whole", "flush"}},
+      {"spread", {"write A whole", "flush", "evacuate 0"}},
+      {"one", {"add"}},
+      {"gone", {"write B whole", "all back"}},
+  };
+  for (const auto& [start, operations] : all)
+    if (find_pool_damage(
+            pool_started(start), rules, start,
+            [&](crash_run& run) {
+              for (const std::string& each : operations)
+                find_pool_operation(each).run(run);
+            },
+            found))
+      return;
+}
+
+/// The host of a sixth replica cannot write it any more, nor anything near.
+void host_fails(const commit_rules& rules, findings& found) {
+  (void)find_pool_damage(
+      pool_started("spread"), rules, "the host fails",
+      [](crash_run& run) {
+        run.break_spare({2000 * page_sectors, 2096 * page_sectors, direction::write}, 1);
+        run.remap(9);
+        run.write(9 * page_sectors, page_sectors);
+        run.flush();
+      },
+      found, false);
+}
+
+/// A spare goes while the slot that an evacuation leaves behind on it is released; what was there is removed
+/// and written elsewhere.
+void vanishes_in_release(const commit_rules& rules, findings& found, bool returns_first) {
+  for (std::uint64_t writes = 0; writes <= 12; ++writes)
+    if (find_pool_damage(
+            pool_started("spread"), rules, "vanishes after " + std::to_string(writes) + " writes",
+            [&](crash_run& run) {
+              run.vanish(1, writes);
+              run.evacuate(1);
+              if (returns_first)
+                run.reopen_with_all();
+              run.unmap(unit_b);
+              run.write(b, page_sectors);
+              run.flush();
+              if (!returns_first)
+                run.reopen_with_all();
+            },
+            found, true, true))
+      return;
+}
+void vanishes_then_removed(const commit_rules& rules, findings& found) {
+  vanishes_in_release(rules, found, false);
+}
+void vanishes_and_returns(const commit_rules& rules, findings& found) {
+  vanishes_in_release(rules, found, true);
+}
+
+/// Opens what is given; the set must be refused, or show the newest version in unit B.
+void expect_refused_or(version newest, const set_state& state, const commit_rules& rules, findings& found) {
+  open_options options;
+  options.rules = &rules;
+  std::vector<std::shared_ptr<store>> spares;
+  for (std::size_t n = 0; n < state.spares.size(); ++n)
+    if (state.spares[n].role != spare_role::none)
+      spares.push_back(make_spare(state.spares[n], n));
+  const auto main = std::make_shared<memory_store>(state.main, state.main_block);
+  const auto opened = disk::open(main, spares, options);
+  if (!opened)
+    return;
+  std::vector<std::byte> bytes(512);
+  const auto context = (*opened)->make_context();
+  const version seen = (*opened)->read(*context, bytes, b * 512) ? read_tag(bytes, b) : lost_version;
+  if (seen != newest && seen != lost_version)
+    found.push_back("unit B shows " + name_of_version(seen) + ", not " + name_of_version(newest));
+}
+
+/// A spare goes, what it held is written anew; then it alone is used, without the others.
+void sides_apart(const commit_rules& rules, findings& found) {
+  open_options options;
+  options.rules = &rules;
+  crash_run one_side(pool_started("spread"), options);
+  if (!one_side.open())
+    return;
+  one_side.vanish(1);
+  one_side.write(b, page_sectors);
+  one_side.flush();
+  set_state apart = one_side.state();
+  const version newest = apart.truth.current(b);
+  apart.spares[0].role = spare_role::away;
+  apart.spares[1].role = spare_role::member;
+  apart.spares[1].faults = {};
+  {
+    crash_run other_side(apart, options);
+    other_side.tolerate_failures();
+    if (!other_side.open())
+      return;
+    other_side.remap(9);
+    apart = other_side.state();
+  }
+  apart.spares[0].role = spare_role::member;
+  expect_refused_or(newest, apart, rules, found);
+}
+
+/// A copy of a spare from an earlier session takes its place.
+void old_copy(const commit_rules& rules, findings& found) {
+  open_options options;
+  options.rules = &rules;
+  const auto session = [&](const set_state& from) {
+    crash_run run(from, options);
+    if (run.open()) {
+      run.write(b, page_sectors);
+      run.flush();
+    }
+    return run.state();
+  };
+  const set_state before = session(pool_started("spread"));
+  set_state now = session(before);
+  now.spares[1].content = before.spares[1].content;
+  expect_refused_or(now.truth.current(b), now, rules, found);
+}
+
+const scenario scenarios[] = {plain,        one_super_left,        one_replica_left,     deaf_main,
+                              one_write_gone, deaf_place,          copy_returns,         flush_fails,
+                              pool_plain,   host_fails,            vanishes_then_removed, vanishes_and_returns,
+                              sides_apart,  old_copy};
 
 struct mutant {
   const char* name;
@@ -325,6 +492,15 @@ const mutant mutants[] = {
     {RULE(super_spares_only_valid), flush_fails},
     {RULE(prepare_flush), plain},
     {RULE(bits_before_slot), plain},
+    {RULE(write_sixth), pool_plain},
+    {RULE(flush_sixth), pool_plain},
+    {RULE(unlist_sixth), host_fails},
+    {RULE(record_absence), sides_apart},
+    {RULE(complete_sixth), vanishes_then_removed},
+    {RULE(return_from_sixth), vanishes_and_returns},
+    {RULE(confirm_record), old_copy},
+    {RULE(new_spare_first), pool_plain},
+    {RULE(winner_before_loser), pool_plain},
     {RULE(session_first), nullptr,
      "with one spare the mending that a crash interrupts is read by the next open, whose numbers begin above "
      "it; the "

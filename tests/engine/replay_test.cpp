@@ -5,7 +5,7 @@
 // DMREMAP_REPLAY=nightly goes further than the default, "ci"; DMREMAP_REPLAY_SEED varies what is sampled.
 #include "tests/support/crash_judge.h"
 #include "tests/support/sanitized.h"
-#include "tests/support/crash_operations.h"
+#include "tests/support/pool_operations.h"
 
 #include <catch2/catch.hpp>
 
@@ -42,11 +42,36 @@ judge_options options_for(std::uint64_t round) {
   return options;
 }
 
+judge_options pool_options_for(std::uint64_t round, std::size_t operations) {
+  judge_options options = options_for(round);
+  // Sequences of two are many: each is told apart by what was written at all, torn writes are for the others.
+  const bool many = operations == 2 && !nightly();
+  options.limits.tears = !many || round % 8 == 0;
+  options.limits.exhaustive = nightly() ? 8 : many ? 2 : 4;
+  options.limits.samples = nightly() ? 24 : many ? 1 : 6;
+  options.limits.combinations = nightly() ? 512 : many ? 8 : 24;
+  options.limits.torn_together = nightly() ? 16 : 1;
+  options.limits.random_tears = nightly() ? 2 : 0;
+  options.mending_every = nightly() ? 20 : 199;
+  options.absent_every = nightly() ? 1 : 2;
+  options.after_open = [](crash_run& run, std::uint64_t number) {
+    const auto all = pool_operations();
+    all[number % all.size()].run(run);
+  };
+  return options;
+}
+
+struct totals {
+  std::uint64_t distinct_images = 0, cases = 0;
+};
+totals& found_so_far() {
+  static totals all;
+  return all;
+}
+
 class sequence_test {
 public:
-  explicit sequence_test(const std::string& start, std::uint32_t main_block = 512,
-                         std::uint32_t spare_block = 512)
-      : name_(start), start_(starting_state(start, main_block, spare_block)) {}
+  sequence_test(std::string name, set_state start) : name_(std::move(name)), start_(std::move(start)) {}
 
   /// The crashes of the operations before the last belong to shorter sequences.
   void run(const std::vector<const operation*>& sequence) {
@@ -60,43 +85,47 @@ public:
         name += std::string(" | ") + each->name;
       }
     run.finish();
-    crash_judge judge(options_for(++rounds_));
+    ++rounds_;
+    crash_judge judge(start_.pool() ? pool_options_for(rounds_, sequence.size()) : options_for(rounds_));
     judge.judge(run, name, from);
-    counts_.distinct_images += judge.counts().distinct_images;
-    counts_.mending_images += judge.counts().mending_images;
-    counts_.checks += judge.counts().checks;
-    counts_.points += judge.counts().points;
-    counts_.sampled_points += judge.counts().sampled_points;
+    counts_ += judge.counts();
     for (const std::string& what : judge.violations())
       UNSCOPED_INFO(what);
     CHECK(judge.violations().empty());
   }
 
-  /// Of the sequences of two, one in `keep`.
-  void run_all(unsigned keep) {
+  /// Of the sequences of two, one in `keep`; of those of three, one in `keep_three`; 0: none.
+  void run_all(const std::vector<const operation*>& firsts, const std::vector<const operation*>& all,
+               unsigned keep, unsigned keep_three = 0) {
+    if (sanitized) {
+      keep *= sanitized_threads ? 397 : 101;
+      keep_three *= sanitized_threads ? 397 : 101;
+    }
     run({});
-    std::vector<const operation*> all;
-    for (const operation& each : operations_on_a())
-      all.push_back(&each);
-    for (const operation& each : operations_on_b())
-      all.push_back(&each);
+    std::uint64_t number = seed(), single = 0;
     for (const operation* each : all)
-      run({each});
-    if (sanitized)
-      keep *= 23;
-    std::uint64_t number = seed();
-    for (const operation& first : operations_on_a())
+      if (!sanitized || single++ % 8 == 0)
+        run({each});
+    for (const operation* first : firsts)
       for (const operation* second : all)
         if (number++ % keep == 0)
-          run({&first, second});
+          run({first, second});
+    for (const operation* first : firsts)
+      for (const operation* second : all)
+        for (const operation* third : all)
+          if (keep_three != 0 && number++ % keep_three == 0)
+            run({first, second, third});
   }
 
   ~sequence_test() {
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun_;
+    found_so_far().distinct_images += counts_.distinct_images;
+    ++found_so_far().cases;
     WARN(name_ << ": " << rounds_ << " sequences, " << counts_.points << " crash points ("
                << counts_.sampled_points << " of them sampled), " << counts_.distinct_images
                << " distinct images, " << counts_.checks << " checks, " << counts_.mending_images
-               << " images of crashes after a crash, " << took.count() << " s");
+               << " images of crashes after a crash, " << counts_.degraded_opens << " opened without a spare, "
+               << counts_.refused_opens << " refused so, " << took.count() << " s");
   }
 
 private:
@@ -107,32 +136,78 @@ private:
   judge_counts counts_;
 };
 
+std::vector<const operation*> list(std::initializer_list<std::span<const operation>> spans) {
+  std::vector<const operation*> all;
+  for (const auto span : spans)
+    for (const operation& each : span)
+      all.push_back(&each);
+  return all;
+}
+
+void one_spare(const std::string& start, unsigned keep, std::uint32_t main_block = 512,
+               std::uint32_t spare_block = 512) {
+  sequence_test(start, starting_state(start, main_block, spare_block))
+      .run_all(list({operations_on_a()}), list({operations_on_a(), operations_on_b()}), keep);
+}
+
+void several_spares(const std::string& start, unsigned keep, unsigned keep_three) {
+  const auto all = list({pool_operations()});
+  sequence_test("pool " + start, pool_start(start))
+      .run_all(all, all, nightly() ? 1 : keep, nightly() ? 1 : keep_three);
+}
+
 } // namespace
 
 TEST_CASE("crashes in sequences from a fresh set") {
-  sequence_test("fresh").run_all(1);
+  one_spare("fresh", 1);
 }
 
 TEST_CASE("crashes in sequences from a set with both units remapped") {
-  sequence_test("mapped").run_all(nightly() ? 1 : 3);
+  one_spare("mapped", nightly() ? 1 : 3);
 }
 
 TEST_CASE("crashes in sequences from a set with a lost sector that was not closed") {
-  sequence_test("lost").run_all(nightly() ? 1 : 3);
+  one_spare("lost", nightly() ? 1 : 3);
 }
 
 TEST_CASE("crashes in sequences on a main that cannot write") {
-  sequence_test("broken").run_all(nightly() ? 1 : 5);
+  one_spare("broken", nightly() ? 1 : 5);
 }
 
 TEST_CASE("crashes in sequences on members with 4096-byte blocks") {
-  SECTION("both") {
-    sequence_test("fresh", 4096, 4096).run_all(nightly() ? 1 : 17);
-  }
-  SECTION("main") {
-    sequence_test("lost", 4096, 512).run_all(nightly() ? 1 : 17);
-  }
-  SECTION("spare") {
-    sequence_test("mapped", 512, 4096).run_all(nightly() ? 1 : 17);
-  }
+  one_spare("fresh", nightly() ? 1 : 17, 4096, 4096);
+  one_spare("lost", nightly() ? 1 : 17, 4096, 512);
+  one_spare("mapped", nightly() ? 1 : 17, 512, 4096);
+}
+
+TEST_CASE("crashes in sequences on a fresh set of two spares") {
+  several_spares("fresh", 7, 3989);
+}
+
+TEST_CASE("crashes in sequences on two spares that both serve units") {
+  several_spares("spread", 1, 1999);
+}
+
+TEST_CASE("crashes in sequences on two spares and a lost sector, not closed") {
+  several_spares("killed", 7, 3989);
+}
+
+TEST_CASE("crashes in sequences on two spares of which one has gone") {
+  several_spares("gone", 5, 3989);
+}
+
+TEST_CASE("crashes in sequences on one spare that gets a second") {
+  several_spares("one", 17, 7993);
+}
+
+TEST_CASE("crashes in sequences on three spares") {
+  several_spares("three", 11, 7993);
+}
+
+TEST_CASE("the crashes were enough") {
+  constexpr std::uint64_t all_cases = 13;
+  const totals& found = found_so_far();
+  WARN(found.distinct_images << " distinct images in all");
+  if (found.cases == all_cases && !sanitized)
+    CHECK(found.distinct_images >= 100000);
 }

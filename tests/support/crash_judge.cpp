@@ -4,6 +4,7 @@
 #include "engine/units.h"
 
 #include <algorithm>
+#include <optional>
 
 namespace dmremap::test {
 
@@ -20,6 +21,7 @@ std::uint64_t hash_faults(const fault_table& faults, std::uint64_t hash) {
     add(static_cast<std::uint64_t>(bad.when) << 8 | static_cast<std::uint64_t>(bad.error));
     add(bad.times);
   }
+  add(faults.bad.size());
   return hash;
 }
 
@@ -34,60 +36,196 @@ std::vector<version> read_all(disk& from, std::uint64_t sectors) {
 
 } // namespace
 
+namespace {
+
+constexpr version written_meanwhile = 0x70000000;
+
+/// Whom to leave out: with a spare away already that one, as the others must not be used without each other.
+std::optional<unsigned> who_is_absent(const set_state& state, std::uint64_t number) {
+  std::vector<unsigned> members;
+  for (unsigned n = 0; n < state.spares.size(); ++n) {
+    if (state.spares[n].role == spare_role::away)
+      return n;
+    if (state.spares[n].role == spare_role::member)
+      members.push_back(n);
+  }
+  if (members.size() < 2)
+    return std::nullopt;
+  return members[number % members.size()];
+}
+
+} // namespace
+
 void crash_judge::note(std::string what) {
   violations_.push_back(std::move(what));
 }
 
 set_state crash_judge::state_after(const crash_run& run, const crash_state& crash) const {
   set_state state = run.at_epoch(crash.epoch);
+  const auto faults_of = [&](unsigned device) -> fault_table& {
+    return device == 0 ? state.main_faults : state.spares[device - 1].faults;
+  };
   state.main = crash.devices[0]->content;
-  state.spare = crash.devices[1]->content;
-  state.main_faults.flush_failures = state.spare_faults.flush_failures = 0; // that was the old drive's mood
+  state.main_faults.flush_failures = 0; // that was the old drive's mood
+  for (std::size_t n = 0; n < state.spares.size(); ++n) {
+    state.spares[n].content = crash.devices[1 + n]->content;
+    state.spares[n].faults.flush_failures = 0;
+    state.spares[n].faults.all.reset(); // it answers again, or is not given at all
+  }
   // Writes since the last marker have healed what they covered.
   for (std::size_t i = crash.point; i-- > 0 && run.log().events()[i].what != log_event::kind::marker;)
-    if (const log_event& event = run.log().events()[i];
-        event.what == log_event::kind::write && event.device == 0)
-      heal_written(state.main_faults, event.offset / sector_bytes, event.length / sector_bytes);
+    if (const log_event& event = run.log().events()[i]; event.what == log_event::kind::write)
+      heal_written(faults_of(event.device), event.offset / sector_bytes, event.length / sector_bytes);
   return state;
 }
 
-std::string crash_judge::check_metadata(const page_image& spare) {
-  const spare_report report = checker_.check(spare);
+/// The devices of a state, for one or more opens in turn.
+struct crash_judge::devices {
+  std::shared_ptr<memory_store> main;
+  std::vector<std::shared_ptr<memory_store>> spares;
+
+  explicit devices(const set_state& state)
+      : main(std::make_shared<memory_store>(state.main, state.main_block, state.main_faults)) {
+    for (std::size_t n = 0; n < state.spares.size(); ++n)
+      spares.push_back(make_spare(state.spares[n], n));
+  }
+  /// With every spare of the set but `absent`; of those that were just being added or removed: with them,
+  /// and where that is refused because one is none, without.
+  [[nodiscard]] result<std::unique_ptr<disk>> open(const set_state& state, open_options options,
+                                                   std::optional<unsigned> absent = std::nullopt) const {
+    const auto attempt = [&](bool in_flight) {
+      std::vector<std::shared_ptr<store>> given;
+      for (unsigned n = 0; n < spares.size(); ++n) {
+        const spare_role role = state.spares[n].role;
+        if (role == spare_role::none || absent == n)
+          continue;
+        if (in_flight || role == spare_role::member || role == spare_role::away)
+          given.push_back(spares[n]);
+      }
+      options.degraded = options.degraded || absent.has_value();
+      return disk::open(main, given, options);
+    };
+    auto opened = attempt(true);
+    const bool some = std::any_of(state.spares.begin(), state.spares.end(), [](const spare_part& p) {
+      return p.role == spare_role::adding || p.role == spare_role::removing;
+    });
+    if (!opened && some && (opened.error().id == "no-superblock" || opened.error().id == "foreign-spare"))
+      return attempt(false);
+    return opened;
+  }
+};
+
+/// Of the spares that the set lists.
+std::string crash_judge::check_metadata(const set_state& state, const devices& on, disk& opened) {
+  std::vector<page_image> images;
   std::string text;
-  for (const std::string& damage : report.damage)
+  for (std::size_t n = 0; n < state.spares.size(); ++n) {
+    if (state.pool() && !opened.find_spare(spare_name(n)))
+      continue;
+    const page_image image = on.spares[n]->image();
+    const spare_report report = checker_.check(image);
+    for (const std::string& damage : report.damage)
+      text += (text.empty() ? "" : "; ") + damage;
+    if (text.empty() && options_.expect_full_copies && report.super_good != 0x3FF)
+      text = "superblock copies are marked bad: good mask " + std::to_string(report.super_good);
+    if (text.empty() && options_.expect_full_copies && report.weakest_chunk != 5)
+      text = "a chunk has only " + std::to_string(report.weakest_chunk) + " good replicas";
+    images.push_back(image);
+  }
+  if (images.size() < 2 || !text.empty())
+    return text;
+  std::vector<const page_image*> all;
+  for (const page_image& each : images)
+    all.push_back(&each);
+  for (const std::string& damage : checker_.check_sixths(all, options_.expect_full_copies))
     text += (text.empty() ? "" : "; ") + damage;
-  if (text.empty() && options_.expect_full_copies && report.super_good != 0x3FF)
-    text = "superblock copies are marked bad: good mask " + std::to_string(report.super_good);
-  if (text.empty() && options_.expect_full_copies && report.weakest_chunk != 5)
-    text = "a chunk has only " + std::to_string(report.weakest_chunk) + " good replicas";
   return text;
 }
 
+std::vector<const page_image*> crash_judge::all_but(const set_state& state, unsigned absent) {
+  std::vector<const page_image*> there;
+  for (unsigned n = 0; n < state.spares.size(); ++n)
+    if (n != absent && state.spares[n].role != spare_role::none)
+      there.push_back(&state.spares[n].content);
+  return there;
+}
+
 crash_judge::observation crash_judge::look(const set_state& state) {
-  const auto main = std::make_shared<memory_store>(state.main, state.main_block, state.main_faults);
-  const auto spare = std::make_shared<memory_store>(state.spare, state.spare_block, state.spare_faults);
+  const devices on(state);
   observation seen;
   const std::uint64_t sectors = state.truth.sectors();
   {
-    const auto opened = disk::open(main, {spare}, options_.open);
+    const auto opened = on.open(state, options_.open);
     if (!opened) {
-      seen.failure = "does not open: " + opened.error().text();
+      seen.failure = "does not open: " + opened.error().id + ": " + opened.error().text();
       return seen;
     }
-    if (const std::string damage = check_metadata(spare->image()); !damage.empty())
+    if (const std::string damage = check_metadata(state, on, **opened); !damage.empty())
       seen.failure = "after the open: " + damage;
     seen.sectors = read_all(**opened, sectors);
   }
-  if (options_.reopen_every == 0 || images_ % options_.reopen_every != 0)
-    return seen;
-  const auto again = disk::open(main, {spare}, options_.open);
-  if (!again)
-    seen.failure = "does not open a second time: " + again.error().text();
-  else if (read_all(**again, sectors) != seen.sectors)
-    seen.failure = "shows other data when it is opened a second time";
-  else if (const std::string damage = check_metadata(spare->image()); !damage.empty())
-    seen.failure = "after the second open: " + damage;
+  if (options_.reopen_every != 0 && images_ % options_.reopen_every == 0) {
+    const auto again = on.open(state, options_.open);
+    if (!again)
+      seen.failure = "does not open a second time: " + again.error().text();
+    else if (read_all(**again, sectors) != seen.sectors)
+      seen.failure = "shows other data when it is opened a second time";
+    else if (const std::string damage = check_metadata(state, on, **again); !damage.empty())
+      seen.failure = "after the second open: " + damage;
+  }
+  if (state.pool() && options_.absent_every != 0 && images_ % options_.absent_every == 0 &&
+      seen.failure.empty())
+    if (const auto absent = who_is_absent(state, images_ / options_.absent_every))
+      look_without(state, *absent, seen);
   return seen;
+}
+
+/// The set without one spare; then, with changes made meanwhile, with it again.
+void crash_judge::look_without(const set_state& state, unsigned absent, observation& seen) {
+  const devices on(state);
+  const std::uint64_t sectors = state.truth.sectors(), number = images_;
+  seen.which = "without " + spare_name(absent);
+  seen.may_fail = checker_.named_units(state.spares[absent].content, all_but(state, absent));
+  {
+    const auto opened = on.open(state, options_.open, absent);
+    if (!opened) {
+      ++counts_.refused_opens;
+      const bool known = checker_.map_is_known(all_but(state, absent), state.spares[absent].place);
+      if ((opened.error().id != "spare-unprotected" && opened.error().id != "spare-missing") || known)
+        seen.failure = seen.which + " does not open: " + opened.error().id + ": " + opened.error().text();
+      return;
+    }
+    ++counts_.degraded_opens;
+    disk& d = **opened;
+    // A place that takes writes and cannot be read may be the first that is free.
+    const bool weak = std::any_of(state.spares.begin(), state.spares.end(), [](const spare_part& p) {
+      return std::any_of(p.faults.bad.begin(), p.faults.bad.end(),
+                         [](const bad_range& bad) { return bad.when != direction::write; });
+    });
+    seen.without = read_all(d, sectors);
+    const auto context = d.make_context();
+    std::vector<std::byte> bytes(unit_bytes);
+    for (const std::uint64_t unit : seen.may_fail) { // a whole unit finds another place
+      if (weak || number / 2 % 2 == 0 || unit * unit_sectors >= sectors)
+        continue;
+      fill_tags(bytes, unit * unit_sectors, written_meanwhile);
+      if (d.write(*context, bytes, unit * unit_bytes))
+        seen.written = unit;
+      break;
+    }
+    if (!weak && number / 2 % 3 == 0)
+      (void)d.remap(sector_number(0));
+    if (number / 2 % 5 == 0)
+      (void)d.close();
+  }
+  const auto back = on.open(state, options_.open);
+  if (!back) {
+    seen.failure = seen.which + ", then with it does not open: " + back.error().text();
+    return;
+  }
+  seen.back = read_all(**back, sectors);
+  if (const std::string damage = check_metadata(state, on, **back); !damage.empty())
+    seen.failure = seen.which + ", then with it: " + damage;
 }
 
 const crash_judge::observation& crash_judge::observe(const set_state& state, std::uint64_t key) {
@@ -96,6 +234,32 @@ const crash_judge::observation& crash_judge::observe(const set_state& state, std
     return found->second;
   ++images_;
   return memory_.emplace(key, look(state)).first->second;
+}
+
+/// What was seen without one of the spares, and when it was back.
+std::string crash_judge::compare_without(const observation& seen, const oracle& truth) {
+  for (std::uint64_t s = 0; s < seen.without.size(); ++s) {
+    const bool hidden = seen.without[s] == lost_version && seen.may_fail.contains(s / unit_sectors);
+    if (hidden)
+      continue;
+    if (const auto wrong = truth.check_after_crash(s, seen.without[s]))
+      return seen.which + ": " + *wrong;
+  }
+  for (std::uint64_t s = 0; s < seen.back.size(); ++s) {
+    const std::string text = seen.which + ", then with it: ";
+    const std::string shows =
+        text + "sector " + std::to_string(s) + " shows " + name_of_version(seen.back[s]) + ", not ";
+    if (seen.written == s / unit_sectors) {
+      if (seen.back[s] != written_meanwhile)
+        return shows + "what was written meanwhile";
+    } else if (seen.without[s] != lost_version) {
+      if (seen.back[s] != seen.without[s])
+        return shows + name_of_version(seen.without[s]) + " as before";
+    } else if (const auto wrong = truth.check_after_crash(s, seen.back[s])) {
+      return text + *wrong;
+    }
+  }
+  return {};
 }
 
 bool crash_judge::compare(const observation& seen, const oracle& truth, const std::string& name) {
@@ -108,11 +272,24 @@ bool crash_judge::compare(const observation& seen, const oracle& truth, const st
       note(name + ": " + *wrong);
       return false;
     }
+  if (const std::string wrong = compare_without(seen, truth); !wrong.empty()) {
+    note(name + ": " + wrong);
+    return false;
+  }
   return true;
 }
 
 /// Crashes while the open mends what a crash left behind, and in what is done next.
-void crash_judge::replay_mending(const set_state& state, const std::string& name) {
+void crash_judge::replay_mending(set_state state, const std::string& name) {
+  const auto absent = state.pool() ? who_is_absent(state, images_) : std::nullopt;
+  const bool any_away = std::any_of(state.spares.begin(), state.spares.end(),
+                                    [](const spare_part& p) { return p.role == spare_role::away; });
+  // An away spare comes back at this open, or stays away; of those that are there one goes now and then.
+  if (any_away && images_ / 3 % 2 == 0)
+    for (spare_part& p : state.spares)
+      p.role = p.role == spare_role::away ? spare_role::member : p.role;
+  else if (absent && images_ / 3 % 3 == 0 && checker_.map_is_known(all_but(state, *absent), state.spares[*absent].place))
+    state.spares[*absent].role = spare_role::away;
   crash_run second(state, options_.open);
   if (!second.open())
     return; // look() has said so
@@ -139,8 +316,10 @@ void crash_judge::replay(const crash_run& run, const std::string& name, std::siz
     const set_state after = state_after(run, crash);
     const std::string where = name + "; " + crash.describe();
     const std::uint64_t before = images_;
-    const observation& seen =
-        observe(after, hash_faults(after.spare_faults, hash_faults(after.main_faults, crash.hash)));
+    std::uint64_t key = hash_faults(after.main_faults, crash.hash);
+    for (const spare_part& each : after.spares)
+      key = hash_faults(each.faults, key) * 31 + static_cast<std::uint64_t>(each.role);
+    const observation& seen = observe(after, key);
     if (!compare(seen, after.truth, where))
       return violations_.size() < options_.most_violations;
     if (first && images_ != before && options_.mending_every != 0 && images_ % options_.mending_every == 0)
@@ -156,6 +335,17 @@ void crash_judge::replay(const crash_run& run, const std::string& name, std::siz
   counts_.checks += counts.checks;
   counts_.points += counts.points;
   counts_.sampled_points += counts.sampled_points;
+}
+
+judge_counts& judge_counts::operator+=(const judge_counts& more) {
+  distinct_images += more.distinct_images;
+  checks += more.checks;
+  mending_images += more.mending_images;
+  sampled_points += more.sampled_points;
+  points += more.points;
+  degraded_opens += more.degraded_opens;
+  refused_opens += more.refused_opens;
+  return *this;
 }
 
 bool crash_judge::judge(const crash_run& run, const std::string& name, std::size_t from) {

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -23,11 +24,14 @@ struct judge_options {
   unsigned reopen_every = 4; ///< every so many new images are opened a second time; 0: none
   bool expect_full_copies =
       true; ///< all copies of everything are good after an open (no faults on the spare)
+  unsigned absent_every = 2; ///< of sets of several spares, every so many new images are opened without one
   std::size_t most_violations = 3; ///< then the judge stops
 };
 
 struct judge_counts {
+  std::uint64_t degraded_opens = 0, refused_opens = 0; ///< without a spare; refused: it has no protection
   std::uint64_t distinct_images = 0, checks = 0, mending_images = 0, sampled_points = 0, points = 0;
+  judge_counts& operator+=(const judge_counts& more);
 };
 
 /// Opens what a crash left behind and holds it against the oracle, and the metadata against the format.
@@ -46,12 +50,23 @@ private:
   struct observation {
     std::string failure; ///< what is wrong whatever the oracle says
     std::vector<version> sectors;
+    // and without one of the spares, then with it again
+    std::vector<version> without;
+    std::set<std::uint64_t> may_fail; ///< units that the spare's tables name
+    std::uint64_t written = no_unit;  ///< unit that was written as a whole meanwhile
+    std::vector<version> back;
+    std::string which;
   };
+  static constexpr std::uint64_t no_unit = static_cast<std::uint64_t>(-1);
+  struct devices;
   [[nodiscard]] set_state state_after(const crash_run& run, const crash_state& crash) const;
   const observation& observe(const set_state& state, std::uint64_t key);
   [[nodiscard]] observation look(const set_state& state);
-  [[nodiscard]] std::string check_metadata(const page_image& spare);
-  void replay_mending(const set_state& state, const std::string& name);
+  void look_without(const set_state& state, unsigned absent, observation& seen);
+  [[nodiscard]] std::string check_metadata(const set_state& state, const devices& on, disk& opened);
+  [[nodiscard]] static std::vector<const page_image*> all_but(const set_state& state, unsigned absent);
+  [[nodiscard]] static std::string compare_without(const observation& seen, const oracle& truth);
+  void replay_mending(set_state state, const std::string& name);
   void replay(const crash_run& run, const std::string& name, std::size_t from, bool first);
   bool compare(const observation& seen, const oracle& truth, const std::string& name);
   void note(std::string what);

@@ -8,11 +8,19 @@
 
 namespace dmremap::test {
 
-set_state format_set(std::uint64_t units, std::uint32_t main_block, std::uint32_t spare_block) {
-  memory_store main(units * unit_bytes, main_block), spare(16 << 20, spare_block);
+namespace {
+
+set_state format(std::uint64_t units, std::uint32_t main_block, std::vector<std::uint32_t> spare_blocks,
+                 unsigned blanks) {
+  memory_store main(units * unit_bytes, main_block);
   std::vector<std::byte> content(units * unit_bytes);
   fill_tags(content, 0, 1);
-  store* const spares[] = {&spare};
+  std::vector<std::unique_ptr<memory_store>> made;
+  std::vector<store*> spares;
+  for (const std::uint32_t block : spare_blocks) {
+    made.push_back(std::make_unique<memory_store>(16 << 20, block));
+    spares.push_back(made.back().get());
+  }
   format_options options;
   options.name = "crash";
   options.set_uuid = "11111111-2222-4333-8444-555555555555";
@@ -24,20 +32,49 @@ set_state format_set(std::uint64_t units, std::uint32_t main_block, std::uint32_
     throw std::runtime_error("format: " + formatted.error().text());
   set_state state;
   state.main = main.image();
-  state.spare = spare.image();
-  state.truth = oracle(units * unit_sectors, 1);
   state.main_block = main_block;
-  state.spare_block = spare_block;
+  state.truth = oracle(units * unit_sectors, 1);
+  for (unsigned n = 0; n < spare_blocks.size(); ++n)
+    state.spares.push_back({made[n]->image(), {}, spare_blocks[n], spare_role::member, n});
+  for (unsigned n = 0; n < blanks; ++n)
+    state.spares.push_back({page_image(16 << 20), {}, 512, spare_role::none, 0});
   return state;
+}
+
+} // namespace
+
+std::string spare_name(std::size_t n) {
+  return "spare" + std::to_string(n);
+}
+
+std::shared_ptr<memory_store> make_spare(const spare_part& of, std::size_t n) {
+  auto made = std::make_shared<memory_store>(of.content, of.block, of.faults);
+  store_identity identity;
+  identity.path = spare_name(n);
+  made->set_identity(identity);
+  return made;
+}
+
+set_state format_set(std::uint64_t units, std::uint32_t main_block, std::uint32_t spare_block) {
+  return format(units, main_block, {spare_block}, 0);
+}
+
+set_state format_pool(std::uint64_t units, unsigned spares, unsigned blanks) {
+  std::vector<std::uint32_t> blocks;
+  for (unsigned n = 0; n < spares; ++n)
+    blocks.push_back(n % 2 == 0 ? 512 : 4096);
+  return format(units, 512, std::move(blocks), blanks);
 }
 
 crash_run::crash_run(const set_state& start, const open_options& options) : options_(options), now_(start) {
   main_memory_ = std::make_shared<memory_store>(start.main, start.main_block, start.main_faults);
-  spare_memory_ = std::make_shared<memory_store>(start.spare, start.spare_block, start.spare_faults);
   main_ = std::make_shared<crash_store>(log_, main_memory_);
-  spare_ = std::make_shared<crash_store>(log_, spare_memory_);
   now_.main = page_image();
-  now_.spare = page_image();
+  for (std::size_t n = 0; n < start.spares.size(); ++n) {
+    spare_memory_.push_back(make_spare(start.spares[n], n));
+    spares_.push_back(std::make_shared<crash_store>(log_, spare_memory_.back()));
+    now_.spares[n].content = page_image();
+  }
   epochs_.push_back(now_);
 }
 
@@ -49,15 +86,18 @@ void crash_run::note_failure(const std::string& what) {
 }
 
 void crash_run::ask_what_is_mapped() {
+  if (now_.pool())
+    return look_where();
   now_.mapped.clear();
   disk_->for_each_remap([&](const remap_entry& entry) { now_.mapped.insert(entry.main.value); });
 }
 
 void crash_run::mark(const std::string& label) {
-  if (tolerant_ && disk_)
+  if ((tolerant_ || now_.pool()) && disk_)
     ask_what_is_mapped();
   now_.main_faults = main_memory_->faults();
-  now_.spare_faults = spare_memory_->faults();
+  for (std::size_t n = 0; n < spare_memory_.size(); ++n)
+    now_.spares[n].faults = spare_memory_[n]->faults();
   log_->add_marker(label);
   epochs_.push_back(now_);
 }
@@ -67,21 +107,28 @@ void crash_run::note(const std::string& what) {
 }
 
 bool crash_run::open() {
-  auto opened = disk::open(main_, {spare_}, options_);
+  auto opened = try_open(true);
+  if (!opened && (opened.error().id == "no-superblock" || opened.error().id == "foreign-spare"))
+    opened = try_open(false);
   if (!opened) {
     note("does not open: " + opened.error().text());
     return false;
   }
-  disk_ = std::move(*opened);
   context_ = disk_->make_context();
+  settle_roles();
   mark("open");
   return true;
 }
 
 void crash_run::adopt() {
   std::vector<std::byte> bytes(sector_bytes);
-  for (std::uint64_t s = 0; s < now_.truth.sectors(); ++s)
-    now_.truth.settle(s, disk_->read(*context_, bytes, s * sector_bytes) ? read_tag(bytes, s) : lost_version);
+  for (std::uint64_t s = 0; s < now_.truth.sectors(); ++s) {
+    const io_result done = disk_->read(*context_, bytes, s * sector_bytes);
+    if (!done && now_.away_units.contains(s / unit_sectors))
+      now_.truth.doubt(s);
+    else
+      now_.truth.settle(s, done ? read_tag(bytes, s) : lost_version);
+  }
   now_.mapped.clear();
   now_.lost_values.clear();
   const page_image main = main_memory_->image();
@@ -90,7 +137,7 @@ void crash_run::adopt() {
     for (std::uint64_t i = 0; i < unit_sectors; ++i) {
       const std::uint64_t s = entry.main.value * unit_sectors + i;
       now_.truth.set_unreadable(s, 1, false);
-      if ((entry.lost >> i & 1) == 0)
+      if ((entry.lost >> i & 1) == 0 || now_.away_units.contains(entry.main.value))
         continue;
       main.read(bytes, s * sector_bytes);
       now_.lost_values[s] = read_tag(bytes, s);
@@ -126,7 +173,7 @@ crash_run::change crash_run::foresee_write(std::uint64_t unit, std::uint64_t fir
 /// What the oracle learns from the end of a write or zero of the sectors.
 void crash_run::settle_write(std::uint64_t first, std::uint64_t count, bool done, bool expected) {
   if (!done) {
-    if (expected)
+    if (expected && !may_fail(first, count))
       note_failure("the request failed");
     now_.truth.give_up(first, count);
     return;
@@ -141,8 +188,12 @@ void crash_run::settle_write(std::uint64_t first, std::uint64_t count, bool done
     now_.truth.set_unreadable(s, 1, false);
   }
   for (const std::uint64_t unit : changed) {
+    const bool in_place = now_.pool() && now_.mapped.contains(unit);
     now_.mapped.insert(unit);
-    now_.truth.make_durable(unit * unit_sectors, unit_sectors);
+    const std::uint64_t from = in_place ? std::max(first, unit * unit_sectors) : unit * unit_sectors;
+    const std::uint64_t to =
+        in_place ? std::min(first + count, (unit + 1) * unit_sectors) : (unit + 1) * unit_sectors;
+    now_.truth.make_durable(from, to - from);
   }
 }
 
@@ -152,29 +203,38 @@ void crash_run::write(std::uint64_t first, std::uint64_t count) {
   fill_tags(bytes, first, v);
   now_.truth.begin(first, count, v);
   mark("write of version " + std::to_string(v) + " begins");
+  const place_map before = where_;
   const io_result done = disk_->write(*context_, bytes, first * sector_bytes);
   settle_write(first, count, done.has_value(), true);
+  if (done)
+    settle_moved(before);
   mark("write answered");
 }
 
 void crash_run::zero(std::uint64_t first, std::uint64_t count) {
   now_.truth.begin(first, count, zeros_version);
   mark("zero begins");
+  const place_map before = where_;
   const io_result done = disk_->zero(*context_, first * sector_bytes, count * sector_bytes);
   if (!done && done.error() == io_error::unsupported)
     now_.truth.withdraw(first, count);
   else
     settle_write(first, count, done.has_value(), true);
+  if (done)
+    settle_moved(before);
   mark("zero answered");
 }
 
 void crash_run::flush() {
   const auto begun = now_.truth.begin_flush();
   const io_result done = disk_->flush();
-  if (done)
+  if (done) {
     now_.truth.end_flush(begun);
-  else
-    note_failure("flush failed");
+  } else {
+    now_.truth.fail_flush(begun);
+    if (!some_away())
+      note_failure("flush failed");
+  }
   mark("flush answered");
 }
 
@@ -208,7 +268,7 @@ void crash_run::read(std::uint64_t first, std::uint64_t count) {
   mark("read answered");
   if (done && touches_lost(first, count))
     note_failure("a read of a lost sector succeeds");
-  if (!done && !touches_lost(first, count))
+  if (!done && !touches_lost(first, count) && !may_fail(first, count))
     note_failure("a read of good sectors fails");
   for (std::uint64_t i = 0; done && i < count; ++i)
     if (const auto wrong = now_.truth.check_now(
@@ -230,9 +290,10 @@ void crash_run::remap(std::uint64_t unit) {
 
 void crash_run::unmap(std::uint64_t unit) {
   const bool expected =
-      now_.mapped.contains(unit) && !touches_lost(unit * unit_sectors, unit_sectors) && !write_bad(unit);
+      now_.mapped.contains(unit) && !touches_lost(unit * unit_sectors, unit_sectors) && !write_bad(unit) &&
+      !some_away();
   const auto done = disk_->unmap(sector_number(unit * unit_sectors));
-  if (done && !expected)
+  if (done && !expected && !some_away())
     note_failure("an unmap succeeds that cannot");
   if (!done && expected)
     note_failure("unmap failed: " + done.error().text());
@@ -267,10 +328,12 @@ void crash_run::salvage() {
 void crash_run::close_and_reopen() {
   const auto begun = now_.truth.begin_flush();
   const auto closed = disk_->close();
-  if (!closed)
-    note_failure("close failed: " + closed.error().text());
-  else
+  if (closed)
     now_.truth.end_flush(begun);
+  else
+    now_.truth.fail_flush(begun);
+  if (!closed && !some_away())
+    note_failure("close failed: " + closed.error().text());
   mark("closed");
   context_.reset();
   disk_.reset();
@@ -289,6 +352,8 @@ void crash_run::sync() {
   if (done)
     now_.truth.end_flush(begun);
   else
+    now_.truth.fail_flush(begun);
+  if (!done && !some_away())
     note_failure("sync failed: " + done.error().text());
   mark("sync answered");
 }
@@ -314,7 +379,7 @@ void crash_run::add_remap(std::uint64_t unit, std::uint64_t source) {
 }
 
 void crash_run::fail_flushes(unsigned device, std::uint64_t good, std::uint64_t times) {
-  (device == 0 ? main_memory_ : spare_memory_)->fail_flushes(times, io_error::medium, good);
+  memory(device).fail_flushes(times, io_error::medium, good);
   mark("flushes will fail");
 }
 
@@ -343,9 +408,9 @@ void crash_run::heal_reads() {
   mark("main reads again");
 }
 
-void crash_run::break_spare(bad_range range) {
-  spare_memory_->add_bad(range);
-  mark("the spare has bad sectors");
+void crash_run::break_spare(bad_range range, unsigned n) {
+  spare_memory_.at(n)->add_bad(range);
+  mark(spare_name(n) + " has bad sectors");
 }
 
 void crash_run::finish() {
@@ -353,7 +418,7 @@ void crash_run::finish() {
   std::vector<std::byte> bytes(sector_bytes);
   for (std::uint64_t s = 0; disk_ && s < now_.truth.sectors(); ++s) {
     const io_result done = disk_->read(*context_, bytes, s * sector_bytes);
-    if (!done && tolerant_)
+    if (!done && (tolerant_ || now_.away_units.contains(s / unit_sectors)))
       continue;
     if (const auto wrong = now_.truth.check_now(s, done ? read_tag(bytes, s) : lost_version))
       note("without a crash: " + *wrong);
@@ -365,9 +430,11 @@ void crash_run::finish() {
 set_state crash_run::state() const {
   set_state state = now_;
   state.main = main_memory_->image();
-  state.spare = spare_memory_->image();
   state.main_faults = main_memory_->faults();
-  state.spare_faults = spare_memory_->faults();
+  for (std::size_t n = 0; n < spare_memory_.size(); ++n) {
+    state.spares[n].content = spare_memory_[n]->image();
+    state.spares[n].faults = spare_memory_[n]->faults();
+  }
   return state;
 }
 

@@ -14,19 +14,48 @@
 
 namespace dmremap::test {
 
-/// A set as it lies on its two devices, what is wrong with them, and what a reader may see.
+/// What a device that may be a spare is to the set.
+enum class spare_role : std::uint8_t {
+  member,
+  away,     ///< a member that does not answer, or is not given to the open; the next open may have it back
+  adding,   ///< is just being taken in: a crash leaves it in or out
+  removing, ///< is just being taken out
+  none,     ///< not of the set
+};
+
+struct spare_part {
+  page_image content;
+  fault_table faults;
+  std::uint32_t block = 512;
+  spare_role role = spare_role::member;
+  unsigned place = 0; ///< in the set's list, while it is a member
+};
+
+/// A set as it lies on its devices, what is wrong with them, and what a reader may see.
 struct set_state {
-  page_image main, spare;
-  fault_table main_faults, spare_faults;
+  page_image main;
+  fault_table main_faults;
+  std::uint32_t main_block = 512;
+  std::vector<spare_part> spares;
   oracle truth{0};
   std::set<std::uint64_t> mapped;               ///< main units
+  std::set<std::uint64_t> away_units;           ///< of them: on a spare that is away
   std::map<std::uint64_t, version> lost_values; ///< lost sectors: what main held when they were lost
-  std::uint32_t main_block = 512, spare_block = 512;
+
+  [[nodiscard]] page_image& spare() { return spares.front().content; }
+  [[nodiscard]] const page_image& spare() const { return spares.front().content; }
+  [[nodiscard]] bool pool() const { return spares.size() > 1; }
 };
+
+/// The path by which a run's spare is known.
+[[nodiscard]] std::string spare_name(std::size_t n);
+[[nodiscard]] std::shared_ptr<memory_store> make_spare(const spare_part& of, std::size_t n);
 
 /// A fresh set: `units` main units whose sectors all hold version 1, a spare of 16 MiB, fixed UUIDs.
 [[nodiscard]] set_state format_set(std::uint64_t units, std::uint32_t main_block = 512,
                                    std::uint32_t spare_block = 512);
+/// The same with several spares, and so many blank devices that could become spares.
+[[nodiscard]] set_state format_pool(std::uint64_t units, unsigned spares, unsigned blanks);
 
 /// Opens a set on crash stores and carries out operations, telling the oracle beforehand and afterwards what
 /// may be seen. Whatever goes otherwise than expected is noted in violations(). One thread.
@@ -36,7 +65,7 @@ public:
   ~crash_run();
 
   /// Decides on writes to a member from now on; see write_fate.
-  void set_spare_fate(crash_store::fate_rule rule) { spare_->set_fate(std::move(rule)); }
+  void set_spare_fate(crash_store::fate_rule rule) { spares_.front()->set_fate(std::move(rule)); }
   void set_main_fate(crash_store::fate_rule rule) { main_->set_fate(std::move(rule)); }
   /// Requests may fail from now on, and be completed later: nothing is noted for that, what is remapped is
   /// asked of the disk, and only the data are judged.
@@ -68,8 +97,27 @@ public:
   void break_reads(std::uint64_t first, std::uint64_t count);
   /// Main can read again.
   void heal_reads();
-  /// Sectors of the spare that fail from now on.
-  void break_spare(bad_range range);
+  /// Sectors of a spare that fail from now on.
+  void break_spare(bad_range range, unsigned n = 0);
+
+  // Sets of several spares. Spares are numbered as in the state, not by their place in the set's list.
+  /// Serves the unit from the spare and writes all of it; only where the spare's free units were never used.
+  void put_on(unsigned n, std::uint64_t unit);
+  void add_spare();
+  void remove_spare(unsigned n);
+  void evacuate(unsigned n);
+  /// From now on the spare does not answer; after so many more writes.
+  void vanish(unsigned n, std::uint64_t good_writes = 0);
+  /// Killed, and opened again with every spare that was away.
+  void reopen_with_all();
+  /// Killed, and opened again without the spare.
+  void reopen_without(unsigned n);
+  /// The first spare that is away will not come back.
+  void forget();
+  /// The place that serves the unit cannot be written (read) from now on; then the sectors are written
+  /// (read).
+  void write_on_bad_place(std::uint64_t unit, std::uint64_t first, std::uint64_t count);
+  void read_from_bad_place(std::uint64_t unit);
 
   /// Ends the part of the log that is replayed, then reads every sector once and compares.
   void finish();
@@ -79,7 +127,7 @@ public:
 
   [[nodiscard]] const crash_log& log() const { return *log_; }
   [[nodiscard]] bool flush_has_failed(unsigned device) const {
-    return (device == 0 ? main_memory_ : spare_memory_)->failed_flushes() != 0;
+    return memory(device).failed_flushes() != 0;
   }
   /// The state of affairs in an epoch of the log, without images.
   [[nodiscard]] const set_state& at_epoch(std::size_t epoch) const { return epochs_.at(epoch); }
@@ -89,6 +137,23 @@ public:
 
 private:
   enum class change { none, table, impossible };
+  struct place {
+    unsigned spare = 0; ///< number in the state
+    std::uint64_t unit = 0;
+    unsigned lost = 0;
+    bool operator==(const place&) const = default;
+  };
+  using place_map = std::map<std::uint64_t, place>;
+  [[nodiscard]] memory_store& memory(unsigned device) const {
+    return device == 0 ? *main_memory_ : *spare_memory_.at(device - 1);
+  }
+  [[nodiscard]] std::vector<unsigned> given() const;
+  [[nodiscard]] result<void> try_open(bool with_in_flight);
+  void settle_roles();
+  void look_where();
+  void settle_moved(const place_map& before);
+  [[nodiscard]] bool may_fail(std::uint64_t first, std::uint64_t count) const;
+  [[nodiscard]] bool some_away() const;
   [[nodiscard]] change foresee_write(std::uint64_t unit, std::uint64_t first, std::uint64_t count) const;
   [[nodiscard]] bool touches_lost(std::uint64_t first, std::uint64_t count) const;
   [[nodiscard]] bool write_bad(std::uint64_t unit) const;
@@ -100,8 +165,10 @@ private:
   void lose(std::uint64_t sector);
 
   std::shared_ptr<crash_log> log_ = std::make_shared<crash_log>();
-  std::shared_ptr<memory_store> main_memory_, spare_memory_;
-  std::shared_ptr<crash_store> main_, spare_;
+  std::shared_ptr<memory_store> main_memory_;
+  std::vector<std::shared_ptr<memory_store>> spare_memory_;
+  std::shared_ptr<crash_store> main_;
+  std::vector<std::shared_ptr<crash_store>> spares_;
   open_options options_;
   set_state now_; // its images are not kept up: the stores have them
   std::vector<set_state> epochs_;
@@ -109,6 +176,8 @@ private:
   std::unique_ptr<io_context> context_;
   std::size_t last_ = 0;
   bool tolerant_ = false;
+  place_map where_; ///< of sets of several spares
+  std::set<unsigned> draining_;
   std::vector<std::string> violations_;
 };
 

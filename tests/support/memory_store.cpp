@@ -72,8 +72,11 @@ void memory_store::count(std::uint64_t offset, std::uint64_t length, purpose wha
 }
 
 memory_store::verdict memory_store::judge(std::uint64_t offset, std::uint64_t length, purpose what) {
-  if (faults_.all)
-    return {0, faults_.all};
+  if (faults_.all) {
+    if (faults_.all_after_writes == 0)
+      return {0, faults_.all};
+    faults_.all_after_writes -= what != purpose::read ? 1 : 0;
+  }
   const std::uint64_t first = offset / sector_bytes, sectors = length / sector_bytes;
   bad_range* worst = nullptr;
   std::uint64_t where = 0;
@@ -160,7 +163,7 @@ io_result memory_store::flush() {
     --gate_.waiting;
   }
   ++counts_.flushes;
-  if (faults_.all) {
+  if (faults_.all && faults_.all_after_writes == 0) {
     ++failed_flushes_;
     return io_fail(*faults_.all);
   }

@@ -32,7 +32,8 @@ struct bad_range {
 /// Everything that is wrong with a device. A value: a crash state carries the faults of its moment.
 struct fault_table {
   std::vector<bad_range> bad;
-  std::optional<io_error> all;      ///< every request fails so ("gone")
+  std::optional<io_error> all;      ///< every request fails so ("gone"),
+  std::uint64_t all_after_writes = 0; ///< once so many writes have succeeded
   std::uint64_t good_flushes = 0;   ///< first so many flushes succeed,
   std::uint64_t flush_failures = 0; ///< then that many fail
   io_error flush_error = io_error::medium;

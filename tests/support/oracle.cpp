@@ -57,7 +57,7 @@ std::string name_of_version(version v) {
 
 oracle::oracle(std::uint64_t sectors, version initial) : history_(sectors) {
   for (sector_history& history : history_)
-    history.candidates.push_back({initial, 1});
+    history.candidates.push_back({initial, 1, false});
   if (initial != lost_version && initial != garbage_version)
     last_version_ = initial;
 }
@@ -69,7 +69,7 @@ void oracle::forget_before(sector_history& history, std::size_t index) {
 
 void oracle::begin(std::uint64_t first, std::uint64_t count, version v) {
   for (std::uint64_t s = first; s < first + count; ++s)
-    history_.at(s).candidates.push_back({v, 0});
+    history_.at(s).candidates.push_back({v, 0, false});
 }
 
 void oracle::acknowledge(std::uint64_t first, std::uint64_t count) {
@@ -106,10 +106,25 @@ void oracle::end_flush(std::uint64_t begun) {
   for (sector_history& history : history_) {
     std::size_t newest = 0;
     for (std::size_t i = 0; i < history.candidates.size(); ++i)
-      if (history.candidates[i].acknowledged != 0 && history.candidates[i].acknowledged < begun)
+      if (history.candidates[i].acknowledged != 0 && history.candidates[i].acknowledged < begun &&
+          !history.candidates[i].given_up)
         newest = i;
     forget_before(history, newest);
   }
+}
+
+void oracle::fail_flush(std::uint64_t begun) {
+  for (sector_history& history : history_)
+    for (std::size_t i = 1; i < history.candidates.size(); ++i)
+      if (history.candidates[i].acknowledged != 0 && history.candidates[i].acknowledged < begun)
+        history.candidates[i].given_up = true;
+}
+
+void oracle::doubt(std::uint64_t sector) {
+  sector_history& history = history_.at(sector);
+  for (candidate& each : history.candidates)
+    each.acknowledged = 0;
+  history.candidates.front().acknowledged = 1;
 }
 
 void oracle::set_unreadable(std::uint64_t first, std::uint64_t count, bool unreadable) {
@@ -162,7 +177,7 @@ version oracle::current(std::uint64_t sector) const {
 
 void oracle::settle(std::uint64_t sector, version seen) {
   sector_history& history = history_.at(sector);
-  history.candidates.assign(1, candidate{seen, 1});
+  history.candidates.assign(1, candidate{seen, 1, false});
 }
 
 } // namespace dmremap::test

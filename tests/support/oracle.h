@@ -55,6 +55,8 @@ public:
   /// Returns what end_flush wants.
   [[nodiscard]] std::uint64_t begin_flush();
   void end_flush(std::uint64_t begun);
+  /// The flush failed: what was acknowledged before it may be lost for good, and no later flush covers it.
+  void fail_flush(std::uint64_t begun);
 
   /// The medium under the sectors cannot be read (and nothing else holds them): an error is as good as any
   /// value.
@@ -66,6 +68,8 @@ public:
   [[nodiscard]] std::optional<std::string> check_now(std::uint64_t sector, version seen) const;
   /// The version that the sector shows without a crash (the last acknowledged).
   [[nodiscard]] version current(std::uint64_t sector) const;
+  /// After a crash and an open that cannot show the sector: any of what it may hold is as good as another.
+  void doubt(std::uint64_t sector);
   /// After a crash and an open: what was seen is what is there, for good.
   void settle(std::uint64_t sector, version seen);
 
@@ -73,6 +77,7 @@ private:
   struct candidate {
     version value = zeros_version;
     std::uint64_t acknowledged = 0; ///< when; 0: not
+    bool given_up = false;          ///< by a flush that failed
   };
   struct sector_history {
     std::vector<candidate> candidates; ///< oldest first; the first is durable

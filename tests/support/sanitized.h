@@ -10,5 +10,11 @@ inline constexpr bool sanitized = true;
 #else
 inline constexpr bool sanitized = false;
 #endif
+/// The thread sanitizer, which has nothing to see where there is one thread.
+#if defined(__SANITIZE_THREAD__)
+inline constexpr bool sanitized_threads = true;
+#else
+inline constexpr bool sanitized_threads = false;
+#endif
 
 } // namespace dmremap::test

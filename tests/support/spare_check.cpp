@@ -15,7 +15,9 @@ namespace {
 
 constexpr std::array<std::uint64_t, 5> fixed_super_units{0, 128, 256, 512, 1024};
 constexpr std::uint32_t super_magic = 0x01534D44, table_magic = 0x01544D44;
-constexpr unsigned replicas = 5, super_copies = 10, slots_per_block = 254;
+constexpr unsigned replicas = 5, super_copies = 10, slots_per_block = 254, most_spares = 16;
+constexpr unsigned sixth = 5, sixth_super = 10;
+constexpr std::uint32_t no_host = 0xFFFFFFFF;
 enum kind : unsigned { kind_free, kind_remap, kind_explicit, kind_retired, kind_metadata };
 
 std::uint32_t u32(const page& from, std::size_t at) {
@@ -44,6 +46,13 @@ std::uint32_t chunk_blocks(const page& super) {
 }
 bool chunk_good(const page& super, unsigned replica, std::uint32_t chunk) {
   return (std::to_integer<unsigned>(super.data[1280 + replica * 128 + chunk / 8]) >> (chunk % 8) & 1) != 0;
+}
+
+std::uint64_t hosted_start(const page& super, unsigned guest) {
+  return u32(super, 736 + 4 * guest);
+}
+std::uint32_t hosted_blocks(const page& super, unsigned guest) {
+  return u32(super, 1168 + 4 * guest);
 }
 
 std::uint64_t super_place(const page& super, unsigned copy) {
@@ -92,14 +101,20 @@ const spare_checker::page_facts& spare_checker::facts(const page& of, bool super
   return known_.emplace(key, made).first->second;
 }
 
-void spare_checker::check_supers(const page_image& spare, spare_report& report) {
-  // The newest valid copy at a fixed place rules; where none is, nothing else is looked at.
+/// The newest valid copy at a fixed place rules; where none is, nothing else is looked at.
+const page* spare_checker::newest_super(const page_image& spare) {
+  const page* newest = nullptr;
   for (unsigned copy = 0; copy < 5; ++copy) {
     const page* held = spare.at(fixed_super_units[copy]);
     if (is_super(held, copy, fixed_super_units[copy]) && facts(*held, true).crc_right &&
-        (super_ == nullptr || u64(*held, 8) > u64(*super_, 8)))
-      super_ = held;
+        (newest == nullptr || u64(*held, 8) > u64(*newest, 8)))
+      newest = held;
   }
+  return newest;
+}
+
+void spare_checker::check_supers(const page_image& spare, spare_report& report) {
+  super_ = newest_super(spare);
   if (super_ == nullptr) {
     report.damage.push_back("no superblock at a fixed place is valid");
     return;
@@ -111,6 +126,10 @@ void spare_checker::check_supers(const page_image& spare, spare_report& report) 
   report.sequence_next = u64(*super_, 192);
   report.sequence_end = u64(*super_, 200);
   report.session = u64(*super_, 208);
+  report.index = u32(*super_, 132);
+  for (unsigned guest = 0; guest < most_spares; ++guest)
+    if (hosted_start(*super_, guest) != 0 && (u32(*super_, 800) >> guest & 1) != 0)
+      report.guests_listed |= 1u << guest;
   report.largest_sequence = report.sequence;
   for (unsigned copy = 0; copy < super_copies; ++copy) {
     if ((report.super_good >> copy & 1) == 0)
@@ -197,6 +216,140 @@ void spare_checker::check_slot_set(spare_report& report) {
     report.damage.push_back("sequence " + std::to_string(report.largest_sequence) +
                             " is in use but not reserved: the range ends at " +
                             std::to_string(report.sequence_end));
+}
+
+/// One guest's sixth replica, which its host says is whole.
+void spare_checker::check_sixth(const page_image& guest_image, const page& guest, const page_image& host_image,
+                                const page& host, std::vector<std::string>& wrong) {
+  const unsigned g = u32(guest, 132), h = u32(host, 132);
+  const std::string name = "the sixth replica of spare " + std::to_string(g) + " on spare " + std::to_string(h);
+  const std::uint64_t start = hosted_start(host, g);
+  if (u32(guest, 728) != h || u32(guest, 732) != start || hosted_blocks(host, g) != table_blocks(guest)) {
+    wrong.push_back(name + " is listed there, but not by the guest");
+    return;
+  }
+  const page* head = start < host_image.pages() ? host_image.at(start) : nullptr;
+  if (!is_super(head, sixth_super, start) || !facts(*head, true).crc_right)
+    wrong.push_back(name + " has no head");
+  else if (facts(*head, true).body != facts(guest, true).body)
+    wrong.push_back(name + " has another superblock than the guest");
+  for (std::uint32_t number = 0; number < table_blocks(guest); ++number) {
+    const std::uint32_t chunk = number / chunk_blocks(guest);
+    unsigned own = 0;
+    while (own < replicas && !chunk_good(guest, own, chunk))
+      ++own;
+    if (own == replicas)
+      continue;
+    const std::string block = "block " + std::to_string(number) + " of " + name;
+    const std::uint64_t unit = start + 1 + number;
+    const page* held = unit < host_image.pages() ? host_image.at(unit) : nullptr;
+    const page* original = guest_image.at(replica_start(guest, own) + 1 + number);
+    if (!chunk_good(guest, sixth, chunk))
+      wrong.push_back(block + " is not marked good");
+    else if (held == nullptr || u32(*held, 4) != table_magic || u32(*held, 24) != number ||
+             u32(*held, 28) != unit || u64(*held, 16) != u64(guest, 16) || !facts(*held, false).crc_right)
+      wrong.push_back(block + " is not there");
+    else if (original != nullptr && facts(*held, false).body != facts(*original, false).body)
+      wrong.push_back(block + " differs from the guest's own");
+  }
+}
+
+std::vector<std::string> spare_checker::check_sixths(const std::vector<const page_image*>& spares,
+                                                     bool expect_all) {
+  std::vector<std::string> wrong;
+  std::vector<const page*> supers;
+  for (const page_image* each : spares)
+    supers.push_back(newest_super(*each));
+  for (std::size_t g = 0; g < spares.size(); ++g) {
+    if (supers[g] == nullptr)
+      continue;
+    const page& guest = *supers[g];
+    bool stands = false;
+    for (std::size_t h = 0; h < spares.size(); ++h) {
+      if (h == g || supers[h] == nullptr)
+        continue;
+      const bool listed = hosted_start(*supers[h], u32(guest, 132)) != 0 &&
+                          (u32(*supers[h], 800) >> u32(guest, 132) & 1) != 0;
+      if (listed)
+        check_sixth(*spares[g], guest, *spares[h], *supers[h], wrong);
+      stands = stands || (listed && u32(guest, 728) == u32(*supers[h], 132));
+    }
+    if (!stands && (expect_all || u32(guest, 728) != no_host))
+      wrong.push_back("spare " + std::to_string(u32(guest, 132)) +
+                      (expect_all ? " is not protected" : " relies on a host that does not list it"));
+  }
+  return wrong;
+}
+
+bool spare_checker::sixth_readable(const page_image& host_image, const page& host, unsigned guest) {
+  const std::uint64_t start = hosted_start(host, guest);
+  const page* head = start < host_image.pages() ? host_image.at(start) : nullptr;
+  if (!is_super(head, sixth_super, start) || !facts(*head, true).crc_right)
+    return false;
+  for (std::uint32_t number = 0; number < table_blocks(*head); ++number) {
+    if (!chunk_good(*head, sixth, number / chunk_blocks(*head)))
+      continue;
+    const std::uint64_t unit = start + 1 + number;
+    const page* held = unit < host_image.pages() ? host_image.at(unit) : nullptr;
+    if (held == nullptr || u32(*held, 4) != table_magic || !facts(*held, false).crc_right)
+      return false;
+  }
+  return true;
+}
+
+bool spare_checker::map_is_known(const std::vector<const page_image*>& present, unsigned absent) {
+  const page* record = nullptr;
+  std::vector<const page*> supers;
+  for (const page_image* each : present) {
+    supers.push_back(newest_super(*each));
+    if (supers.back() != nullptr && (record == nullptr || u64(*supers.back(), 8) > u64(*record, 8)))
+      record = supers.back();
+  }
+  if (record == nullptr)
+    return false;
+  const std::uint64_t session = u64(*record, 208);
+  const auto given = [&](unsigned spare) { return u64(*record, 216 + 16 * spare + 8); };
+  const unsigned told = std::to_integer<unsigned>(record->data[1232 + absent]);
+  if (told == 0 && given(absent) != session)
+    return false; // it went, and nobody had its map
+  for (std::size_t n = 0; n < present.size(); ++n) {
+    if (supers[n] == nullptr || (told != 0 && u32(*supers[n], 132) != told - 1))
+      continue;
+    const page& host = *supers[n];
+    if (given(u32(host, 132)) == session && hosted_start(host, absent) != 0 &&
+        (u32(host, 800) >> absent & 1) != 0 && sixth_readable(*present[n], host, absent))
+      return true;
+  }
+  return false;
+}
+
+void spare_checker::add_named(const page_image& from, std::uint64_t first, std::uint32_t blocks,
+                              std::set<std::uint64_t>& units) {
+  for (std::uint64_t unit = first; unit < first + blocks && unit < from.pages(); ++unit) {
+    const page* held = from.at(unit);
+    if (held == nullptr || u32(*held, 4) != table_magic || !facts(*held, false).crc_right)
+      continue;
+    for (unsigned i = 0; i < slots_per_block; ++i) {
+      const auto kind = static_cast<unsigned>(u64(*held, 40 + 16 * i) >> 48 & 0xFF);
+      if (kind == kind_remap || kind == kind_explicit)
+        units.insert(u64(*held, 32 + 16 * i) & 0xFFFFFFFFFFFFull);
+    }
+  }
+}
+
+std::set<std::uint64_t> spare_checker::named_units(const page_image& spare,
+                                                   const std::vector<const page_image*>& others) {
+  std::set<std::uint64_t> units;
+  const page* super = newest_super(spare);
+  if (super == nullptr)
+    return units;
+  for (unsigned r = 0; r < replicas; ++r)
+    add_named(spare, replica_start(*super, r) + 1, table_blocks(*super), units);
+  for (const page_image* each : others)
+    if (const page* host = newest_super(*each))
+      if (const std::uint64_t start = hosted_start(*host, u32(*super, 132)); start != 0)
+        add_named(*each, start + 1, table_blocks(*super), units);
+  return units;
 }
 
 namespace {

@@ -4,6 +4,7 @@
 #include "tests/support/page_image.h"
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -26,6 +27,8 @@ struct spare_report {
   unsigned flags = 0, super_good = 0;
   unsigned weakest_chunk = 0;      ///< the fewest good replicas of any initialised chunk
   std::vector<decoded_slot> slots; ///< of kind remap and explicit, by spare unit
+  unsigned index = 0;              ///< of the spare in its set
+  unsigned guests_listed = 0;      ///< bit i: says that it holds a full copy of spare i's table
 };
 
 /// Decodes spares from the format's description, sharing no code with the engine: every good copy of every
@@ -34,6 +37,17 @@ struct spare_report {
 class spare_checker {
 public:
   [[nodiscard]] spare_report check(const page_image& spare);
+  /// Spares that one set uses together: what a host says is a full copy of a guest's table must be one, and
+  /// where the guest relies on a copy, the host must list it. With `expect_all`, every spare must have one.
+  /// Returns what is wrong.
+  [[nodiscard]] std::vector<std::string> check_sixths(const std::vector<const page_image*>& spares,
+                                                      bool expect_all);
+  /// Can a set of these spares be opened without that one: do they know its map? Where it is not known the
+  /// set must be refused.
+  [[nodiscard]] bool map_is_known(const std::vector<const page_image*>& present, unsigned absent);
+  /// Main units that any valid copy of a table block of the spare names, on the spare itself and on others.
+  [[nodiscard]] std::set<std::uint64_t> named_units(const page_image& spare,
+                                                    const std::vector<const page_image*>& others);
 
 private:
   struct page_facts {
@@ -45,6 +59,12 @@ private:
   void check_block(const page_image& spare, std::uint32_t number, unsigned good, spare_report& report);
   void check_slots(const page& block, std::uint32_t number, spare_report& report);
   void check_slot_set(spare_report& report);
+  const page* newest_super(const page_image& spare);
+  bool sixth_readable(const page_image& host_image, const page& host, unsigned guest);
+  void add_named(const page_image& from, std::uint64_t first, std::uint32_t blocks,
+                 std::set<std::uint64_t>& units);
+  void check_sixth(const page_image& guest_image, const page& guest, const page_image& host_image,
+                   const page& host, std::vector<std::string>& wrong);
 
   // of the superblock in force during check()
   const page* super_ = nullptr;
