@@ -39,7 +39,7 @@ result<bool> apply_flag(std::string_view option, std::optional<std::string_view>
       {"rw", &into.open.read_only, false},
       {"degraded", &into.open.degraded, true},
       {"accept_main", &into.open.accept_main, true},
-      {"accept_older", &into.open.accept_older, true},
+      {"accept_older", &into.accept_older, true},
       {"allow_other", &into.allow_other, true},
   };
   for (const auto& f : flags) {

@@ -15,6 +15,7 @@ namespace dmremap {
 /// What `-o` says. Where an option is given twice, the last one counts.
 struct mount_options {
   open_options open;
+  bool accept_older = false; ///< spares older than what this host saw last
   unsigned workers = 4;
   bool allow_other = false;
   log_level level = log_level::info;
