@@ -62,8 +62,9 @@ std::string spare_state(const spare_status& spare) {
   return is_full(spare) ? "full" : "present";
 }
 
-bool is_healthy(const disk_stats& stats) {
-  return !stats.breaker_open && !stats.main_gone && stats.lost_sectors == 0 && stats.flush_errors == 0;
+bool is_healthy(const disk_stats& stats, const disk_info& info) {
+  return std::all_of(info.spares.begin(), info.spares.end(), [](const spare_status& s) { return s.present; }) &&
+         !stats.breaker_open && !stats.main_gone && stats.lost_sectors == 0 && stats.flush_errors == 0;
 }
 
 std::uint64_t sectors_of(main_unit unit, std::uint64_t main_sectors) {
@@ -77,7 +78,7 @@ std::string dm_line(const disk_stats& s, const disk_info& info) {
       "0 {} remap v5.0 {}/{} {}/{} {}/{} health={} errors=W{}:R{} auto_remaps={} manual_remaps={} "
       "scan=0% metadata=enabled autosave={} saves={}/{}",
       info.main_sectors, s.remapped_units, capacity, s.auto_remapped_units, capacity, s.manual_remapped_units,
-      capacity, is_healthy(s) ? 1 : 0, s.main_write_errors + s.spare_write_errors,
+      capacity, is_healthy(s, info) ? 1 : 0, s.main_write_errors + s.spare_write_errors,
       s.main_read_errors + s.spare_read_errors, s.auto_remaps, s.manual_remaps,
       info.read_only ? "off" : "active", s.saves_done, s.saves_tried);
 }
@@ -161,7 +162,7 @@ std::string stats_text(const disk_stats& s) {
 }
 
 std::string health_text(const disk_stats& s, const disk_info& info) {
-  std::string out = fmt::format("health={} state={}", is_healthy(s) ? 1 : 0, s.state);
+  std::string out = fmt::format("health={} state={}", is_healthy(s, info) ? 1 : 0, s.state);
   const auto add = [&](bool when, const std::string& text) { out += when ? "\n" + text : ""; };
   add(s.main_gone, fmt::format("main {} does not answer", info.main_path));
   add(s.breaker_open, "automatic remapping has stopped: too many errors at once; reset_breaker goes on");

@@ -29,7 +29,7 @@ namespace dmremap {
 [[nodiscard]] std::string spare_state(const spare_status& spare);
 
 /// True where nothing needs attention.
-[[nodiscard]] bool is_healthy(const disk_stats& stats);
+[[nodiscard]] bool is_healthy(const disk_stats& stats, const disk_info& info);
 /// Sectors of the unit that main has: 8, fewer only in a partial last unit.
 [[nodiscard]] std::uint64_t sectors_of(main_unit unit, std::uint64_t main_sectors);
 
