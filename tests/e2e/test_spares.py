@@ -250,8 +250,7 @@ class Absent(Pool):
         status = json.loads(answer.stdout)
         self.assertIn("health=0", status["dm"])
         absent = [s for s in status["spares"] if not s["present"]]
-        self.assertEqual([(s["path"], s["state"], s["allocated_units"]) for s in absent],
-                         [(str(self.second), "absent", len(self.ON_SECOND) - 1)])
+        self.assertEqual([(s["path"], s["state"]) for s in absent], [(str(self.second), "absent")])
         self.assertIn("1 failed", self.workspace.dmremap("message", self.name, 0, "spare_stats").stdout)
         self.assertIn("absent", self.workspace.dmremap("message", self.name, 0, "metadata_status").stdout)
         self.refused_spare("remove", self.second, identifier="spare-absent")
@@ -262,6 +261,7 @@ class Absent(Pool):
         attached = self.attach()
         self.check_units(attached.loop, [*self.ON_SECOND[1:], *self.ON_FIRST], NEW)
         self.check_units(attached.loop, [self.ON_SECOND[0], *self.ON_MAIN], NEWEST)  # what came back is older
+        self.assertEqual(self.spares()["second.img"]["allocated_units"], len(self.ON_SECOND) - 1)
         attached.detach()
 
         self.second.rename(away)
