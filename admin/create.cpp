@@ -74,7 +74,8 @@ set_config config_of(const create_plan& plan) {
   return config;
 }
 
-/// Members that are a set already, main with all of its spares: that is checked by opening it, read-only, and left as it is.
+/// Members that are a set already, main with all of its spares: that is checked by opening it, read-only, and
+/// left as it is.
 result<void> open_existing(const std::vector<open_member>& members, create_plan& plan) {
   open_options how;
   how.read_only = true;
@@ -145,8 +146,8 @@ result<planned_member> plan_spare(const create_options& options, const std::vect
   return spare;
 }
 
-/// Looks at all members; what is left to do is written nowhere yet. Where they are a set already, and may stay one,
-/// plan.done is "opened".
+/// Looks at all members; what is left to do is written nowhere yet. Where they are a set already, and may
+/// stay one, plan.done is "opened".
 result<void> make_plan(const create_options& options, const std::vector<open_member>& members,
                        create_plan& plan) {
   CHECK_OK(check_main(*members[0].io));

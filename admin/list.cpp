@@ -53,8 +53,9 @@ void add_found(std::vector<row>& rows) {
     ours.insert(ours.end(), one.loops.begin(), one.loops.end());
   const std::size_t known = rows.size();
   for (const auto& set : scan_for_sets(ours)) {
-    const auto at = std::find_if(rows.begin(), rows.end(),
-                                 [&](const row& one) { return strcasecmp(one.uuid.c_str(), set.uuid.c_str()) == 0; });
+    const auto at = std::find_if(rows.begin(), rows.end(), [&](const row& one) {
+      return strcasecmp(one.uuid.c_str(), set.uuid.c_str()) == 0;
+    });
     if (at == rows.end())
       rows.push_back({set.name, set.uuid, "found", "", "", "", {set.spare}, {}});
     else if (at >= rows.begin() + static_cast<std::ptrdiff_t>(known)) // another spare of one that was found

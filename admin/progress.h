@@ -8,8 +8,8 @@
 
 namespace dmremap::admin {
 
-/// Shows how far a piece of work is: a bar on a terminal once it takes over a second, and lines "DONE ALL" on a
-/// descriptor where one is given. Not thread-safe.
+/// Shows how far a piece of work is: a bar on a terminal once it takes over a second, and lines "DONE ALL" on
+/// a descriptor where one is given. Not thread-safe.
 class progress {
 public:
   /// `fd`: -1 for none. The bar goes to `err` where standard error is a terminal.

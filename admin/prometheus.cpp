@@ -138,9 +138,8 @@ std::string status_prometheus(const json& status) {
   const auto in_state = [](const char* state) {
     return [state](const json& spare) { return text_in(spare, "state", "present") == state; };
   };
-  flag_of("spare_present", "0 where the spare is absent or failed: its units answer EIO.", [&](const json& spare) {
-    return !in_state("absent")(spare) && !in_state("failed")(spare);
-  });
+  flag_of("spare_present", "0 where the spare is absent or failed: its units answer EIO.",
+          [&](const json& spare) { return !in_state("absent")(spare) && !in_state("failed")(spare); });
   flag_of("spare_draining", "1 where the spare takes no new data.",
           [](const json& spare) { return flag_in(spare, "draining"); });
   flag_of("spare_full", "1 where the spare has no free unit.", in_state("full"));

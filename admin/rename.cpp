@@ -13,8 +13,8 @@ namespace dmremap::admin {
 namespace {
 
 /// The set's own record of its name, by its daemon or, where none runs, here.
-result<void> rename_set(const context& c, const std::optional<running_set>& running, const std::optional<set_config>& config,
-                        const std::string& new_name) {
+result<void> rename_set(const context& c, const std::optional<running_set>& running,
+                        const std::optional<set_config>& config, const std::string& new_name) {
   if (running) {
     static_cast<void>(TRY(ask(*running, "rename", {{"name", new_name}})));
     return {};

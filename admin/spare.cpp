@@ -60,7 +60,8 @@ private:
 /// What names a spare to the daemon: numbers and UUIDs as they are, paths whole.
 result<std::string> spare_word(const std::string& text) {
   const bool number = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
-  const bool uuid = text.size() == 36 && text.find_first_not_of("0123456789abcdefABCDEF-") == std::string::npos;
+  const bool uuid =
+      text.size() == 36 && text.find_first_not_of("0123456789abcdefABCDEF-") == std::string::npos;
   if (number || uuid)
     return text;
   return TRY(parse_member(text)).text();
@@ -98,19 +99,18 @@ result<exit_code> list_spares(const context& c, const running_set& set) {
                                    : host.empty()    ? "  not protected"
                                                      : "  protected by " + host;
     c.out << fmt::format("{}  {}  {}  {}  {} of {} units used ({} MiB free){}\n", number_in(one, "index", i),
-                         text_in(one, "uuid"), text_in(one, "path", "-"), text_in(one, "state", "present"), used,
-                         usable, (usable - std::min(usable, used)) * unit_bytes / (1024 * 1024), protection);
+                         text_in(one, "uuid"), text_in(one, "path", "-"), text_in(one, "state", "present"),
+                         used, usable, (usable - std::min(usable, used)) * unit_bytes / (1024 * 1024),
+                         protection);
   }
   return exit_code::ok;
 }
 
 result<exit_code> add_spare(const context& c, const running_set& set, const spare_options& o) {
   const auto member = TRY(parse_member(o.member)).text();
-  const auto reply = TRY(ask(set, "spare_add",
-                             {{"member", member},
-                              {"wipe", o.wipe},
-                              {"destroy_set", o.destroy_set},
-                              {"dry_run", o.dry_run}}));
+  const auto reply = TRY(
+      ask(set, "spare_add",
+          {{"member", member}, {"wipe", o.wipe}, {"destroy_set", o.destroy_set}, {"dry_run", o.dry_run}}));
   show(c, set.name, reply);
   return exit_code::ok;
 }
@@ -139,10 +139,11 @@ result<exit_code> forget_spare(const context& c, const running_set& set, const s
     return exit_code::ok;
   }
   const auto& figures = part_of(plan, "result");
-  const auto what = fmt::format("Forgetting spare {} of {}: {} with {} become lost for good; {} free on other spares.",
-                                o.member, set.name, counted(number_in(figures, "units"), "unit"),
-                                counted(number_in(figures, "lost_sectors"), "sector"),
-                                counted(number_in(figures, "free_units"), "unit"));
+  const auto what =
+      fmt::format("Forgetting spare {} of {}: {} with {} become lost for good; {} free on other spares.",
+                  o.member, set.name, counted(number_in(figures, "units"), "unit"),
+                  counted(number_in(figures, "lost_sectors"), "sector"),
+                  counted(number_in(figures, "free_units"), "unit"));
   if (!o.yes) {
     if (::isatty(STDIN_FILENO) != 1)
       return fail("not-confirmed", o.member, what + " Without a terminal, --yes says so", exit_code::usage);
@@ -170,7 +171,8 @@ result<json> follow(const context& c, const running_set& set, json state, int fd
   while (flag_in(state, "running") && number_in(state, "number") == number) {
     bar.show(number_in(state, "done"), number_in(state, "all"));
     if (signals.taken_within(look_ms)) // "no-evacuation": it had just come to its end
-      [[maybe_unused]] const auto stopped = ask(set, "stop_evacuation", {});
+        [[maybe_unused]]
+      const auto stopped = ask(set, "stop_evacuation", {});
     state = part_of(TRY(ask(set, "evacuation", {})), "result");
   }
   bar.show(number_in(state, "done"), number_in(state, "all"));
@@ -190,11 +192,13 @@ result<exit_code> evacuate_spare(const context& c, const running_set& set, const
   if (o.cancel)
     return cancel_evacuation(c, set, word);
   if (o.dry_run) {
-    const auto reply = TRY(ask(set, "spare_remove", {{"spare", word}, {"dry_run", true}}).or_else([](error e) {
-      return e.id == "spare-in-use" ? result<json>(json{{"text", "would move its data to the other spares: " + e.why},
-                                                        {"result", json::object()}})
-                                    : tl::make_unexpected(std::move(e));
-    }));
+    const auto reply =
+        TRY(ask(set, "spare_remove", {{"spare", word}, {"dry_run", true}}).or_else([](error e) {
+          return e.id == "spare-in-use"
+                     ? result<json>(json{{"text", "would move its data to the other spares: " + e.why},
+                                         {"result", json::object()}})
+                     : tl::make_unexpected(std::move(e));
+        }));
     show(c, set.name, reply);
     return exit_code::ok;
   }
@@ -208,9 +212,9 @@ result<exit_code> evacuate_spare(const context& c, const running_set& set, const
     return tl::make_unexpected(std::move(failed));
   }
   const auto moved = number_in(state, "moved"), lost = number_in(state, "lost_sectors");
-  const auto text = fmt::format("{} moved to the other spares{}; next: dmremap spare remove {} {}",
-                                counted(moved, "unit"), lost == 0 ? "" : ", " + counted(lost, "sector") + " lost",
-                                set.name, word);
+  const auto text =
+      fmt::format("{} moved to the other spares{}; next: dmremap spare remove {} {}", counted(moved, "unit"),
+                  lost == 0 ? "" : ", " + counted(lost, "sector") + " lost", set.name, word);
   show(c, set.name, {{"text", text}, {"result", std::move(state)}});
   return exit_code::ok;
 }

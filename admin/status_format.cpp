@@ -62,9 +62,9 @@ void add_spare(lines& out, const json& spare, std::size_t place, std::size_t cou
   const auto usable = number_in(spare, "usable_units"), used = number_in(spare, "allocated_units");
   const bool absent = text_in(spare, "state") == "absent";
   const auto path = text_in(spare, "path"), uuid = text_in(spare, "uuid");
-  out.add(fmt::format("spare {}", number_in(spare, "index", place)).c_str(), "{}{}, {} of {} units used, {} free{}",
-          path.empty() ? uuid : path, state_words(spare), used, usable,
-          size_text(absent ? 0 : (usable - std::min(used, usable)) * unit_bytes),
+  out.add(fmt::format("spare {}", number_in(spare, "index", place)).c_str(),
+          "{}{}, {} of {} units used, {} free{}", path.empty() ? uuid : path, state_words(spare), used,
+          usable, size_text(absent ? 0 : (usable - std::min(used, usable)) * unit_bytes),
           flag_in(spare, "direct", true) ? "" : ", buffered (no O_DIRECT)");
   if (absent)
     out.add("", "UUID {}; `dmremap spare forget` gives it up, if it will not come back", uuid);
@@ -74,15 +74,16 @@ void add_spare(lines& out, const json& spare, std::size_t place, std::size_t cou
             number_in(spare, "weakest_block_copies"));
   if (count > 1) {
     const auto host = text_in(spare, "protected_by");
-    out.add("", "{}", host.empty() ? "not protected against the loss of " + (path.empty() ? uuid : path)
-                                   : "protected by spare " + host);
+    out.add("", "{}",
+            host.empty() ? "not protected against the loss of " + (path.empty() ? uuid : path)
+                         : "protected by spare " + host);
   }
 }
 
 void add_evacuation(lines& out, const json& evacuation) {
   if (flag_in(evacuation, "running"))
-    out.add("evacuating", "{}: {} of {} units moved", text_in(evacuation, "path"), number_in(evacuation, "done"),
-            number_in(evacuation, "all"));
+    out.add("evacuating", "{}: {} of {} units moved", text_in(evacuation, "path"),
+            number_in(evacuation, "done"), number_in(evacuation, "all"));
 }
 
 void add_members(lines& out, const json& status) {
@@ -182,8 +183,8 @@ exit_code status_exit(const json& status) {
   if (spares.is_array())
     for (const auto& spare : spares)
       if (spare.is_object() &&
-          (text_in(spare, "path").empty() || text_in(spare, "state") == "absent" || number_in(spare, "super_copies_valid", 5) < 2 ||
-           number_in(spare, "weakest_block_copies", 5) < 2))
+          (text_in(spare, "path").empty() || text_in(spare, "state") == "absent" ||
+           number_in(spare, "super_copies_valid", 5) < 2 || number_in(spare, "weakest_block_copies", 5) < 2))
         return exit_code::damaged;
   return exit_code::ok;
 }

@@ -60,7 +60,8 @@ std::string words_for(const signature& one) {
 
 } // namespace
 
-result<void> check_configured(const std::vector<member_spec>& members, const std::vector<std::string>& passed_over) {
+result<void> check_configured(const std::vector<member_spec>& members,
+                              const std::vector<std::string>& passed_over) {
   for (const auto& config : list_set_configs().sets) {
     if (std::any_of(passed_over.begin(), passed_over.end(), [&](const std::string& uuid) {
           return strcasecmp(config.uuid.c_str(), uuid.c_str()) == 0;

@@ -15,11 +15,11 @@ struct write_failure {
 
 enum class existing_file { keep, replace };
 
-/// Writes a small file as a whole: beside it first, synced, then renamed; the folder is made where it is not there and
-/// synced, too. Durable on return: the old file or the new one, never a part. Mode 0600. On a failure the old file
-/// stays.
-[[nodiscard]] tl::expected<void, write_failure> write_durably(const std::string& path, const std::string& text,
-                                                              existing_file there);
+/// Writes a small file as a whole: beside it first, synced, then renamed; the folder is made where it is not
+/// there and synced, too. Durable on return: the old file or the new one, never a part. Mode 0600. On a
+/// failure the old file stays.
+[[nodiscard]] tl::expected<void, write_failure> write_durably(const std::string& path,
+                                                              const std::string& text, existing_file there);
 /// Makes the removal of a file in `folder` durable.
 [[nodiscard]] tl::expected<void, write_failure> sync_folder(const std::string& folder);
 

@@ -71,7 +71,8 @@ result<void> write_host_state(const host_state& state) {
   const auto text = doc.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
   if (const auto written = write_durably(path, text, existing_file::replace); !written)
     return fail("state-unwritable", written.error().path,
-                std::string("cannot ") + written.error().action + ": " + std::strerror(written.error().number) +
+                std::string("cannot ") + written.error().action + ": " +
+                    std::strerror(written.error().number) +
                     "; an old copy of a spare will not be noticed at the next start");
   return {};
 }

@@ -10,8 +10,8 @@
 
 namespace dmremap {
 
-/// What this host saw last of a set, kept in state_dir()/sets/UUID.json. It tells a spare that was restored from an
-/// old copy, and where an absent spare used to be.
+/// What this host saw last of a set, kept in state_dir()/sets/UUID.json. It tells a spare that was restored
+/// from an old copy, and where an absent spare used to be.
 struct host_state {
   std::string uuid, name;
   std::uint64_t sequence_end = 0;            ///< disk_info::sequence_end

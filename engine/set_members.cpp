@@ -17,7 +17,8 @@ std::vector<std::string> sets_on(const std::vector<open_member>& members) {
   std::vector<std::string> uuids;
   for (const auto& member : members) {
     std::string uuid;
-    const auto found = &member == &members.front() ? std::vector<signature>{} : probe_set_signatures(*member.io);
+    const auto found =
+        &member == &members.front() ? std::vector<signature>{} : probe_set_signatures(*member.io);
     for (const auto& one : found)
       uuid = one.type == "dmremap" ? one.set_uuid : one.type; // upstream's: for the engine to refuse
     uuids.push_back(uuid);
@@ -42,10 +43,10 @@ void leave_out_blank(set_members& from, std::vector<std::string>& sets) {
                  "carries no metadata of a set that can be read", exit_code::failed});
 }
 
-/// Where the set is open without the named one all the same, it has no place there. A spare of another set was
-/// named by mistake, which is another matter.
-bool may_be_left_out(const error& e, const set_members& from, const std::vector<std::string>& sets, std::size_t n,
-                     bool degraded) {
+/// Where the set is open without the named one all the same, it has no place there. A spare of another set
+/// was named by mistake, which is another matter.
+bool may_be_left_out(const error& e, const set_members& from, const std::vector<std::string>& sets,
+                     std::size_t n, bool degraded) {
   if (from.members.size() <= 2)
     return false;
   if (e.id == "spare-unreadable")

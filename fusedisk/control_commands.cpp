@@ -236,7 +236,8 @@ result<answer> do_add_remap(control_target& t, const json& args) {
   if (!is_absent(args, "source"))
     source = TRY(sector_argument(args, "source"));
   const auto info = t.info(info_patience).info;
-  const unsigned spare = is_absent(args, "spare") ? choose_spare(info, sectors) : TRY(spare_argument(t, args));
+  const unsigned spare =
+      is_absent(args, "spare") ? choose_spare(info, sectors) : TRY(spare_argument(t, args));
   const auto reply = TRY(t.add_remap(dest, source, sectors, spare));
   return answer{text_of(reply), to_json(reply)};
 }

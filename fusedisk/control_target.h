@@ -96,19 +96,20 @@ public:
   [[nodiscard]] virtual result<void> sync() = 0;
   [[nodiscard]] virtual result<void> save() = 0;
   [[nodiscard]] virtual result<void> rename(const std::string& new_name) = 0;
-  /// The dust member called "main", "spare0" (its place in the set) or by its path. Errors: "no-such-store", "not-dust".
+  /// The dust member called "main", "spare0" (its place in the set) or by its path. Errors: "no-such-store",
+  /// "not-dust".
   [[nodiscard]] virtual result<std::shared_ptr<dust_control>> dust(const std::string& store) = 0;
 
-  /// Checks the member as `create` does, claims it, formats it and takes it into the set and its configuration.
-  /// Errors: those of parse_member, open_members, probe_signatures, check_spare, check_surroundings,
-  /// check_configured, disk::add_spare and of the configuration; "member-is-image".
+  /// Checks the member as `create` does, claims it, formats it and takes it into the set and its
+  /// configuration. Errors: those of parse_member, open_members, probe_signatures, check_spare,
+  /// check_surroundings, check_configured, disk::add_spare and of the configuration; "member-is-image".
   [[nodiscard]] virtual result<spare_add_reply> spare_add(const spare_add_request& request) = 0;
   /// Errors: those of disk::remove_spare, "evacuation-running".
   [[nodiscard]] virtual result<spare_change_reply> spare_remove(unsigned index, bool dry_run) = 0;
   /// Errors: those of disk::forget_spare.
   [[nodiscard]] virtual result<forget_reply> spare_forget(unsigned index, bool dry_run) = 0;
-  /// Begins to empty a spare, in a thread of its own. Errors: "evacuation-running", and what disk::evacuate_spare
-  /// refuses at once.
+  /// Begins to empty a spare, in a thread of its own. Errors: "evacuation-running", and what
+  /// disk::evacuate_spare refuses at once.
   [[nodiscard]] virtual result<evacuation_state> spare_evacuate(unsigned index) = 0;
   /// Returns when it has stopped. Errors: "no-evacuation".
   [[nodiscard]] virtual result<void> stop_evacuation() = 0;

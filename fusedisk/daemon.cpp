@@ -87,7 +87,9 @@ result<void> daemon_run::open_set() {
   place_ = TRY(find_mount_place(settings_.mountpoint));
   stay_alive(log_);
   open_options how = settings_.options.open;
-  how.on_remap = [this](const remap_event& event) { log_.warn(text_of(event, target_ ? target_->known_info() : info_)); };
+  how.on_remap = [this](const remap_event& event) {
+    log_.warn(text_of(event, target_ ? target_->known_info() : info_));
+  };
   members_ = TRY(open_set_members(settings_.main, settings_.spares,
                                   how.read_only ? access_mode::read_only : access_mode::read_write));
   CHECK_OK(
@@ -125,15 +127,9 @@ result<void> daemon_run::start_workers() {
   pool_ = std::make_unique<spare_pool>(*disk_, log_, members_, info_, settings_.options.open.read_only,
                                        server_->device());
   members_ = {}; // the pool has them
-  daemon_parts parts{*disk_,
-                     log_,
-                     *workers_,
-                     *files_,
-                     place_,
-                     server_->device(),
-                     *pool_,
-                     notices_,
-                     settings_.options.open.read_retries};
+  daemon_parts parts{*disk_,  log_,     *workers_,
+                     *files_, place_,   server_->device(),
+                     *pool_,  notices_, settings_.options.open.read_retries};
   target_ = std::make_unique<live_target>(std::move(parts), info_); // the first request may be for ctl/
   ended_ = unique_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   auto started = workers_->start();

@@ -90,7 +90,8 @@ result<std::string> on_spare_remove(control_target& t, const word_list& w) {
   const auto index = TRY(find_spare(t.info(info_patience).info, w[1]));
   auto done = t.spare_remove(index, false);
   if (!done && done.error().id == "spare-in-use")
-    done.error().what = "Error"; // scripts know the line "Error: Cannot remove spare PATH: N active allocations"
+    done.error().what =
+        "Error"; // scripts know the line "Error: Cannot remove spare PATH: N active allocations"
   return text_of(TRY(std::move(done)));
 }
 
@@ -220,7 +221,8 @@ std::string text_of(const spare_add_reply& r) {
 }
 
 std::string text_of(const spare_change_reply& r) {
-  const std::string out = "spare " + r.uuid + " removed" + (r.member.empty() ? "" : ": " + r.member + " is free");
+  const std::string out =
+      "spare " + r.uuid + " removed" + (r.member.empty() ? "" : ": " + r.member + " is free");
   return r.configuration.empty() ? out : out + "; " + r.configuration;
 }
 
@@ -228,7 +230,8 @@ result<unsigned> find_spare(const disk_info& info, const std::string& text) {
   const bool dust = text.rfind("dust:", 0) == 0;
   for (const auto& s : info.spares)
     if (strcasecmp(text.c_str(), s.uuid.c_str()) == 0 || text == std::to_string(s.index) ||
-        (!s.path.empty() && (text == s.path || "dust:" + text == s.path || (dust && text.substr(5) == s.path))))
+        (!s.path.empty() &&
+         (text == s.path || "dust:" + text == s.path || (dust && text.substr(5) == s.path))))
       return s.index;
   return fail("no-such-spare", text, "the set has no such spare; `dmremap spare list` names them");
 }

@@ -28,7 +28,7 @@ struct mount_options {
 struct command_line {
   bool foreground = false;
   bool json = false; ///< known here for --help; run_fusedisk looks for it itself
-  std::string name; ///< --name; empty: members on the command line
+  std::string name;  ///< --name; empty: members on the command line
   std::optional<member_spec> main;
   std::vector<member_spec> spares;
   std::string mountpoint;

@@ -12,7 +12,8 @@ namespace {
 std::uint64_t usable_units(const disk_info& info) {
   std::uint64_t sum = 0;
   for (const auto& spare : info.spares)
-    sum += spare.present ? spare.usable_units : spare.allocated_units; // nothing more goes to one that is away
+    sum +=
+        spare.present ? spare.usable_units : spare.allocated_units; // nothing more goes to one that is away
   return sum;
 }
 
@@ -63,7 +64,8 @@ std::string spare_state(const spare_status& spare) {
 }
 
 bool is_healthy(const disk_stats& stats, const disk_info& info) {
-  return std::all_of(info.spares.begin(), info.spares.end(), [](const spare_status& s) { return s.present; }) &&
+  return std::all_of(info.spares.begin(), info.spares.end(),
+                     [](const spare_status& s) { return s.present; }) &&
          !stats.breaker_open && !stats.main_gone && stats.lost_sectors == 0 && stats.flush_errors == 0;
 }
 
@@ -108,8 +110,8 @@ std::string metadata_status_text(const disk_info& info) {
   std::string out;
   for (const auto& s : info.spares) {
     if (!s.present) {
-      out += fmt::format("{}spare {} ({}): absent, sequence {}, {} allocated{}", out.empty() ? "" : "\n", s.uuid,
-                         s.path.empty() ? "path not known" : s.path, s.sequence, s.allocated_units,
+      out += fmt::format("{}spare {} ({}): absent, sequence {}, {} allocated{}", out.empty() ? "" : "\n",
+                         s.uuid, s.path.empty() ? "path not known" : s.path, s.sequence, s.allocated_units,
                          spare_remarks(s, info).substr(std::string(", absent").size()));
       continue;
     }

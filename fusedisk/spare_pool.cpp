@@ -43,7 +43,8 @@ const spare_status* status_of(const disk_info& info, unsigned index) {
 }
 
 tl::unexpected<error> no_such_spare(unsigned index) {
-  return fail("no-such-spare", std::to_string(index), "the set has no such spare; `dmremap spare list` names them");
+  return fail("no-such-spare", std::to_string(index),
+              "the set has no such spare; `dmremap spare list` names them");
 }
 
 } // namespace
@@ -154,8 +155,8 @@ void spare_pool::take(open_member member, const std::string& uuid) {
     spares_.insert_or_assign(*index, held_spare{uuid, std::move(member)});
 }
 
-/// Its claim goes with it, unless it is one with that of a member that stays: then the place stays ours, and the
-/// member can be added again.
+/// Its claim goes with it, unless it is one with that of a member that stays: then the place stays ours, and
+/// the member can be added again.
 void spare_pool::drop(const std::string& uuid) {
   const std::lock_guard lock(members_mutex_);
   away_.erase(uuid);
@@ -173,8 +174,8 @@ void spare_pool::drop(const std::string& uuid) {
   spares_.erase(at);
 }
 
-/// After a change: what this host remembers, and a spare that is `gone` from the configuration. Says what could not
-/// be kept: the change itself is done.
+/// After a change: what this host remembers, and a spare that is `gone` from the configuration. Says what
+/// could not be kept: the change itself is done.
 std::string spare_pool::keep_record(const std::string& gone, std::string note) {
   const auto add = [&](const std::string& text) { note += (note.empty() ? "" : "; ") + text; };
   if (!gone.empty()) {
@@ -208,7 +209,8 @@ result<void> spare_pool::check_place(const member_spec& spec) const {
   const bool is_ours = S_ISBLK(st.st_mode) ? stands_on_us(extent_of(st.st_rdev).disk)
                                            : ours(st.st_dev) || stands_on_us(extent_of(st.st_dev).disk);
   if (is_ours)
-    return fail("member-is-image", spec.text(), "lies on the disk that this very set serves; use another device");
+    return fail("member-is-image", spec.text(),
+                "lies on the disk that this very set serves; use another device");
   return {};
 }
 
@@ -219,8 +221,8 @@ result<open_member> spare_pool::open_candidate(const member_spec& spec, bool dry
       if (parked.spec.text() == spec.text())
         return parked;
   }
-  auto opened =
-      TRY(open_members({{member_role::spare, spec}}, dry_run ? access_mode::read_only : access_mode::read_write));
+  auto opened = TRY(
+      open_members({{member_role::spare, spec}}, dry_run ? access_mode::read_only : access_mode::read_write));
   return std::move(opened.front());
 }
 
@@ -233,7 +235,8 @@ result<bool> spare_pool::check_candidate(const open_member& member, const spare_
   for (const auto& one : found)
     if (one.type == "dmremap" && same_text(one.set_uuid, info.set_uuid) && some_absent)
       return fail("spare-in-set", member.spec.text(),
-                  "is a spare of this very set, which lacks one: stop the set and start it with this member; if it is "
+                  "is a spare of this very set, which lacks one: stop the set and start it with this member; "
+                  "if it is "
                   "to be given up, `dmremap spare forget` comes first");
   const bool wipe = TRY(check_spare(*member.io, found, request.wipe, request.destroy_set));
   CHECK_OK(check_configured({member.spec}, {request.destroy_set, info.set_uuid}));
@@ -241,8 +244,8 @@ result<bool> spare_pool::check_candidate(const open_member& member, const spare_
   return wipe;
 }
 
-/// The configuration comes first: a spare must be named there before it can hold data. One that it names and that
-/// is no spare of the set is passed over at the next start.
+/// The configuration comes first: a spare must be named there before it can hold data. One that it names and
+/// that is no spare of the set is passed over at the next start.
 result<void> spare_pool::put_into_set(const open_member& member, bool wipe, spare_add_reply& reply) {
   bool written = false;
   static_cast<void>(TRY(change_configured_spares(set_uuid_, [&](std::vector<std::string>& lines) {
@@ -317,8 +320,9 @@ result<spare_change_reply> spare_pool::remove(unsigned index, bool dry_run) {
     return fail("evacuation-running", spare->path, "is being emptied; remove it when that is done");
   spare_change_reply reply{known_text(spare->uuid), spare->uuid, ""};
   if (dry_run && spare->allocated_units != 0)
-    return fail("spare-in-use", spare->path,
-                fmt::format("Cannot remove spare {}: {} active allocations", spare->path, spare->allocated_units));
+    return fail(
+        "spare-in-use", spare->path,
+        fmt::format("Cannot remove spare {}: {} active allocations", spare->path, spare->allocated_units));
   if (dry_run)
     return reply;
   CHECK_OK(set_.remove_spare(index));
@@ -342,8 +346,8 @@ result<forget_reply> spare_pool::forget(unsigned index, bool dry_run) {
   keep_record(text, text.empty() ? "where spare " + spare->uuid +
                                        " was is not known here: take its line out of the configuration"
                                  : "");
-  log_.warn(fmt::format("spare {} {} forgotten: {} units with {} sectors are lost", spare->uuid, text, done.units,
-                        done.lost_sectors));
+  log_.warn(fmt::format("spare {} {} forgotten: {} units with {} sectors are lost", spare->uuid, text,
+                        done.units, done.lost_sectors));
   return done;
 }
 
@@ -364,7 +368,8 @@ result<evacuation_state> spare_pool::evacuate(unsigned index) {
     return fail("read-only", set_name_, "the set is open read-only");
   if (!spare->present)
     return fail("spare-absent", spare->uuid, "is absent: nothing can be read from it");
-  if (std::count_if(info.spares.begin(), info.spares.end(), [](const spare_status& s) { return s.present; }) < 2)
+  if (std::count_if(info.spares.begin(), info.spares.end(), [](const spare_status& s) { return s.present; }) <
+      2)
     return fail("last-spare", spare->path, "is the only spare that is present: add another one first");
   {
     const std::lock_guard lock(evacuation_mutex_);

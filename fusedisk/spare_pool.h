@@ -15,13 +15,14 @@
 
 namespace dmremap {
 
-/// The members of a running set, and the changes of its spares: what is checked before a spare is taken, its claim,
-/// the engine's change, the set's configuration and what this host remembers of the set, in the order that leaves the
-/// set attachable wherever the machine goes down. Thread-safe.
+/// The members of a running set, and the changes of its spares: what is checked before a spare is taken, its
+/// claim, the engine's change, the set's configuration and what this host remembers of the set, in the order
+/// that leaves the set attachable wherever the machine goes down. Thread-safe.
 class spare_pool {
 public:
   /// `device`: of the mount, "major:minor"; a spare must not lie on what the set itself serves.
-  spare_pool(disk& set, event_log& log, set_members from, const disk_info& now, bool read_only, std::string device);
+  spare_pool(disk& set, event_log& log, set_members from, const disk_info& now, bool read_only,
+             std::string device);
   /// Stops an evacuation and waits for its end.
   ~spare_pool() { stop(); }
   spare_pool(const spare_pool&) = delete;
@@ -40,7 +41,8 @@ public:
   /// Puts the members as they were given into what the disk tells: absent spares have no path there.
   void describe(disk_info& info) const;
   [[nodiscard]] std::string main_text() const;
-  [[nodiscard]] std::vector<std::string> spare_texts() const; ///< of the present ones, in the order of the set
+  [[nodiscard]] std::vector<std::string>
+  spare_texts() const; ///< of the present ones, in the order of the set
   [[nodiscard]] result<std::shared_ptr<dust_control>> dust(const std::string& store) const;
   /// The set's new name, into the claims' records.
   void rename(const std::string& name);
@@ -75,7 +77,7 @@ private:
   mutable std::mutex members_mutex_; ///< never held while the disk is asked
   std::map<unsigned, held_spare> spares_;
   std::map<std::string, std::string> away_; ///< UUID of an absent spare: the member, where it is known
-  std::vector<open_member> parked_; ///< removed, but sharing its claim with members that stay
+  std::vector<open_member> parked_;         ///< removed, but sharing its claim with members that stay
 
   mutable std::mutex evacuation_mutex_;
   evacuation_state evacuation_;

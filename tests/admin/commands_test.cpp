@@ -120,7 +120,8 @@ TEST_CASE("forget asks first, and without a terminal wants --yes") {
   const auto done = dmremap_with({"spare", "forget", "set1", "/s", "--yes"});
   CHECK(done.status == 0);
   CHECK(done.out == "forgotten\n");
-  CHECK(done.err.find("3 units with 17 sectors become lost") != std::string::npos); // the count is shown all the same
+  CHECK(done.err.find("3 units with 17 sectors become lost") !=
+        std::string::npos); // the count is shown all the same
 }
 
 TEST_CASE("an evacuation is followed to its end") {
@@ -128,8 +129,8 @@ TEST_CASE("an evacuation is followed to its end") {
   const temp_dir shared;
   const std::string asked = shared / "asked"; // the daemon is another process
   const auto state = [](bool running, int done, json error) {
-    return json{{"number", 1}, {"running", running}, {"path", "/s"}, {"done", done}, {"all", 9},
-                {"moved", done}, {"lost_sectors", 0}, {"error", std::move(error)}};
+    return json{{"number", 1}, {"running", running}, {"path", "/s"},      {"done", done},
+                {"all", 9},    {"moved", done},      {"lost_sectors", 0}, {"error", std::move(error)}};
   };
   const bool fails = GENERATE(false, true);
   const fake_daemon daemon("set1", uuid, [=](const json& request) -> json {
@@ -138,7 +139,9 @@ TEST_CASE("an evacuation is followed to its end") {
     const bool again = boost::filesystem::exists(asked);
     std::ofstream(asked).flush();
     const json failed = {{"id", "no-spare-capacity"}, {"what", "/s"}, {"why", "full"}, {"code", 1}};
-    return {{"ok", true}, {"text", ""}, {"result", state(!again, again ? 9 : 4, again && fails ? failed : nullptr)}};
+    return {{"ok", true},
+            {"text", ""},
+            {"result", state(!again, again ? 9 : 4, again && fails ? failed : nullptr)}};
   });
   int pipe[2];
   REQUIRE(::pipe(pipe) == 0);

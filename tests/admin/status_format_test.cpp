@@ -92,21 +92,23 @@ TEST_CASE("prometheus: each metric once, with help and type, and the set's name 
 TEST_CASE("each spare's state, protection and allocation are shown") {
   const auto status = two_spares();
   const auto text = status_text(status);
-  for (const char* word : {"spare 0      /s, draining: takes no new data, 2 of 1000 units used",
-                           "spare 3      /away, ABSENT: its units answer EIO, 7 of 900 units used, 0 bytes free",
-                           "not protected against the loss of /s\n", "protected by spare s0", "UUID s3",
-                           "evacuating   /s: 5 of 40 units moved"}) {
+  for (const char* word :
+       {"spare 0      /s, draining: takes no new data, 2 of 1000 units used",
+        "spare 3      /away, ABSENT: its units answer EIO, 7 of 900 units used, 0 bytes free",
+        "not protected against the loss of /s\n", "protected by spare s0", "UUID s3",
+        "evacuating   /s: 5 of 40 units moved"}) {
     INFO(text);
     CHECK(text.find(word) != std::string::npos);
   }
-  CHECK(text.find("not protected against the loss of /s", text.find("not protected") + 1) == std::string::npos);
+  CHECK(text.find("not protected against the loss of /s", text.find("not protected") + 1) ==
+        std::string::npos);
   CHECK(status_exit(status) == dmremap::exit_code::damaged);
   CHECK(status_exit(whole_status()) == dmremap::exit_code::ok);
   const auto metrics = status_prometheus(status);
   check_exposition(metrics);
   const auto has = [&](const std::string& name, const char* spare, const char* value) {
-    return metrics.find("dmremap_spare_" + name + "{set=\"a\\\"b\",spare=\"" + spare + "\"} " + value + "\n") !=
-           std::string::npos;
+    return metrics.find("dmremap_spare_" + name + "{set=\"a\\\"b\",spare=\"" + spare + "\"} " + value +
+                        "\n") != std::string::npos;
   };
   CHECK((has("present", "s0", "1") && has("present", "s3", "0")));
   CHECK((has("draining", "s0", "1") && has("draining", "s3", "0")));

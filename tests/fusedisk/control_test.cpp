@@ -107,10 +107,10 @@ TEST_CASE("spares are changed by request") {
   CHECK(ask(t, command("stop_evacuation")).at("result").at("error").at("id") == "cancelled");
   CHECK(ask(t, command("evacuation")).at("result").at("running") == false);
   ask(t, command("spare_refill", {{"spare", path}}));
-  CHECK(t.asked() == std::vector<std::string>{
-                         "spare_add /x/new wipe ext4 wipe xfs destroy u", "spare_add /x/new dry", "spare_remove 0",
-                         "spare_remove 0 dry", "spare_forget 0 dry", "spare_forget 0", "spare_evacuate 0",
-                         "stop_evacuation", "spare_refill 0"});
+  CHECK(t.asked() == std::vector<std::string>{"spare_add /x/new wipe ext4 wipe xfs destroy u",
+                                              "spare_add /x/new dry", "spare_remove 0", "spare_remove 0 dry",
+                                              "spare_forget 0 dry", "spare_forget 0", "spare_evacuate 0",
+                                              "stop_evacuation", "spare_refill 0"});
   for (const char* name : {"spare_remove", "spare_forget", "spare_evacuate", "spare_refill"}) {
     CHECK(failure_of(t, command(name, {{"spare", "/x/nowhere"}})) == "no-such-spare");
     CHECK(failure_of(t, command(name)) == "bad-request");
@@ -262,7 +262,9 @@ public:
   result<void> rename(const std::string& n) override { return below_.rename(n); }
   result<std::shared_ptr<dust_control>> dust(const std::string& store) override { return below_.dust(store); }
   result<spare_add_reply> spare_add(const spare_add_request& r) override { return below_.spare_add(r); }
-  result<spare_change_reply> spare_remove(unsigned n, bool dry) override { return below_.spare_remove(n, dry); }
+  result<spare_change_reply> spare_remove(unsigned n, bool dry) override {
+    return below_.spare_remove(n, dry);
+  }
   result<forget_reply> spare_forget(unsigned n, bool dry) override { return below_.spare_forget(n, dry); }
   result<evacuation_state> spare_evacuate(unsigned n) override { return below_.spare_evacuate(n); }
   result<void> stop_evacuation() override { return below_.stop_evacuation(); }

@@ -97,7 +97,8 @@ public:
     note(text + (r.destroy_set.empty() ? "" : " destroy " + r.destroy_set) + (r.dry_run ? " dry" : ""));
     if (!refusal.id.empty())
       return tl::make_unexpected(refusal);
-    return spare_add_reply{r.member, r.dry_run ? "" : "aaaaaaaa-2222-3333-4444-555555555555", 1, 4000, r.wipe, ""};
+    return spare_add_reply{r.member, r.dry_run ? "" : "aaaaaaaa-2222-3333-4444-555555555555", 1, 4000, r.wipe,
+                           ""};
   }
   result<spare_change_reply> spare_remove(unsigned index, bool dry_run) override {
     note("spare_remove " + std::to_string(index) + (dry_run ? " dry" : ""));

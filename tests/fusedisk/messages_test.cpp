@@ -124,7 +124,8 @@ TEST_CASE("messages change the pool of spares") {
 
 TEST_CASE("each spare's state and protection are told") {
   fake_target t;
-  CHECK(say(t, {"metadata_status"}).find("protect") == std::string::npos); // of one spare there is nothing to say
+  CHECK(say(t, {"metadata_status"}).find("protect") ==
+        std::string::npos); // of one spare there is nothing to say
   spare_status second = t.info_now.spares[0];
   second.index = 1;
   second.uuid = "bbbbbbbb-7777-8888-9999-000000000000";
@@ -140,8 +141,9 @@ TEST_CASE("each spare's state and protection are told") {
   CHECK(line(0).find(", draining, not protected against the loss of this spare") != std::string::npos);
   CHECK(line(1).find("2 allocated, protected by spare 0") != std::string::npos);
   t.info_now.spares[1].present = false;
-  CHECK(line(1) == "spare bbbbbbbb-7777-8888-9999-000000000000 (/x/second.img): absent, sequence 77, 2 allocated, "
-                   "protected by spare 0");
+  CHECK(line(1) ==
+        "spare bbbbbbbb-7777-8888-9999-000000000000 (/x/second.img): absent, sequence 77, 2 allocated, "
+        "protected by spare 0");
   CHECK(say(t, {"health"}).find("spare bbbbbbbb-7777-8888-9999-000000000000 (/x/second.img) is absent") !=
         std::string::npos);
   // What is on one that is away counts, what it could take does not.

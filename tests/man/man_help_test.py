@@ -135,7 +135,7 @@ ERROR_PLACES = [
     re.compile(r"\berror\{([^,}]*),"),
     re.compile(r"\brefuse\(\w+,([^,]*),"),
     re.compile(r"\bid = ([^;]*);"),
-    re.compile(r"\breturn \{(\"[a-z]+(?:-[a-z0-9]+)+\"),"),  # of functions that return an error
+    re.compile(r"\breturn \{\s*(\"[a-z]+(?:-[a-z0-9]+)+\"),"),  # of functions that return an error
     re.compile(r"\bmissing\([^;]*?(\"[a-z]+(?:-[a-z]+)+\")\)\)?;"),
     re.compile(r"\bdevice_use\b[^;]*?\{([^,}]*),"),
     re.compile(r"^  return \{([^,}]*),", re.MULTILINE),  # of functions that return a device_use
