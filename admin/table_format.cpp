@@ -93,6 +93,23 @@ private:
 
 } // namespace
 
+namespace {
+
+/// The forms below count on rows of one unit each, in order and apart.
+result<void> check_rows(const std::vector<table_row>& rows, const std::string& name) {
+  constexpr std::uint64_t most = std::uint64_t{1} << 54U; // 2^63 bytes
+  std::uint64_t end = 0;
+  for (const auto& row : rows) {
+    if (row.sectors == 0 || row.sectors > unit_sectors || row.main_sector < end || row.main_sector > most ||
+        row.spare_sector > most)
+      return fail("bad-reply", name, fmt::format("the remap of sector {} cannot be", row.main_sector));
+    end = row.main_sector + row.sectors;
+  }
+  return {};
+}
+
+} // namespace
+
 result<table_view> read_table(const json& table, const json& status) {
   table_view view;
   view.main = text_in(part_of(status, "main"), "path");
@@ -123,6 +140,7 @@ result<table_view> read_table(const json& table, const json& status) {
   }
   std::sort(view.rows.begin(), view.rows.end(),
             [](const auto& a, const auto& b) { return a.main_sector < b.main_sector; });
+  CHECK_OK(check_rows(view.rows, text_in(status, "name")));
   return view;
 }
 

@@ -75,31 +75,6 @@ void sweep_records() {
   }
 }
 
-/// Reads one owner record; the claims on `key` that overlap `range`.
-std::optional<claim_owner> match_record(const std::string& path, const std::string& key, byte_range range) {
-  std::ifstream file(path);
-  claim_owner owner;
-  std::optional<claim_owner> found;
-  for (std::string line; std::getline(file, line);) {
-    std::istringstream words(line);
-    std::string word, target, mode;
-    words >> word;
-    if (word == "pid") {
-      words >> owner.pid;
-    } else if (word == "set") {
-      words >> owner.set;
-    } else if (word == "claim" && words >> target >> owner.range.start >> owner.range.end >> mode) {
-      std::getline(words >> std::ws, owner.member);
-      owner.writing = mode == "rw";
-      if (target == key && owner.range.overlaps(range))
-        found = owner;
-    }
-  }
-  if (found)
-    found->set = owner.set;
-  return found;
-}
-
 tl::unexpected<error> conflict(const std::string& path, const claim_target& target, byte_range wanted,
                                const struct flock& held) {
   const auto owner = find_claim_owner(target, wanted);
@@ -126,6 +101,29 @@ std::string claim_owner::text() const {
          (pid > 0 ? " (process " + std::to_string(pid) + ")" : "");
 }
 
+std::optional<claim_owner> read_claim_record(std::istream& record, const std::string& key, byte_range range) {
+  claim_owner owner;
+  std::optional<claim_owner> found;
+  for (std::string line; std::getline(record, line);) {
+    std::istringstream words(line);
+    std::string word, target, mode;
+    words >> word;
+    if (word == "pid") {
+      words >> owner.pid;
+    } else if (word == "set") {
+      words >> owner.set;
+    } else if (word == "claim" && words >> target >> owner.range.start >> owner.range.end >> mode) {
+      std::getline(words >> std::ws, owner.member);
+      owner.writing = mode == "rw";
+      if (target == key && owner.range.overlaps(range))
+        found = owner;
+    }
+  }
+  if (found)
+    found->set = owner.set;
+  return found;
+}
+
 std::optional<claim_owner> find_claim_owner(const claim_target& target, byte_range range) {
   boost::system::error_code ec;
   for (fs::directory_iterator it(claims_dir(), ec), end; !ec && it != end; it.increment(ec)) {
@@ -135,7 +133,8 @@ std::optional<claim_owner> find_claim_owner(const claim_target& target, byte_ran
     const unique_fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     if (!fd || !is_locked(fd.get())) // left behind by a process that was killed
       continue;
-    if (auto owner = match_record(path, target.key(), range))
+    std::ifstream record(path);
+    if (auto owner = read_claim_record(record, target.key(), range))
       return owner;
   }
   return std::nullopt;

@@ -5,7 +5,9 @@
 #include "engine/error.h"
 #include "engine/unique_fd.h"
 
+#include <iosfwd>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -67,6 +69,11 @@ private:
   unique_fd record_; // locked while the claim lives
   std::string record_path_;
 };
+
+/// What one owner record says of a claim on `key` that overlaps `range`; lines that it does not know are
+/// passed over.
+[[nodiscard]] std::optional<claim_owner> read_claim_record(std::istream& record, const std::string& key,
+                                                           byte_range range);
 
 /// The living owner of a claim that overlaps `range`, from the owner records; nothing where none is known.
 [[nodiscard]] std::optional<claim_owner> find_claim_owner(const claim_target& target, byte_range range);

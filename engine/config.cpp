@@ -145,6 +145,9 @@ result<set_config> parse_set_config(const std::string& text, const std::string& 
     const auto bad = [&](const std::string& why) {
       return fail("bad-config", path, fmt::format("line {}: {}", number, why));
     };
+    if (line.find('\0') !=
+        std::string::npos) // a path would end there: another member than the one that is shown
+      return bad("holds a zero byte");
     const auto equals = line.find('=');
     if (equals == std::string::npos)
       return bad("is not 'key = value'");

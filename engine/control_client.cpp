@@ -123,20 +123,6 @@ std::string text_of(const json& object, const char* key) {
   return at != object.end() && at->is_string() ? at->get<std::string>() : "";
 }
 
-result<json> read_reply(const std::string& line, const std::string& dir) {
-  auto reply = json::parse(line, nullptr, false);
-  if (!reply.is_object() || !reply.contains("ok") || !reply["ok"].is_boolean())
-    return fail("bad-reply", dir, "the reply of the daemon is not understood");
-  if (reply["ok"].get<bool>())
-    return reply;
-  const json failure = reply.value("error", json::object());
-  if (!failure.is_object())
-    return fail("bad-reply", dir, "the reply of the daemon is not understood");
-  const auto code = failure.contains("code") && failure["code"].is_number() ? failure["code"].get<int>() : 1;
-  return fail(text_of(failure, "id"), text_of(failure, "what"), text_of(failure, "why"),
-              code == 2 || code == 4 ? static_cast<exit_code>(code) : exit_code::failed);
-}
-
 std::optional<running_set> read_info(const std::string& dir) {
   const unique_fd file(::open((dir + "/info.json").c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   std::string text(1 << 20, '\0');
@@ -166,6 +152,20 @@ std::optional<running_set> read_info(const std::string& dir) {
 }
 
 } // namespace
+
+result<json> parse_control_reply(const std::string& line, const std::string& dir) {
+  auto reply = json::parse(line, nullptr, false);
+  if (!reply.is_object() || !reply.contains("ok") || !reply["ok"].is_boolean())
+    return fail("bad-reply", dir, "the reply of the daemon is not understood");
+  if (reply["ok"].get<bool>())
+    return reply;
+  const json failure = reply.value("error", json::object());
+  if (!failure.is_object())
+    return fail("bad-reply", dir, "the reply of the daemon is not understood");
+  const auto code = failure.contains("code") && failure["code"].is_number_integer() ? failure["code"].get<int>() : 1;
+  return fail(text_of(failure, "id"), text_of(failure, "what"), text_of(failure, "why"),
+              code == 2 || code == 4 ? static_cast<exit_code>(code) : exit_code::failed);
+}
 
 std::vector<running_set> list_running_sets() {
   std::vector<running_set> sets;
@@ -197,7 +197,7 @@ result<json> control_request(const std::string& dir, const std::string& command,
   // Not every path is UTF-8: what is not is replaced rather than thrown at.
   CHECK_OK(send_all(connection.get(), request.dump(-1, ' ', false, json::error_handler_t::replace) + "\n",
                     until, dir));
-  return read_reply(TRY(receive_line(connection.get(), until, dir)), dir);
+  return parse_control_reply(TRY(receive_line(connection.get(), until, dir)), dir);
 }
 
 } // namespace dmremap

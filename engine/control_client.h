@@ -28,6 +28,10 @@ struct running_set {
 /// By name or UUID, the dead ones too; nothing where there is none.
 [[nodiscard]] std::optional<running_set> find_running_set(const std::string& name_or_uuid);
 
+/// The reply in `line` where it says "ok", else the daemon's own error; "bad-reply" where it is none. `dir`
+/// is for messages.
+[[nodiscard]] result<nlohmann::json> parse_control_reply(const std::string& line, const std::string& dir);
+
 /// One request to the daemon of the set in `dir` (engine/CONTROL.md); `args` is the request's "args".
 /// Returns the whole reply where it says "ok", else the daemon's own error.
 /// Further errors: "not-running" (nobody listens), "no-answer" (nothing within `limit`), "no-permission",

@@ -147,6 +147,8 @@ result<std::unique_ptr<disk>> disk::open(std::shared_ptr<store> main,
       ++i.spares_absent;
   };
   i.set->on_present = [&i](unsigned n, std::shared_ptr<store> io) { i.set_member(n, std::move(io)); };
+  i.set->on_record = options.on_record;
+  i.set_breaker(options.breaker_remaps, options.breaker_seconds);
   if (!options.read_only)
     CHECK_OK(i.set->start_session());
   return d;

@@ -40,6 +40,12 @@ struct open_options {
   unsigned read_retries = 1; ///< times a single sector that failed to read is read again before it is lost
   /// Called in the thread of the request, after the remap is durable. Must not wait, nor call the disk.
   std::function<void(const remap_event&)> on_remap;
+  /// Called with disk_info::sequence_end once a session record is durable on all spares present, before
+  /// anything is written under it: at the open and whenever a spare comes or goes. What it keeps is `last_seen`
+  /// of the next open. Runs under the lock of all table changes: must not call the disk.
+  std::function<void(std::uint64_t)> on_record;
+  unsigned breaker_remaps = 64;  ///< more remaps than this within breaker_seconds, with fewer good than bad
+  unsigned breaker_seconds = 10; ///< writes, stop automatic remapping (promise 8)
   const commit_rules* rules = nullptr; ///< tests only
 };
 
@@ -219,6 +225,7 @@ public:
 
   void set_auto_remap(bool on);
   void set_read_retries(unsigned n);
+  void set_breaker(unsigned remaps, unsigned seconds);
   void clear_stats();
   void reset_breaker();
 

@@ -147,8 +147,9 @@ result<void> disk::unmap(sector_number sector) {
     return refuse(fail("spare-absent", what, "its unit is on a spare that is absent"));
   if (i.set->shadowed(u))
     return refuse(fail("spare-absent", what,
-                       "a spare that is absent also knows this unit and would answer for it once it is back; "
-                       "forget that spare first, or remove the remap when it is there"));
+                       "another slot, of a spare that is absent or that could not be written, would answer for "
+                       "this unit after the next open; bring that spare back or forget it, attach the set again, "
+                       "then remove the remap"));
   if (e.lost() != 0)
     return refuse(fail("lost-sectors", what,
                        "its unit has lost sectors; salvage them or write them first, then remove the remap"));
@@ -302,6 +303,10 @@ void disk::set_auto_remap(bool on) {
 }
 void disk::set_read_retries(unsigned n) {
   impl_->read_retries = n;
+}
+
+void disk::set_breaker(unsigned remaps, unsigned seconds) {
+  impl_->set_breaker(remaps, seconds);
 }
 
 void disk::reset_breaker() {

@@ -117,6 +117,8 @@ struct disk::impl {
   // breaker (promise 8): writes that failed and remaps spent in a window of time
   std::mutex breaker_mutex;
   std::chrono::steady_clock::time_point window_start{};
+  std::uint64_t breaker_remaps = 0;
+  std::chrono::seconds breaker_window{};
   std::uint64_t window_remaps = 0, window_bad_writes = 0, window_good_before = 0;
 
   std::mutex to_retire_mutex;
@@ -157,6 +159,7 @@ struct disk::impl {
   [[nodiscard]] io_result may_spend(std::span<const moving_unit> moves);
   [[nodiscard]] bool main_answers_elsewhere(main_unit u);
   [[nodiscard]] bool breaker_trips(std::uint64_t units);
+  void set_breaker(unsigned remaps, unsigned seconds);
   [[nodiscard]] commit_reply place(std::span<const moving_unit> units, std::vector<slot_change>& changes,
                                    flush_marks data_since, unsigned not_on = 0);
   [[nodiscard]] io_result allocate_and_write(const moving_unit& unit, std::vector<slot_change>& changes,

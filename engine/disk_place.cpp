@@ -74,8 +74,13 @@ void disk::impl::release_old_places(std::span<const moving_unit> units) {
     if (m.from.present() && !is_absent(m.from.spare()))
       changes.push_back({m.from.spare(), m.from.unit(), m.retire_from ? slot_kind::retired : slot_kind::free,
                          m.retire_from ? main_unit(0) : m.main, 0, 0, true});
-  if (!changes.empty() && set->commit(changes, std::nullopt).outcome == commit_outcome::done)
-    set->publish(changes); // else the next open releases them
+  if (changes.empty())
+    return;
+  if (set->commit(changes, std::nullopt).outcome == commit_outcome::done)
+    return set->publish(changes);
+  for (const moving_unit& m : units) // the next open releases them
+    if (m.from.present())
+      set->note_unreleased(m.main);
 }
 
 /// Tells whoever opened the set of `moved` units; `changes` says where they went, and of other changes, too.

@@ -12,8 +12,6 @@ namespace {
 constexpr std::uint64_t frozen_write_units =
     16; // what one freeze of a failed write covers: one commit for all
 constexpr unsigned rescue_tries = 8;
-constexpr auto breaker_window = std::chrono::seconds(10);
-constexpr std::uint64_t breaker_remaps = 64;
 
 } // namespace
 
@@ -344,6 +342,12 @@ io_result disk::impl::may_spend(std::span<const moving_unit> moves) {
   if (breaker_trips(from_main))
     return io_fail(io_error::medium);
   return {};
+}
+
+void disk::impl::set_breaker(unsigned remaps, unsigned seconds) {
+  const std::lock_guard lock(breaker_mutex);
+  breaker_remaps = remaps;
+  breaker_window = std::chrono::seconds(seconds);
 }
 
 bool disk::impl::breaker_trips(std::uint64_t units) {

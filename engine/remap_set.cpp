@@ -53,7 +53,12 @@ slot remap_set::slot_of(map_entry e) const {
 
 bool remap_set::shadowed(main_unit u) const {
   const std::lock_guard lock(map_mutex_);
-  return shadowed_.contains(u.value);
+  return shadowed_.contains(u.value) || unreleased_.contains(u.value);
+}
+
+void remap_set::note_unreleased(main_unit u) {
+  const std::lock_guard lock(map_mutex_);
+  unreleased_.insert(u.value);
 }
 
 void remap_set::with_metadata(unsigned spare, const std::function<void(spare_metadata&)>& look) {

@@ -87,8 +87,11 @@ public:
   [[nodiscard]] std::uint64_t remapped() const noexcept { return map_.size(); }
   [[nodiscard]] std::vector<main_unit> remapped_units() const;
   [[nodiscard]] slot slot_of(map_entry e) const;
-  /// A slot of an absent spare also names the unit: its remap must not be removed.
+  /// A slot of an absent spare, or one that could not be released, also names the unit: its remap must not be
+  /// removed.
   [[nodiscard]] bool shadowed(main_unit u) const;
+  /// The unit's old slot could not be released, though another serves it now.
+  void note_unreleased(main_unit u);
 
   // --- spares: numbers are places in the set's list
   [[nodiscard]] unsigned places() const { return place_count_.load(); } ///< all numbers are below
@@ -101,6 +104,8 @@ public:
   /// Called with a spare's number when it is found to be gone, under the lock of all metadata: must not call
   /// back nor wait.
   std::function<void(unsigned)> on_absent;
+  /// Called with the end of the reserved sequences once a session record is durable, in the same way.
+  std::function<void(std::uint64_t)> on_record;
   /// Called before a new spare is used, in the same way.
   std::function<void(unsigned, std::shared_ptr<store>)> on_present;
   /// Ends the use of a spare that does not answer: its sixth replica is completed, its absence recorded.
@@ -195,11 +200,15 @@ private:
   [[nodiscard]] io_result record_session(std::optional<unsigned> first = std::nullopt);
   [[nodiscard]] io_result write_supers(std::optional<unsigned> first = std::nullopt);
   bool vanish(unsigned spare);
-  [[nodiscard]] static bool is_dead(io_error e) { return e == io_error::gone || e == io_error::medium; }
   [[nodiscard]] io_result settle_protection();
   void unlist(unsigned guest);
+  void note_map(unsigned spare, unsigned where);
+  void note_shadows();
   void ensure_protected();
   [[nodiscard]] bool protect(unsigned guest, unsigned host);
+  [[nodiscard]] bool move_maps_from(unsigned host);
+  [[nodiscard]] std::optional<std::uint32_t> host_run(unsigned host, std::uint64_t units);
+  void list_guest(unsigned host, unsigned guest);
   [[nodiscard]] unsigned count_present() const;
 
   // remap_set.cpp
@@ -237,7 +246,8 @@ private:
 
   mutable std::mutex map_mutex_; // writers of map_
   remap_map map_;
-  std::unordered_set<std::uint64_t> shadowed_; // main units that also have a slot on an absent spare
+  std::unordered_set<std::uint64_t> shadowed_;   // main units that also have a slot on an absent spare
+  std::unordered_set<std::uint64_t> unreleased_; // or one that waits for the next open
 
   mutable std::mutex allocation_mutex_;
 };

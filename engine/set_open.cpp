@@ -62,14 +62,27 @@ result<void> remap_set::load_spares(std::vector<std::unique_ptr<spare_metadata>>
   for (auto& p : spares_)
     if (p)
       CHECK_OK(p->meta->load_tables());
-  // The map of one that is away may lie on another that was away, too: that one's place is all it takes.
-  for (const bool there : {true, false})
+  // The map of one that was away may lie on another that was away after it: hosts before their guests.
+  const auto host_waits = [&](unsigned i) {
+    const int from = record.places[i].map_from;
+    return from >= 0 && !spares_[static_cast<unsigned>(from)] &&
+           record.places[static_cast<unsigned>(from)].given >= 0;
+  };
+  for (bool more = true; more;) {
+    more = false;
     for (unsigned i = 0; i < max_spares; ++i) {
       const auto& p = record.places[i];
-      if (p.listed && !spares_[i] && (p.given >= 0) == there)
-        CHECK_OK(
-            load_away(i, there ? std::move(loaded[static_cast<std::size_t>(p.given)]) : nullptr, record));
+      if (!p.listed || spares_[i] || host_waits(i))
+        continue;
+      CHECK_OK(load_away(i, p.given >= 0 ? std::move(loaded[static_cast<std::size_t>(p.given)]) : nullptr,
+                         record));
+      more = true;
     }
+  }
+  for (unsigned i = 0; i < max_spares; ++i)
+    if (record.places[i].listed && !spares_[i])
+      return tl::make_unexpected(
+          missing(record.newest, i, "and another each claim to hold the other's map", "forked-set"));
   for (unsigned i = 0; i < max_spares; ++i)
     if (spares_[i])
       host_guests(i);
@@ -95,16 +108,7 @@ result<void> remap_set::load_away(unsigned index, std::unique_ptr<spare_metadata
   std::shared_ptr<store> host_io;
   std::uint32_t start = 0;
   if (p.map_from >= 0) {
-    // A host that has returned itself is loaded before what it hosts is looked at, or not yet: its store is
-    // what counts.
     const auto from = static_cast<unsigned>(p.map_from);
-    if (!spares_[from] || !spares_[from]->meta->present())
-      return tl::make_unexpected(
-          missing(newest, index,
-                  "has its newest map on spare " + std::to_string(from) +
-                      ", which is not up to date itself: open the set with that one and "
-                      "without this one first",
-                  "spare-missing"));
     host_io = spares_[from]->meta->share_io();
     start = spares_[from]->meta->super.hosted_start[index];
     auto head = start == 0 ? nullptr
@@ -207,9 +211,7 @@ void remap_set::build_map() {
       counters_.by_hand_units += s.kind() == slot_kind::explicit_remap ? 1 : 0;
     });
   }
-  for (const slot_change& c : losers_)
-    if (!spares_[c.spare]->present)
-      shadowed_.insert(c.main.value);
+  note_shadows();
   std::erase_if(losers_, [&](const slot_change& c) { return !spares_[c.spare]->present; });
 }
 
@@ -240,10 +242,9 @@ result<void> remap_set::start_session() {
       p->present = false;                   // not in use before it is up to date
   for (unsigned i = 0; i < max_spares; ++i) // who is away, and where its map is
     if (spares_[i])
-      leader().super.absent_map[i] =
-          static_cast<std::uint8_t>(spares_[i]->meta->present() && !spares_[i]->returned ? 0
-                                    : spares_[i]->meta->has_sixth() ? spares_[i]->meta->super.sixth_host + 1
-                                                                    : 0);
+      note_map(i, !spares_[i]->present && spares_[i]->meta->has_sixth()
+                      ? spares_[i]->meta->super.sixth_host + 1
+                      : 0);
 
   const auto mend_all = [&]() -> io_result {
     for (auto& p : spares_)
@@ -305,7 +306,7 @@ io_result remap_set::take_back_returned() {
     }
   for (unsigned i = 0; i < max_spares; ++i)
     if (spares_[i] && spares_[i]->present)
-      leader().super.absent_map[i] = 0;
+      note_map(i, 0);
   CHECK_OK(record_session());
   for (auto& p : spares_) // those whose own copies were their map
     if (p && p->present)

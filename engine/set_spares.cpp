@@ -90,6 +90,13 @@ void remap_set::set_draining(unsigned spare, bool on) {
     spares_[spare]->draining = on;
 }
 
+/// Where the map of an absent spare is (1 + a spare's place; 0: on itself), for the next superblocks.
+void remap_set::note_map(unsigned spare, unsigned where) {
+  for (auto& p : spares_) // whoever leads when they are written
+    if (p)
+      p->meta->super.absent_map[spare] = static_cast<std::uint8_t>(where);
+}
+
 // --- session records
 // ----------------------------------------------------------------------------------------------
 
@@ -119,13 +126,13 @@ io_result remap_set::record_session(std::optional<unsigned> first) {
   // Where a spare went meanwhile, this is the record of that.
   superblock& now = leader().super;
   for (unsigned i = 0; i < max_spares; ++i)
-    if (spares_[i] && spares_[i]->present) {
-      spares_[i]->held = now.session;
+    if (spares_[i] && spares_[i]->present)
       now.sessions[i] = {now.session, now.session};
-    }
   record_pending_ = false;
   if (count_present() > 1 && rules_.confirm_record)
     CHECK_OK(write_supers(first));
+  if (on_record)
+    on_record(sequences_.end);
   return {};
 }
 
@@ -134,8 +141,10 @@ io_result remap_set::write_supers(std::optional<unsigned> first) {
   const auto write = [&](unsigned i) -> io_result {
     spare_metadata& m = *spares_[i]->meta;
     auto written = m.write_super(sequences_);
-    if (!written && written.error() == io_error::medium && count_present() > 1)
+    if (!written && count_present() > 1)
       written = m.write_super(sequences_); // a flush may fail once
+    if (written)
+      spares_[i]->held = m.super.session; // at once: a later attempt may end before it comes here again
     return written;
   };
   for (bool again = true; again;) {
@@ -154,7 +163,7 @@ io_result remap_set::write_supers(std::optional<unsigned> first) {
       const auto written = write(i);
       if (written)
         continue;
-      if (!is_dead(written.error()) || !vanish(i))
+      if (!vanish(i)) // whatever the reason: which record it holds is not known any more
         return written;
       again = true;
       break;
@@ -187,7 +196,7 @@ bool remap_set::vanish(unsigned spare) {
     if (spares_[g] && spares_[g]->present && spares_[g]->meta->has_sixth() &&
         spares_[g]->meta->super.sixth_host == spare)
       spares_[g]->meta->detach_sixth();
-  leader().super.absent_map[spare] = static_cast<std::uint8_t>(kept ? p.meta->super.sixth_host + 1 : 0);
+  note_map(spare, kept ? p.meta->super.sixth_host + 1 : 0);
   fresh_range();
   if (rules_.record_absence)
     (void)record_session(); // else record_pending_ holds up every table change
@@ -200,13 +209,23 @@ bool remap_set::vanish(unsigned spare) {
   std::erase_if(doubt_, [&](const slot_change& c) { return c.spare == spare; });
   doubt_count_.store(doubt_.size());
   publish(settled);
-  const std::lock_guard lock(map_mutex_);
-  p.meta->for_each_used([&](spare_unit u, const slot& s) {
-    const map_entry e = map_.lookup(s.main());
-    if (s.serves() && e.present() && (e.spare() != spare || e.unit() != u))
-      shadowed_.insert(s.main().value);
-  });
+  note_shadows();
   return true;
+}
+
+/// Units that an absent spare would answer for, were their winners released.
+void remap_set::note_shadows() {
+  const std::lock_guard lock(map_mutex_);
+  shadowed_.clear();
+  for (unsigned i = 0; i < max_spares; ++i) {
+    if (!spares_[i] || spares_[i]->present)
+      continue;
+    spares_[i]->meta->for_each_used([&](spare_unit u, const slot& s) {
+      const map_entry e = map_.lookup(s.main());
+      if (s.serves() && (!e.present() || e.spare() != i || e.unit() != u))
+        shadowed_.insert(s.main().value);
+    });
+  }
 }
 
 bool remap_set::drop_spare(unsigned spare) {
@@ -239,10 +258,13 @@ io_result remap_set::settle_protection() {
       if (!spares_[h] || !spares_[h]->present || spares_[h]->meta->super.hosted_start[g] == 0)
         continue;
       superblock& s = spares_[h]->meta->super;
+      const spare_metadata& guest = *spares_[g]->meta;
+      if (guest.has_sixth() && guest.super.sixth_host == h && guest.super.sixth_start == s.hosted_start[g])
+        continue; // a new one, full again
       s.hosted_start[g] = s.hosted_blocks[g] = 0;
       s.hosted_protected &= ~(1u << g);
       auto written = spares_[h]->meta->write_super(sequences_);
-      if (!written && (!is_dead(written.error()) || !vanish(h)))
+      if (!written && !vanish(h))
         return written;
     }
   }
@@ -269,26 +291,60 @@ void remap_set::ensure_protected() {
   (void)settle_protection();
 }
 
+std::optional<std::uint32_t> remap_set::host_run(unsigned host, std::uint64_t units) {
+  const std::lock_guard lock(allocation_mutex_);
+  const auto run = spares_[host]->space.find_host_run(units);
+  if (!run || !spares_[host]->space.host(*run, units))
+    return std::nullopt;
+  return static_cast<std::uint32_t>(run->value);
+}
+
+void remap_set::list_guest(unsigned host, unsigned guest) {
+  const spare_metadata& g = *spares_[guest]->meta;
+  superblock& s = spares_[host]->meta->super;
+  s.hosted_start[guest] = g.super.sixth_start;
+  s.hosted_blocks[guest] = g.places().table_blocks;
+  s.hosted_protected |= 1u << guest;
+}
+
+/// Maps of absent spares that lie on `host`, which leaves the set, to others: each is the only one of its
+/// spare. In memory the new host lists them; its superblock is the caller's, before the old one goes.
+bool remap_set::move_maps_from(unsigned host) {
+  for (unsigned g = 0; g < max_spares; ++g) {
+    if (!spares_[g] || g == host || spares_[g]->present || !spares_[g]->meta->has_sixth() ||
+        spares_[g]->meta->super.sixth_host != host)
+      continue;
+    spare_metadata& m = *spares_[g]->meta;
+    bool moved = false;
+    for (unsigned h = 0; h < max_spares && !moved; ++h) {
+      if (h == host || !spares_[h] || !spares_[h]->present || spares_[h]->draining)
+        continue;
+      const auto start = host_run(h, m.sixth_units());
+      moved = start && m.move_sixth(spares_[h]->meta->share_io(), h, *start).has_value();
+      if (moved) {
+        list_guest(h, g);
+        note_map(g, h + 1);
+      }
+    }
+    if (!moved)
+      return false;
+  }
+  return true;
+}
+
 /// All of the guest's table to free units of the host, then the guest's superblock, then the host's: only
 /// both together make it count.
 bool remap_set::protect(unsigned guest, unsigned host) {
   spare_metadata& g = *spares_[guest]->meta;
   spare_metadata& h = *spares_[host]->meta;
-  std::optional<spare_unit> run;
-  {
-    const std::lock_guard lock(allocation_mutex_);
-    run = spares_[host]->space.find_host_run(g.sixth_units());
-    if (!run || !spares_[host]->space.host(*run, g.sixth_units()))
-      return false;
-  }
-  const auto start = static_cast<std::uint32_t>(run->value);
-  if (!g.place_sixth(h.share_io(), host, start, sequences_)) {
+  const auto start = host_run(host, g.sixth_units());
+  if (!start)
+    return false;
+  if (!g.place_sixth(h.share_io(), host, *start, sequences_)) {
     ++protect_tries_; // the units stay taken: they may be what failed
     return false;
   }
-  h.super.hosted_start[guest] = start;
-  h.super.hosted_blocks[guest] = g.places().table_blocks;
-  h.super.hosted_protected |= 1u << guest;
+  list_guest(host, guest);
   if (h.write_super(sequences_))
     return true;
   ++protect_tries_;
@@ -334,7 +390,7 @@ result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
     return what;
   };
   (void)put(std::move(fresh));
-  leader().super.absent_map[place] = 0;
+  note_map(place, 0);
   fresh_range();
   auto recorded = record_session(place);
   if (recorded && (!p.present || p.meta->verify_supers() != p.meta->super.super_good))
@@ -383,6 +439,11 @@ result<void> remap_set::remove_spare(unsigned spare) {
   if (auto room = reserve_sequences(256); !room)
     return cannot(room.error());
   p.draining = true;
+  if (!move_maps_from(spare))
+    return fail("remove-failed", path,
+                "holds the map of a spare that is absent, and no other spare has room for it: bring that one "
+                "back, or "
+                "forget it first");
   for (unsigned g = 0; g < max_spares; ++g) // its guests move first
     if (spares_[g] && spares_[g]->present && spares_[g]->meta->has_sixth() &&
         spares_[g]->meta->super.sixth_host == spare)
@@ -398,7 +459,7 @@ result<void> remap_set::remove_spare(unsigned spare) {
     out = std::move(spares_[spare]);
     out->present = false;
   }
-  leader().super.absent_map[spare] = 0;
+  note_map(spare, 0);
   fresh_range();
   if (auto recorded = record_session(); !recorded) {
     const std::lock_guard allocation(allocation_mutex_);
@@ -411,8 +472,7 @@ result<void> remap_set::remove_spare(unsigned spare) {
   if (was_present)
     (void)out->meta->erase_supers(); // where this fails it is a spare that no set lists
   out->meta->lose();
-  const std::lock_guard map_lock(map_mutex_);
-  out->meta->for_each_used([&](spare_unit, const slot& s) { shadowed_.erase(s.main().value); });
+  note_shadows();
   const std::lock_guard allocation(allocation_mutex_);
   if (hosted && host < max_spares && spares_[host])
     spares_[host]->space.unhost(spare_unit(start), units);

@@ -61,13 +61,6 @@ std::optional<std::vector<super_copy>> majority(const std::vector<super_copy>& f
   return best;
 }
 
-/// Nothing but what a fresh chunk has: not worth keeping in memory.
-bool holds_nothing(const table_block& t) {
-  return std::all_of(t.slots.begin(), t.slots.end(), [](const slot& s) {
-    return s.kind() == slot_kind::free || s.kind() == slot_kind::metadata;
-  });
-}
-
 const super_copy& newest_of(const std::vector<super_copy>& copies) {
   return *std::max_element(copies.begin(), copies.end(), [](const super_copy& a, const super_copy& b) {
     return a.super.sequence < b.super.sequence;
@@ -241,8 +234,10 @@ result<void> spare_metadata::adopt_block(std::uint32_t number, std::span<const t
   for (const table_block* c : copies)
     if (c != nullptr)
       highest_sequence_ = std::max(highest_sequence_, c->sequence);
+  for (const slot& s : best->slots) // what wins against it later must be higher
+    highest_sequence_ = std::max(highest_sequence_, s.sequence());
   empty_sequence_[number] = best->sequence;
-  if (!holds_nothing(*best))
+  if (best->slots != default_block(number)->slots) // else not worth keeping in memory
     blocks_[number] = std::make_unique<table_block>(*best);
   return {};
 }

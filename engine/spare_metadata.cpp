@@ -441,6 +441,28 @@ io_result spare_metadata::place_sixth(std::shared_ptr<store> host, std::uint32_t
   return done;
 }
 
+io_result spare_metadata::move_sixth(std::shared_ptr<store> host, std::uint32_t host_index,
+                                     std::uint32_t start) {
+  const auto old = std::exchange(sixth_, std::move(host));
+  const std::uint32_t old_host = std::exchange(super.sixth_host, host_index);
+  const std::uint32_t old_start = std::exchange(super.sixth_start, start);
+  const std::uint64_t failed_before = sixth_->failed_flushes();
+  io_result done;
+  for (std::uint32_t c = 0; c < places().chunks() && done; ++c)
+    if (super.is_good(sixth_replica, c))
+      done = write_chunk(sixth_replica, c);
+  if (done)
+    done = flush_since(*sixth_, failed_before);
+  if (done)
+    done = write_sixth_head();
+  if (!done) {
+    sixth_ = old;
+    super.sixth_host = old_host;
+    super.sixth_start = old_start;
+  }
+  return done;
+}
+
 io_result spare_metadata::complete_sixth(std::set<std::uint32_t> blocks, sequence_counter& sequences) {
   if (!sixth_)
     return io_fail(io_error::medium);

@@ -90,6 +90,8 @@ public:
   /// host's superblock is the caller's. On an error there is no sixth.
   [[nodiscard]] io_result place_sixth(std::shared_ptr<store> host, std::uint32_t host_index,
                                       std::uint32_t start, sequence_counter& sequences);
+  /// An absent spare's map, as memory has it, to another host: full and flushed on success, else all is as before.
+  [[nodiscard]] io_result move_sixth(std::shared_ptr<store> host, std::uint32_t host_index, std::uint32_t start);
   /// True once after the sixth was given up because it could not be written: the host's superblock must
   /// not list it any more before anything is answered.
   [[nodiscard]] bool take_sixth_lost() { return std::exchange(sixth_lost_, false); }

@@ -458,8 +458,19 @@ struct request {
   json args;
 };
 
+/// Copying and printing JSON is a recursion: a megabyte of brackets must not reach it. No request has more
+/// than three levels.
+constexpr int deepest_level = 8;
+
 result<request> parse(const std::string& text) {
-  json doc = json::parse(text, nullptr, false);
+  bool too_deep = false;
+  const auto keep = [&](int depth, json::parse_event_t, json&) {
+    too_deep = too_deep || depth > deepest_level;
+    return depth <= deepest_level;
+  };
+  json doc = json::parse(text, keep, false);
+  if (too_deep)
+    return bad_request("request", "it is nested too deeply");
   if (!doc.is_object())
     return bad_request("request", "it is not a JSON object");
   if (!doc.contains("v") || doc["v"] != 1)

@@ -91,7 +91,7 @@ result<void> place_positionals(const std::vector<std::string>& words, command_li
   const auto usage = [](const std::string& why) {
     return fail("bad-usage", "", why + "; see fusedisk --help", exit_code::usage);
   };
-  if (words.empty())
+  if (words.empty() || words.back().empty())
     return usage("no mount point is given");
   if (!line.name.empty()) {
     if (words.size() != 1)

@@ -2,6 +2,8 @@
 """Configures, builds and runs the tests for scripts/test; see there. Counts over all configurations."""
 
 import argparse
+import base64
+import concurrent.futures
 import os
 import shutil
 import signal
@@ -148,13 +150,13 @@ def configure(preset):
     return done.returncode == 0
 
 
-def build(preset, jobs):
-    """Release: everything. Sanitizers: the test programs and what they are made of."""
+def build(preset, jobs, target="tests/all"):
+    """Release: everything. Sanitizers: `target`, by default the test programs and what they are made of."""
     say(f"== {preset}: build")
     started = time.monotonic()
     command = ["cmake", "--build", "--preset", preset, "--parallel", str(jobs)]
     if preset != "release":
-        command += ["--target", "tests/all"]
+        command += ["--target", target]
     command += ["--", "--quiet"]
     good = configure(preset) and subprocess.run(command, cwd=ROOT, check=False).returncode == 0
     say(f"== {preset}: {'built' if good else 'build FAILED'} in {time.monotonic() - started:.0f} s")
@@ -182,6 +184,70 @@ def run_ctest(preset, label, jobs, tally, environment, folder):
         tally.failures.append(f"{preset}: ctest -L {label} (exit {code}, {count} tests)")
 
 
+# --- fuzzers ----------------------------------------------------------------------------------------------------
+
+FUZZERS = ("set", "codec", "text", "foreign")
+# No stack of each allocation: half of the time of a run would go there.
+FUZZ_ASAN = "allocator_release_to_os_interval_ms=-1:quarantine_size_mb=16:malloc_context_size=8"
+
+
+def fuzz_seconds():
+    text = os.environ.get("DMREMAP_FUZZ_SECONDS", "") or "60"
+    if not text.isdigit():
+        sys.exit(f"scripts/test: {text}: a number of seconds is wanted (DMREMAP_FUZZ_SECONDS)")
+    return int(text)
+
+
+def fuzz_one(name, seconds, learned, folder, environment):
+    """Runs one fuzzer; returns (whether it found nothing, what to print)."""
+    prefix = os.path.join(folder, f"{name}-")
+    own = os.path.join(learned, name)
+    os.makedirs(own, exist_ok=True)
+    kept = os.path.join(ROOT, "tests", "fuzz")
+    command = fixed_addresses() + [
+        os.path.join(ROOT, "build", "fuzz", "tests", "fuzz", f"fuzz_{name}"), f"-max_total_time={seconds}",
+        "-timeout=25", "-rss_limit_mb=2048", "-max_len=1024", "-print_final_stats=1", f"-artifact_prefix={prefix}",
+        own, os.path.join(kept, "corpus", name), os.path.join(kept, "reproducers", name)]
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=seconds + 300, check=False)
+        code, log = done.returncode, done.stdout.decode(errors="replace")
+    except subprocess.TimeoutExpired as late:
+        code, log = -1, (late.stdout or b"").decode(errors="replace")
+    lines = log.splitlines()
+    executed = [int(line.split()[-1]) for line in lines if line.startswith("stat::number_of_executed_units:")]
+    if code == 0 and executed and executed[0] > 0:
+        return True, f"== fuzz: {name}: {executed[0]} inputs in {seconds} s, nothing found"
+    text = [f"== fuzz: {name}: FAILED (exit {code})"] + [line for line in lines if line.startswith("INFO: Seed:")] + lines[-60:]
+    for file in sorted(os.listdir(folder)):
+        path = os.path.join(folder, file)
+        if not path.startswith(prefix) or not os.path.isfile(path):
+            continue
+        with open(path, "rb") as reproducer:
+            encoded = base64.b64encode(reproducer.read()).decode()
+        text.append(f"reproducer: echo {encoded} | base64 -d >tests/fuzz/reproducers/{name}/{file[len(name) + 1:][:20]}")
+    return False, "\n".join(text)
+
+
+def run_fuzzers(jobs, tally, environment, folder, learned):
+    seconds = fuzz_seconds()
+    if seconds == 0:
+        say("skipped: the fuzzers (DMREMAP_FUZZ_SECONDS=0)")
+        return
+    if not tally.require("fuzz: build", build("fuzz", jobs, "fuzzers")):
+        return
+    say(f"== fuzz: {', '.join(FUZZERS)}, {seconds} s each, {jobs} at once")
+    environment = dict(environment)
+    environment["ASAN_OPTIONS"] = FUZZ_ASAN
+    with concurrent.futures.ThreadPoolExecutor(max(jobs, 1)) as pool:
+        tasks = [(name, pool.submit(fuzz_one, name, seconds, learned, folder, environment)) for name in FUZZERS]
+        for name, task in tasks:
+            good, text = task.result()
+            say(text)
+            if tally.require(f"fuzz: {name}", good):
+                tally.passed += 1
+
+
 def plan_of(mode):
     """[(preset, regular expression of a label)] in the order of running."""
     if mode == "all":
@@ -196,6 +262,9 @@ def run(mode, jobs, tally, folder, token):
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "TSAN_OPTIONS": "halt_on_error=1 second_deadlock_stack=1",
     })
+    if mode == "fuzz":
+        run_fuzzers(jobs, tally, environment, folder, os.path.join(ROOT, "build", "fuzz", "learned"))
+        return
     built = {}
     for preset, label in plan_of(mode):
         if preset not in built:
@@ -207,6 +276,8 @@ def run(mode, jobs, tally, folder, token):
             tally.skipped.append(f"release: all tests labelled {label}")
             continue
         run_ctest(preset, label, jobs if label == "unit" else 1, tally, environment, folder)
+    if mode == "all":
+        run_fuzzers(jobs, tally, environment, folder, os.path.join(folder, "learned"))
 
 
 def main():

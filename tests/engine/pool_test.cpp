@@ -312,3 +312,35 @@ TEST_CASE("a host that fails costs the protection, not the change") {
   REQUIRE(f.shows(3) == "its spare is absent");
   REQUIRE(f.shows(4) == "its spare is absent");
 }
+
+TEST_CASE("a spare that was away must not stand for the set of today") {
+  pool_fixture f(2);
+  std::uint64_t seen = 0;
+  open_options options;
+  options.on_record = [&](std::uint64_t end) { seen = std::max(seen, end); };
+  REQUIRE(f.try_open(options));
+  REQUIRE(seen == f.set->info()->sequence_end);
+  const std::uint64_t at_open = seen;
+  put_on(f, 4, 1, one);
+  f.break_spare(1);
+  REQUIRE(f.shows(4) == "its spare is absent");
+  REQUIRE(seen > at_open); // the record that says who is gone
+  put_on(f, 5, 0, two);    // main's bytes are old from now on, and only spare 0 knows it
+  REQUIRE(f.set->flush());
+  f.kill();
+  f.mend_spare(1);
+  f.there = {false, true};
+  open_options alone;
+  alone.degraded = true;
+  alone.last_seen = seen;
+  const std::uint64_t before = f.spares[1]->image().hash();
+  const auto refused = f.try_open(alone);
+  REQUIRE_FALSE(refused.has_value());
+  REQUIRE(refused.error().id == "spare-older");
+  REQUIRE(f.spares[1]->image().hash() == before);
+  f.there = {true, true};
+  alone.degraded = false;
+  REQUIRE(f.try_open(alone));
+  REQUIRE(f.shows(4) == "byte 101");
+  REQUIRE(f.shows(5) == "byte 102");
+}

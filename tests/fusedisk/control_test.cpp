@@ -361,3 +361,14 @@ TEST_CASE("clients that send nonsense, too much or nothing harm nobody") {
   ::close(silent);
   ::close(flood);
 }
+
+TEST_CASE("a request that is nested very deeply is refused, wherever the nesting is") {
+  fake_target t;
+  const std::string deep(400'000, '['), end(400'000, ']');
+  CHECK(failure_of(t, json(deep)) == "bad-request"); // not even JSON
+  const std::string asked =
+      R"({"v":1,"cmd":"dust","args":{"store":"main","op":"status","sector":)" + deep + end + "}}";
+  CHECK(failure_of(t, json(asked)) == "bad-request");
+  CHECK(failure_of(t, json(R"({"v":1,"cmd":"ping","args":)" + deep + end + "}")) == "bad-request");
+  CHECK_FALSE(request_waits_for_drives(asked));
+}

@@ -87,7 +87,8 @@ SUPERBLOCK = (       # field, offset, type, size or count
     ("main_fs_type", 1024, "text", 16), ("sample_mask", 1040, "u4", 1), ("samples", 1048, "u4", 16),
     ("lifetime_allocations", 1112, "u8", 1), ("auto_remaps", 1120, "u8", 1), ("manual_remaps", 1128, "u8", 1),
     ("read_errors", 1136, "u8", 1), ("write_errors", 1144, "u8", 1), ("saves_tried", 1152, "u8", 1),
-    ("saves_done", 1160, "u8", 1), ("good", 1280, "bits", 6),
+    ("saves_done", 1160, "u8", 1), ("hosted_blocks", 1168, "u4", 16), ("absent_map", 1232, "u1", 16),
+    ("good", 1280, "bits", 6),
 )
 
 
@@ -185,7 +186,7 @@ class Superblock:
         elif kind == "pair":
             return list(struct.iter_unpack("<QQ", data[offset:offset + 16 * count]))
         else:
-            values = list(struct.unpack_from(f"<{count}{'I' if kind == 'u4' else 'Q'}", data, offset))
+            values = list(struct.unpack_from(f"<{count}{dict(u1='B', u4='I', u8='Q')[kind]}", data, offset))
         return values if count > 1 else values[0]
 
     def content(self):
@@ -396,11 +397,11 @@ def read_superblocks(spare, problems):
 class Table:
     """The table of one spare, as far as its replicas lie on the spare that is read."""
 
-    def __init__(self, spare, sb, replicas, meta, whole, problems, prefix=""):
+    def __init__(self, spare, sb, replicas, hosted, problems, prefix=""):
         self.spare = spare
         self.sb = sb
         self.replicas = replicas    # number of the replica: unit of its head
-        self.whole = whole          # all metadata units are known
+        self.hosted = hosted        # (first, end) of guests' replicas: not data, though their slots are free
         self.problems = problems
         self.prefix = prefix
         self.damaged = False
@@ -415,6 +416,7 @@ class Table:
         self.ahead = 0
         self.main_units = div_up(sb.main_sectors, UNIT_SECTORS)
         merged = []
+        meta = [(first, end) for first, end, _ in own_ranges(sb)]
         for first, end in sorted(meta + [(sb.spare_units, sb.table_blocks * SLOTS)]):
             if merged and first <= merged[-1][1]:
                 merged[-1][1] = max(end, merged[-1][1])
@@ -444,9 +446,8 @@ class Table:
                 self._chunk(c, [r for r in good if r in self.replicas], good)
         for main_unit in sorted(self.remaps):
             self._winner(sorted(self.remaps[main_unit], key=lambda s: (-s["sequence"], s["spare_unit"])))
-        if self.whole:
-            for first, end in self.unexplained:
-                self.say(f"units {first} to {end - 1} have the kind metadata, but no metadata is known there")
+        for first, end in self.unexplained:
+            self.say(f"units {first} to {end - 1} have the kind metadata, but no metadata is known there")
         if self.ahead:
             self.say(f"{self.ahead} blocks or slots have a sequence not below sequence_end {sb.sequence_end}")
 
@@ -551,6 +552,8 @@ class Table:
             self.damage(f"{where}kind {kind}")
         elif meta and kind != METADATA:
             self.damage(f"{where}{KINDS[kind]} in a unit of metadata")
+        elif kind not in (FREE, METADATA) and any(first <= unit < end for first, end in self.hosted):
+            self.damage(f"{where}{KINDS[kind]} in a unit of a guest's replica")
         elif kind == METADATA and not meta:
             if self.unexplained and self.unexplained[-1][1] == unit:
                 self.unexplained[-1][1] = unit + 1
@@ -604,25 +607,18 @@ class Guest:
             self.say(why)
         else:
             self.head.newest = True
-        self.end = self.start + 1 + (self.head.sb.table_blocks if self.usable else 0)
+        self.end = self.start + 1 + host.hosted_blocks[g]
+        if self.usable and self.head.sb.table_blocks != host.hosted_blocks[g]:
+            self.say(f"hosted_blocks is {host.hosted_blocks[g]}, the table has {self.head.sb.table_blocks} blocks")
 
     def say(self, text):
         self.problems.add(self.prefix + text)
 
-    def decode(self, known):
-        """known: superblocks by spare index whose table size is known."""
+    def decode(self):
         if not self.usable or not check_features(self.head.sb, self.say):
             return
         sb = self.head.sb
-        meta = [(first, end) for first, end, _ in own_ranges(sb)]
-        whole = True
-        for i, start in enumerate(sb.hosted_start):
-            if start and i in known:
-                meta.append((start, start + 1 + known[i].table_blocks))
-            elif start:
-                whole = False
-                meta.append((start, start + 1))
-        self.table = Table(self.spare, sb, {SIXTH: self.start}, meta, whole, self.problems, self.prefix)
+        self.table = Table(self.spare, sb, {SIXTH: self.start}, hosted_ranges(sb), self.problems, self.prefix)
         self.table.decode()
         missing = [c["chunk"] for c in self.table.chunks if SIXTH not in c["good"]]
         if self.protected and missing:
@@ -634,6 +630,11 @@ class Guest:
         for key in ("chunks", "blocks", "map", "losers", "retired"):
             result[key] = getattr(self.table, key) if self.table else []
         return result
+
+
+def hosted_ranges(sb):
+    """Units that a superblock's guests take, as (first, end)."""
+    return [(start, start + 1 + sb.hosted_blocks[g]) for g, start in enumerate(sb.hosted_start) if start]
 
 
 def find_guests(spare, sb, problems):
@@ -724,13 +725,10 @@ def _decode(spare, main_sectors, problems, result):
     both = overlap(own_ranges(sb) + ranges)
     if both:
         problems.add(f"{both[0][2]} and {both[1][2]} overlap")
-    meta = [(first, end) for first, end, _ in own_ranges(sb) + ranges]
-    table = Table(spare, sb, dict(enumerate(sb.replica_start)), meta, all(g.usable for g in guests), problems)
+    table = Table(spare, sb, dict(enumerate(sb.replica_start)), hosted_ranges(sb), problems)
     table.decode()
-    known = {g.g: g.head.sb for g in guests if g.usable}
-    known[sb.spare_index] = sb
     for g in guests:
-        g.decode(known)
+        g.decode()
 
     for key in ("chunks", "blocks", "map", "losers", "retired"):
         result[key] = getattr(table, key)

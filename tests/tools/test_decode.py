@@ -70,7 +70,7 @@ class Image:
                            main_sectors=8 * 5000 + 3, spare_units=units, table_blocks=self.blocks,
                            chunk_blocks=self.chunk_blocks, starts=self.starts, super_good=0x3FF,
                            sequence_next=50, sequence_end=100, uuids=[ME], features=(0, 0, 0),
-                           sixth_host=0xFFFFFFFF, sixth_start=0, hosted_start=[0] * 16, hosted_protected=0,
+                           sixth_host=0xFFFFFFFF, sixth_start=0, hosted_start=[0] * 16, hosted_blocks=[0] * 16, hosted_protected=0,
                            reserved=0)
         self.fields.update(fields)
         self.test = test
@@ -95,6 +95,7 @@ class Image:
         b[1024:1028] = b"ext4"
         struct.pack_into("<II16I", b, 1040, 0xFFFF, 0, *range(16))
         struct.pack_into("<7Q", b, 1112, 1, 2, 3, 4, 5, 6, 7)
+        struct.pack_into("<16I", b, 1168, *f["hosted_blocks"])
         b[4000] = f["reserved"]
         for c, replicas in f.get("chunks", self.chunks).items():
             for r in replicas:
@@ -666,8 +667,7 @@ class Guests(Base):
         """A host with the sixth replica of OTHER, 17 MiB large, at unit 2000."""
         start = 2000
         host = Image(self, spare_count=2, uuids=[ME, OTHER], hosted_start=[0, start] + [0] * 14,
-                     hosted_protected=2, **fields)
-        host.meta |= set(range(start, start + 19))
+                     hosted_blocks=[0, 18] + [0] * 14, hosted_protected=2, **fields)
         host.write()
         guest = Image(self, units=17 * MIB, owner=OTHER, uuids=[ME, OTHER], spare_index=1, spare_count=2,
                       sixth_host=0, sixth_start=start, chunks={4: range(6), 5: range(5), 6: [5]})
@@ -694,7 +694,7 @@ class Guests(Base):
         host, _ = self.hosting()
         for replica in range(5):
             host.put_block(replica, 7, slots={2018: slot(REMAP, 1, 2)})
-        self.assertProblem(host.decode(ok=False), "slot of unit 2018: remap in a unit of metadata")
+        self.assertProblem(host.decode(ok=False), "slot of unit 2018: remap in a unit of a guest's replica")
 
     def test_head_gone(self):
         host, _ = self.hosting()
@@ -715,7 +715,6 @@ class Guests(Base):
             self.assertProblem(host.write().decode(), "which is no other spare of the set")
         for start in (4095, 4096, 2**32 - 1, 1024):
             host = Image(self, spare_count=2, uuids=[ME, OTHER], hosted_start=[0, start] + [0] * 14)
-            host.meta.add(start)
             self.assertProblem(host.write().decode(), "guest 1")
 
 
