@@ -100,7 +100,13 @@ result<attached> serve(const context& c, const attach_options& options) {
   }
   const auto config = TRY(find_set_config(options.name));
   const auto mountpoint = TRY(make_mountpoint(options.mountpoint, config.name));
-  made.set = TRY(start_daemon(config, mountpoint));
+  std::vector<std::string> further;
+  for (const auto& [asked, option] : {std::pair{options.degraded, "degraded"},
+                                      {options.accept_older, "accept_older"},
+                                      {options.accept_main, "accept_main"}})
+    if (asked)
+      further.emplace_back(option);
+  made.set = TRY(start_daemon(config, mountpoint, further));
   return made;
 }
 
@@ -177,13 +183,14 @@ private:
   exit_code worst_ = exit_code::ok;
 };
 
-exit_code attach_all(const context& c) {
+exit_code attach_all(const context& c, attach_options options) {
   all_sets all(c);
   const auto configured = list_set_configs();
   for (const auto& bad : configured.bad)
     all.failed(bad.what, bad);
   for (const auto& config : configured.sets) {
-    const auto made = attach_one(c, {config.name, ""});
+    options.name = config.name;
+    const auto made = attach_one(c, options);
     if (!made) {
       all.failed(config.name, made.error());
       continue;
@@ -214,7 +221,7 @@ exit_code detach_all(const context& c) {
 
 result<exit_code> attach(context& c, const attach_options& options) {
   if (options.name.empty())
-    return attach_all(c);
+    return attach_all(c, options);
   const auto made = TRY(attach_one(c, options));
   if (c.json)
     c.print(as_json(made));

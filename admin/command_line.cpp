@@ -112,6 +112,11 @@ void add_attach(builder& b) {
       ->needs(name);
   auto* all = add_switch(up, "--all", "every set that is configured");
   name->excludes(all);
+  up->add_flag("--degraded", a->degraded, "also with spares absent; what lies on them answers EIO");
+  up->add_flag("--accept-older", a->accept_older,
+               "also with spares older than what this host saw last of the set");
+  up->add_flag("--accept-main", a->accept_main,
+               "also with a main that does not match what the spares remember");
   auto [down, d] =
       b.command<attach_options>("detach", "take the loop device away and stop serving, unless it is used",
                                 [](context& c, const attach_options& o) { return detach(c, o); });
@@ -156,15 +161,29 @@ void add_settings(builder& b) {
 }
 
 void add_spare(builder& b) {
-  auto [sub, w] = b.command<words>("spare", "list the spares of a set, or change them",
-                                   [](context& c, const words& o) { return spare(c, o.first, o.name); });
-  sub->add_option("OPERATION", w->first, "list; add, remove, evacuate, forget need a set of several spares")
+  auto [sub, o] = b.command<spare_options>("spare", "list the spares of a set, or change them", spare);
+  sub->add_option(
+         "OPERATION", o->operation,
+         "list; add MEMBER; evacuate, to move all that a spare holds to the others; remove, where it holds "
+         "nothing; forget, where it is gone for good")
       ->required()
       ->type_name("")
       ->check(CLI::IsMember(std::vector<std::string>{"list", "add", "remove", "evacuate", "forget"})
                   .description(""));
-  add_name(sub, w->name);
-  sub->add_option("MEMBER", w->second, "the spare: a device, a file or a UUID")->type_name("");
+  add_name(sub, o->name);
+  sub->add_option("MEMBER", o->member,
+                  "the spare: a device, a file, or the UUID or the number that list shows")
+      ->type_name("");
+  sub->add_option("--wipe", o->wipe, "add: a signature of this type (ext4, crypto_LUKS, ...) on it may go")
+      ->type_name("TYPE")
+      ->allow_extra_args(false);
+  sub->add_option("--destroy-set", o->destroy_set, "add: the set of this UUID on it may go")
+      ->type_name("UUID");
+  sub->add_flag("--cancel", o->cancel, "evacuate: stop it; the spare takes new data again");
+  sub->add_option("--progress", o->progress, "evacuate: write lines \"DONE ALL\" of units to this descriptor")
+      ->type_name("FD");
+  sub->add_flag("-y,--yes", o->yes, "forget: do not ask");
+  sub->add_flag("-n,--dry-run", o->dry_run, "say what would be done; change nothing");
 }
 
 void add_life(builder& b) {

@@ -43,6 +43,9 @@ struct report_options {
 struct attach_options {
   std::string name; ///< empty: all
   std::string mountpoint;
+  bool degraded = false;     ///< also with spares absent
+  bool accept_older = false; ///< also with spares older than what this host saw last
+  bool accept_main = false;  ///< also where main does not match
 };
 [[nodiscard]] result<exit_code> attach(context&, const attach_options&);
 [[nodiscard]] result<exit_code> detach(context&, const attach_options&);
@@ -60,8 +63,18 @@ struct attach_options {
                                         const std::vector<std::string>& words);
 [[nodiscard]] result<exit_code> dust(context&, const std::string& name, const std::string& store,
                                      const std::vector<std::string>& words);
-/// `operation`: list, or one that needs a set of several spares.
-[[nodiscard]] result<exit_code> spare(context&, const std::string& operation, const std::string& name);
+struct spare_options {
+  std::string operation; ///< list, add, remove, evacuate, forget
+  std::string name;
+  std::string member;            ///< of all but list: a member, or what names a spare of the set
+  std::vector<std::string> wipe; ///< add: types of signatures that may go
+  std::string destroy_set;       ///< add: UUID of a set that may go
+  bool dry_run = false;
+  bool yes = false;    ///< forget: do not ask
+  bool cancel = false; ///< evacuate: stop it, and let the spare take new data again
+  int progress = -1;   ///< evacuate: descriptor that gets lines "DONE ALL"
+};
+[[nodiscard]] result<exit_code> spare(context&, const spare_options&);
 
 [[nodiscard]] result<exit_code> rename(context&, const std::string& name, const std::string& new_name);
 

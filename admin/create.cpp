@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "admin/commands.h"
 #include "admin/create_checks.h"
-#include "admin/create_ranges.h"
 #include "admin/create_report.h"
+#include "engine/candidate.h"
 #include "engine/config.h"
 #include "engine/disk.h"
 #include "engine/paths.h"
@@ -46,8 +46,6 @@ result<wanted_members> wanted(const create_options& options) {
   }
   if (options.main.empty() || options.spares.empty())
     return usage("create", "needs --main MEMBER and --spare MEMBER, or --table LINE");
-  if (options.spares.size() > 1)
-    return fail("one-spare-only", options.spares[1], "sets of this version have one spare");
   wanted_members members{TRY(parse_member(options.main)), {}, {}};
   for (const auto& spare : options.spares)
     members.spares.push_back(TRY(parse_member(spare)));
@@ -76,11 +74,15 @@ set_config config_of(const create_plan& plan) {
   return config;
 }
 
-/// A pair that is a set already is checked by opening it, read-only, and left as it is.
+/// Members that are a set already, main with all of its spares: that is checked by opening it, read-only, and
+/// left as it is.
 result<void> open_existing(const std::vector<open_member>& members, create_plan& plan) {
   open_options how;
   how.read_only = true;
-  const auto opened = TRY(disk::open(members[0].io, {members[1].io}, how));
+  std::vector<std::shared_ptr<store>> spares;
+  for (std::size_t i = 1; i < members.size(); ++i)
+    spares.push_back(members[i].io);
+  const auto opened = TRY(disk::open(members[0].io, std::move(spares), how));
   const auto info = TRY(opened->info());
   if (info.set_name != plan.name)
     return fail("name-mismatch", plan.name,
@@ -96,6 +98,13 @@ bool is_a_set(const std::vector<signature>& found) {
   return found.size() == 1 && found.front().type == "dmremap";
 }
 
+std::string spare_words(const create_plan& plan) {
+  std::string words;
+  for (const auto& spare : plan.spares)
+    words += (words.empty() ? "" : " ") + spare.spec.text();
+  return words;
+}
+
 result<void> keep_config(const create_plan& plan) {
   if (plan.config_file.empty())
     return {};
@@ -106,7 +115,7 @@ result<void> keep_config(const create_plan& plan) {
   if (!saved)
     saved.error().why += "; the set itself is made (UUID " + plan.uuid +
                          "), only its configuration is missing: `fusedisk " + plan.main.spec.text() + " " +
-                         plan.spares.front().spec.text() + " MOUNTPOINT` serves it";
+                         spare_words(plan) + " MOUNTPOINT` serves it";
   return saved;
 }
 
@@ -124,29 +133,45 @@ result<void> format_set(std::vector<open_member>& members, create_plan& plan) {
   return {};
 }
 
-/// Looks at all members; what is left to do is written nowhere yet. Where the pair is a set already, and may
+/// One spare that is to be formatted: whether it may, and what goes.
+result<planned_member> plan_spare(const create_options& options, const std::vector<open_member>& members,
+                                  std::size_t n, const std::vector<signature>& found) {
+  const auto& member = members[n];
+  auto spare = TRY(measured(member));
+  if (TRY(check_spare(*member.io, found, options.wipe, options.destroy_set)))
+    spare.signatures = found;
+  CHECK_OK(check_configured({members[0].spec, member.spec}, {options.destroy_set}));
+  CHECK_OK(check_surroundings(members[0].spec, member.spec, options.wipe));
+  spare.places = TRY(make_geometry(member.io->size()));
+  return spare;
+}
+
+/// Looks at all members; what is left to do is written nowhere yet. Where they are a set already, and may
 /// stay one, plan.done is "opened".
 result<void> make_plan(const create_options& options, const std::vector<open_member>& members,
                        create_plan& plan) {
   CHECK_OK(check_main(*members[0].io));
   plan.main = TRY(measured(members[0]));
-  auto spare = TRY(measured(members[1]));
-  const auto found = TRY(probe_signatures(*members[1].io));
-  if (is_a_set(found) && options.destroy_set.empty()) {
+  std::vector<std::vector<signature>> found;
+  bool all_are = true;
+  for (std::size_t n = 1; n < members.size(); ++n) {
+    found.push_back(TRY(probe_signatures(*members[n].io)));
+    all_are = all_are && is_a_set(found.back());
+  }
+  if (all_are && options.destroy_set.empty()) {
     auto opened = open_existing(members, plan);
     if (!opened &&
         !options.table.empty()) // the line names this pair as it was used before: it is about that set
       return opened;
   }
-  if (plan.done != create_plan::outcome::opened &&
-      TRY(check_spare(*members[1].io, found, options.wipe, options.destroy_set)))
-    spare.signatures = found;
-  if (plan.done != create_plan::outcome::opened) {
-    CHECK_OK(check_configured({members[0].spec, members[1].spec}, options.destroy_set));
-    CHECK_OK(check_surroundings(members[0].spec, members[1].spec, options.wipe));
+  for (std::size_t n = 1; n < members.size(); ++n) {
+    if (plan.done != create_plan::outcome::opened) {
+      plan.spares.push_back(TRY(plan_spare(options, members, n, found[n - 1])));
+      continue;
+    }
+    plan.spares.push_back(TRY(measured(members[n])));
+    plan.spares.back().places = TRY(make_geometry(members[n].io->size()));
   }
-  spare.places = TRY(make_geometry(members[1].io->size()));
-  plan.spares.push_back(std::move(spare));
   return {};
 }
 

@@ -49,10 +49,6 @@ std::string identity_of(const std::string& path) {
                                 : fmt::format("f{}:{}", facts.st_dev, facts.st_ino);
 }
 
-std::string words_for(const signature& one) {
-  return one.type + (one.detail.empty() ? "" : " (" + one.detail + ")");
-}
-
 } // namespace
 
 result<member_measure> measure_member(const member_spec& spec) {
@@ -121,33 +117,6 @@ result<void> check_main(store& main) {
                       : "is the spare of the set " + one.detail + " (" + one.set_uuid +
                             "); are main and spare swapped? `dmremap destroy` frees a spare");
   return {};
-}
-
-result<bool> check_spare(store& spare, const std::vector<signature>& found,
-                         const std::vector<std::string>& wipe, const std::string& destroy_set) {
-  const auto& path = spare.identity().path;
-  const auto may_go = [&](const std::string& type) { return std::count(wipe.begin(), wipe.end(), type) > 0; };
-  if (spare.size() < min_spare_units * unit_bytes)
-    return fail("spare-too-small", path,
-                fmt::format("has {} bytes; a spare has 16 MiB (32768 sectors) at least", spare.size()));
-  for (const auto& one : found) {
-    if (one.type == "dmremap") {
-      if (destroy_set.empty() || strcasecmp(one.set_uuid.c_str(), destroy_set.c_str()) != 0)
-        return fail("spare-in-set", path,
-                    "is a spare of the set " + one.detail +
-                        "; `fusedisk` serves that set; to give it up for good: " + "--destroy-set " +
-                        one.set_uuid);
-    } else if (!may_go(one.type)) {
-      if (one.type == upstream)
-        return fail("spare-upstream-v4", path,
-                    "carries metadata of upstream's dm-remap v4, which remaps of another disk may need; to "
-                    "give it up: "
-                    "--wipe=dm-remap-v4");
-      return fail("spare-has-signature", path,
-                  "carries " + words_for(one) + "; if that may be overwritten: --wipe=" + one.type);
-    }
-  }
-  return !found.empty();
 }
 
 } // namespace dmremap::admin

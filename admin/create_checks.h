@@ -24,9 +24,4 @@ namespace dmremap::admin {
 /// "main-is-spare": main carries the metadata of a spare, ours or upstream's: the two are swapped.
 [[nodiscard]] result<void> check_main(store& main);
 
-/// What a spare carries and may go: `wipe` names types, `destroy_set` one set. Errors: "spare-in-set",
-/// "spare-upstream-v4", "spare-has-signature". Returns whether anything has to be wiped.
-[[nodiscard]] result<bool> check_spare(store& spare, const std::vector<signature>& found,
-                                       const std::vector<std::string>& wipe, const std::string& destroy_set);
-
 } // namespace dmremap::admin

@@ -84,14 +84,16 @@ std::string fusedisk_path() {
   return "fusedisk";
 }
 
-result<running_set> start_daemon(const set_config& config, const std::string& mountpoint) {
+result<running_set> start_daemon(const set_config& config, const std::string& mountpoint,
+                                 const std::vector<std::string>& further_options) {
   // Before the daemon gets to write to it; the claims go again with the temporary.
   CHECK_OK(check_same_set(config, TRY(claim_configured(config, access_mode::read_only))));
   std::vector<std::string> words{fusedisk_path(), "--json"};
-  if (!config.options.empty()) {
-    words.emplace_back("-o");
-    words.push_back(fmt::format("{}", fmt::join(config.options, ",")));
-  }
+  for (const auto* options : {&config.options, &further_options})
+    if (!options->empty()) {
+      words.emplace_back("-o");
+      words.push_back(fmt::format("{}", fmt::join(*options, ",")));
+    }
   words.emplace_back("--");
   words.push_back(config.main);
   words.insert(words.end(), config.spares.begin(), config.spares.end());

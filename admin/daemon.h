@@ -23,10 +23,12 @@ struct run_result {
 };
 [[nodiscard]] result<run_result> run_program(const std::vector<std::string>& words);
 
-/// Starts fusedisk on the members of the configuration; returns when the mount serves. Errors:
+/// Starts fusedisk on the members of the configuration, with `further_options` behind those that stand there;
+/// returns when the mount serves. Errors:
 /// what fusedisk reported (exit 4 as it did), "fusedisk-failed" where it ended without a report, "wrong-set"
 /// (the spare belongs to another set: names of devices changed), those of open_members.
-[[nodiscard]] result<running_set> start_daemon(const set_config& config, const std::string& mountpoint);
+[[nodiscard]] result<running_set> start_daemon(const set_config& config, const std::string& mountpoint,
+                                               const std::vector<std::string>& further_options);
 
 /// Asks the daemon to stop and waits until its process is gone. Errors: the daemon's ("image-in-use", ...),
 /// "no-answer".

@@ -6,6 +6,7 @@
 #include "engine/config.h"
 #include "engine/disk.h"
 #include "engine/erase_set.h"
+#include "engine/host_state.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -31,8 +32,8 @@ inventory take_inventory(const disk& set) {
 }
 
 /// Reads the set without writing; nothing is claimed afterwards.
-result<inventory> look_at(const set_config& config) {
-  auto opened = open_configured(config, access_mode::read_only);
+result<inventory> look_at(const context& c, const set_config& config) {
+  auto opened = open_configured(c, config, access_mode::read_only);
   if (!opened) {
     opened.error().why += "; to give the set up all the same: --abandon " + config.uuid;
     return tl::unexpected<error>(std::move(opened).error());
@@ -60,8 +61,8 @@ result<void> check_inventory(const set_config& config, const inventory& found, b
   return {};
 }
 
-result<std::uint64_t> write_back(const set_config& config) {
-  auto opened = TRY(open_configured(config, access_mode::read_write));
+result<std::uint64_t> write_back(const context& c, const set_config& config) {
+  auto opened = TRY(open_configured(c, config, access_mode::read_write));
   const auto found = take_inventory(*opened.set); // again: now nobody else can change it
   CHECK_OK(check_inventory(config, found, true));
   for (const auto sector : found.units)
@@ -117,15 +118,17 @@ result<exit_code> destroy(context& c, const destroy_options& options) {
       return fail("wrong-uuid", options.abandon,
                   "is not the UUID of " + config.name + ", which is " + config.uuid);
   } else {
-    const auto found = TRY(look_at(config));
+    const auto found = TRY(look_at(c, config));
     CHECK_OK(check_inventory(config, found, options.write_back));
     written_back = found.units.size();
     if (options.write_back && !options.dry_run && written_back != 0)
-      written_back = TRY(write_back(config));
+      written_back = TRY(write_back(c, config));
   }
   CHECK_OK(erase_spares(config, !options.dry_run));
-  if (!options.dry_run)
+  if (!options.dry_run) {
     CHECK_OK(remove_set_config(config.name));
+    remove_host_state(config.uuid);
+  }
   report(c, config, written_back, options.dry_run);
   return exit_code::ok;
 }

@@ -51,16 +51,18 @@ void add_found(std::vector<row>& rows) {
   std::vector<std::string> ours;
   for (const auto& one : rows)
     ours.insert(ours.end(), one.loops.begin(), one.loops.end());
-  for (const auto& set : scan_for_sets(ours))
-    if (!listed(rows, set.uuid))
-      rows.push_back({set.name,
-                      set.uuid,
-                      "found",
-                      "",
-                      "fusedisk MAIN " + set.spare + " MOUNTPOINT",
-                      "",
-                      {set.spare},
-                      {}});
+  const std::size_t known = rows.size();
+  for (const auto& set : scan_for_sets(ours)) {
+    const auto at = std::find_if(rows.begin(), rows.end(), [&](const row& one) {
+      return strcasecmp(one.uuid.c_str(), set.uuid.c_str()) == 0;
+    });
+    if (at == rows.end())
+      rows.push_back({set.name, set.uuid, "found", "", "", "", {set.spare}, {}});
+    else if (at >= rows.begin() + static_cast<std::ptrdiff_t>(known)) // another spare of one that was found
+      at->spares.push_back(set.spare);
+  }
+  for (std::size_t n = known; n < rows.size(); ++n)
+    rows[n].next = fmt::format("fusedisk MAIN {} MOUNTPOINT", fmt::join(rows[n].spares, " "));
 }
 
 json as_json(const row& one) {

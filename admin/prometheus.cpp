@@ -122,9 +122,29 @@ std::string status_prometheus(const json& status) {
   }
   if (const auto sectors = number_in(part_of(status, "main"), "sectors"); sectors != 0)
     out.one("main_bytes", "gauge", "Size of the disk that is shown.", sectors * sector_bytes);
+  if (const auto& evacuation = part_of(status, "evacuation"); flag_in(evacuation, "running")) {
+    out.one("evacuation_units_done", "gauge", "Units moved off the spare that is being emptied.",
+            number_in(evacuation, "done"));
+    out.one("evacuation_units", "gauge", "Units to be moved in all.", number_in(evacuation, "all"));
+  }
   const auto& spares = part_of(status, "spares");
   if (!spares.is_array() || spares.empty() || !spares.front().is_object())
     return out.take();
+  const auto flag_of = [&](const char* name, const char* help, auto&& is_set) {
+    out.head(name, "gauge", help);
+    for (const auto& spare : spares)
+      out.sample(name, is_set(spare) ? 1 : 0, fmt::format(",spare=\"{}\"", escaped(text_in(spare, "uuid"))));
+  };
+  const auto in_state = [](const char* state) {
+    return [state](const json& spare) { return text_in(spare, "state", "present") == state; };
+  };
+  flag_of("spare_present", "0 where the spare is absent or failed: its units answer EIO.",
+          [&](const json& spare) { return !in_state("absent")(spare) && !in_state("failed")(spare); });
+  flag_of("spare_draining", "1 where the spare takes no new data.",
+          [](const json& spare) { return flag_in(spare, "draining"); });
+  flag_of("spare_full", "1 where the spare has no free unit.", in_state("full"));
+  flag_of("spare_protected", "1 where another spare holds a copy of the spare's map.",
+          [](const json& spare) { return !text_in(spare, "protected_by").empty(); });
   for (const auto& [key, name, help] : spare_figures) {
     out.head(name, "gauge", help);
     for (const auto& spare : spares)

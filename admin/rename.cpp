@@ -13,13 +13,13 @@ namespace dmremap::admin {
 namespace {
 
 /// The set's own record of its name, by its daemon or, where none runs, here.
-result<void> rename_set(const std::optional<running_set>& running, const std::optional<set_config>& config,
-                        const std::string& new_name) {
+result<void> rename_set(const context& c, const std::optional<running_set>& running,
+                        const std::optional<set_config>& config, const std::string& new_name) {
   if (running) {
     static_cast<void>(TRY(ask(*running, "rename", {{"name", new_name}})));
     return {};
   }
-  const auto opened = TRY(open_configured(*config, access_mode::read_write));
+  const auto opened = TRY(open_configured(c, *config, access_mode::read_write));
   CHECK_OK(opened.set->rename(new_name));
   return opened.set->close();
 }
@@ -45,7 +45,7 @@ result<exit_code> rename(context& c, const std::string& name, const std::string&
     renamed.name = new_name;
     CHECK_OK(save_set_config(renamed, config_write::create));
   }
-  if (auto done = rename_set(running, config, new_name); !done) {
+  if (auto done = rename_set(c, running, config, new_name); !done) {
     if (config)
       static_cast<void>(remove_set_config(new_name));
     return tl::unexpected<error>(std::move(done).error());

@@ -64,12 +64,13 @@ result<exit_code> stats(context& c, const report_options& options) {
     value["name"] = text_in(now, "name");
     value["answers"] = flag_in(now, "answers");
     value["age_seconds"] = real_in(now, "age_seconds");
+    value["spares"] = part_of(now, "spares");
     c.print(std::move(value));
     return exit_code::ok;
   }
   if (!flag_in(now, "answers"))
     c.note(text_in(now, "name") + ": does not answer; these figures are old");
-  c.out << stats_text(figures);
+  c.out << stats_text(figures, part_of(now, "spares"));
   return exit_code::ok;
 }
 

@@ -2,7 +2,6 @@
 // Commands that are one request to the daemon.
 #include "admin/commands.h"
 #include "admin/lookup.h"
-#include "engine/units.h"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -138,31 +137,6 @@ result<exit_code> dust(context& c, const std::string& name, const std::string& s
   if (next < words.size())
     return usage("does not take '" + words[next] + "'");
   return carry_out(c, name, "dust", args, "");
-}
-
-result<exit_code> spare(context& c, const std::string& operation, const std::string& name) {
-  if (operation != "list") {
-    const auto set = TRY(need_running(name));
-    return fail("one-spare-only", set.name,
-                "spare " + operation +
-                    ": sets of this version have the one spare that they were created with");
-  }
-  const auto reply = TRY(ask(name, "status", {}));
-  const auto status = reply.value("result", json::object());
-  auto spares = status.value("spares", json::array());
-  if (c.json) {
-    c.print({{"name", status.value("name", name)}, {"spares", spares}});
-    return exit_code::ok;
-  }
-  for (std::size_t i = 0; i < spares.size(); ++i) {
-    const auto& one = spares[i];
-    const auto usable = one.value("usable_units", std::uint64_t{0}),
-               used = one.value("allocated_units", std::uint64_t{0});
-    c.out << fmt::format("{}  {}  {}  {} of {} units used ({} MiB free)\n", i, one.value("uuid", ""),
-                         one.value("path", ""), used, usable,
-                         (usable - std::min(usable, used)) * unit_bytes / (1024 * 1024));
-  }
-  return exit_code::ok;
 }
 
 } // namespace dmremap::admin

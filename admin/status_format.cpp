@@ -46,6 +46,46 @@ void add_place(lines& out, const json& status) {
           flag_in(status, "read_only") ? ", read-only" : "");
 }
 
+/// What is said of a spare behind its path: nothing where all is well.
+std::string state_words(const json& spare) {
+  const auto state = text_in(spare, "state", "present");
+  if (state == "absent")
+    return ", ABSENT: its units answer EIO";
+  if (state == "failed")
+    return ", FAILED: none of its superblocks can be read";
+  if (state == "draining")
+    return ", draining: takes no new data";
+  return state == "full" ? ", full" : "";
+}
+
+void add_spare(lines& out, const json& spare, std::size_t place, std::size_t count) {
+  const auto usable = number_in(spare, "usable_units"), used = number_in(spare, "allocated_units");
+  const bool absent = text_in(spare, "state") == "absent";
+  const auto path = text_in(spare, "path"), uuid = text_in(spare, "uuid");
+  out.add(fmt::format("spare {}", number_in(spare, "index", place)).c_str(),
+          "{}{}, {} of {} units used, {} free{}", path.empty() ? uuid : path, state_words(spare), used,
+          usable, size_text(absent ? 0 : (usable - std::min(used, usable)) * unit_bytes),
+          flag_in(spare, "direct", true) ? "" : ", buffered (no O_DIRECT)");
+  if (absent)
+    out.add("", "UUID {}; `dmremap spare forget` gives it up, if it will not come back", uuid);
+  else
+    out.add("", "metadata: {} of 5 superblocks, {} of 5 at replicas, every table block in at least {} copies",
+            number_in(spare, "super_copies_valid"), number_in(spare, "head_copies_valid"),
+            number_in(spare, "weakest_block_copies"));
+  if (count > 1) {
+    const auto host = text_in(spare, "protected_by");
+    out.add("", "{}",
+            host.empty() ? "not protected against the loss of " + (path.empty() ? uuid : path)
+                         : "protected by spare " + host);
+  }
+}
+
+void add_evacuation(lines& out, const json& evacuation) {
+  if (flag_in(evacuation, "running"))
+    out.add("evacuating", "{}: {} of {} units moved", text_in(evacuation, "path"),
+            number_in(evacuation, "done"), number_in(evacuation, "all"));
+}
+
 void add_members(lines& out, const json& status) {
   const auto& main = part_of(status, "main");
   const auto sectors = number_in(main, "sectors");
@@ -64,12 +104,7 @@ void add_members(lines& out, const json& status) {
       out.add(fmt::format("spare {}", i).c_str(), "{}", spare.get<std::string>());
       continue;
     }
-    const auto usable = number_in(spare, "usable_units"), used = number_in(spare, "allocated_units");
-    out.add(fmt::format("spare {}", i).c_str(), "{}, {} of {} units used, {} free{}", text_in(spare, "path"),
-            used, usable, size_text((usable - std::min(used, usable)) * unit_bytes), buffered(spare));
-    out.add("", "metadata: {} of 5 superblocks, {} of 5 at replicas, every table block in at least {} copies",
-            number_in(spare, "super_copies_valid"), number_in(spare, "head_copies_valid"),
-            number_in(spare, "weakest_block_copies"));
+    add_spare(out, spare, i, spares.size());
   }
 }
 
@@ -85,6 +120,11 @@ void add_figures(lines& out, const json& stats) {
           size_text(n("read_bytes")), n("writes"), size_text(n("written_bytes")), n("flushes"), n("zeroes"));
 }
 
+/// Told with the spare itself.
+bool said_of_a_spare(const std::string& notice) {
+  return notice.rfind("not protected against the loss of ", 0) == 0;
+}
+
 } // namespace
 
 std::string status_text(const json& status) {
@@ -94,6 +134,7 @@ std::string status_text(const json& status) {
   out.add("state", "{}", text_in(status, "state", "unknown"));
   add_place(out, status);
   add_members(out, status);
+  add_evacuation(out, part_of(status, "evacuation"));
   if (stats.is_object()) {
     add_figures(out, stats);
     out.add("auto remap", "{}{}",
@@ -105,7 +146,7 @@ std::string status_text(const json& status) {
   const auto& notices = part_of(status, "notices");
   if (notices.is_array())
     for (const auto& notice : notices)
-      if (notice.is_string())
+      if (notice.is_string() && !said_of_a_spare(notice.get<std::string>()))
         out.add("note", "{}", notice.get<std::string>());
   return out.take();
 }
@@ -115,12 +156,22 @@ std::string status_dm(const json& status) {
   return line.empty() ? "" : line + "\n";
 }
 
-std::string stats_text(const json& stats) {
+std::string stats_text(const json& stats, const json& spares) {
   std::string text;
+  const auto add = [&](const std::string& name, const std::string& value) {
+    fmt::format_to(std::back_inserter(text), "{:<24} {}\n", name, value);
+  };
   if (stats.is_object())
     for (const auto& [key, value] : stats.items())
-      fmt::format_to(std::back_inserter(text), "{:<24} {}\n", key,
-                     value.is_string() ? value.get<std::string>() : value.dump());
+      add(key, value.is_string() ? value.get<std::string>() : value.dump());
+  for (std::size_t i = 0; spares.is_array() && i < spares.size(); ++i) {
+    if (!spares[i].is_object())
+      continue;
+    const auto name = fmt::format("spare{}_", number_in(spares[i], "index", i));
+    add(name + "state", text_in(spares[i], "state", "present"));
+    add(name + "allocated_units", std::to_string(number_in(spares[i], "allocated_units")));
+    add(name + "usable_units", std::to_string(number_in(spares[i], "usable_units")));
+  }
   return text;
 }
 
@@ -132,8 +183,8 @@ exit_code status_exit(const json& status) {
   if (spares.is_array())
     for (const auto& spare : spares)
       if (spare.is_object() &&
-          (text_in(spare, "path").empty() || number_in(spare, "super_copies_valid", 5) < 2 ||
-           number_in(spare, "weakest_block_copies", 5) < 2))
+          (text_in(spare, "path").empty() || text_in(spare, "state") == "absent" ||
+           number_in(spare, "super_copies_valid", 5) < 2 || number_in(spare, "weakest_block_copies", 5) < 2))
         return exit_code::damaged;
   return exit_code::ok;
 }

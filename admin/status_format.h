@@ -15,8 +15,8 @@ namespace dmremap::admin {
 [[nodiscard]] std::string status_dm(const nlohmann::json& status);
 /// The text exposition format: HELP and TYPE once a metric, label set="NAME".
 [[nodiscard]] std::string status_prometheus(const nlohmann::json& status);
-/// One "name value" line a counter, aligned.
-[[nodiscard]] std::string stats_text(const nlohmann::json& stats);
+/// One "name value" line a counter, aligned; then state and allocation of each spare.
+[[nodiscard]] std::string stats_text(const nlohmann::json& stats, const nlohmann::json& spares);
 /// exit_code::damaged where main or a spare is gone, the breaker is open, or metadata is down to its last
 /// copy. Lost sectors are data, reported as such, and not damage to the set.
 [[nodiscard]] exit_code status_exit(const nlohmann::json& status);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "engine/config.h"
 
+#include "engine/durable_file.h"
 #include "engine/paths.h"
 #include "engine/unique_fd.h"
 
@@ -11,7 +12,6 @@
 #include <cstring>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/fs.h>
 #include <strings.h>
 #include <sys/stat.h>
 
@@ -56,26 +56,8 @@ result<std::string> read_file(const std::string& path) {
   return fail("bad-config", path, "is too long to be the configuration of a set");
 }
 
-result<void> write_whole(int file, const std::string& text, const std::string& path) {
-  std::size_t done = 0;
-  while (done < text.size()) {
-    const auto put = ::write(file, text.data() + done, text.size() - done);
-    if (put < 0 && errno == EINTR)
-      continue;
-    if (put < 0)
-      return errno_failure(path, "write", errno);
-    done += static_cast<std::size_t>(put);
-  }
-  if (::fsync(file) != 0)
-    return errno_failure(path, "write", errno);
-  return {};
-}
-
-result<void> sync_folder(const std::string& path) {
-  const unique_fd folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!folder || ::fsync(folder.get()) != 0)
-    return errno_failure(path, "sync", errno);
-  return {};
+tl::unexpected<error> errno_failure(const write_failure& failed) {
+  return errno_failure(failed.path, failed.action, failed.number);
 }
 
 /// Sets one key; false where the key is not known or came before.
@@ -146,14 +128,6 @@ result<void> check_value(const std::string& value, bool in_list) {
         "bad-config-value", value,
         "cannot be kept in a configuration file (a line break, or a blank at an end); use another path, or "
         "--no-persist");
-  return {};
-}
-
-result<void> make_folders(const std::string& folder) {
-  boost::system::error_code failed;
-  fs::create_directories(folder, failed);
-  if (failed)
-    return errno_failure(folder, "make the folder", failed.value());
   return {};
 }
 
@@ -256,24 +230,14 @@ result<set_config> find_set_config(const std::string& name_or_uuid) {
 
 result<void> save_set_config(const set_config& config, config_write mode) {
   const auto text = TRY(format_set_config(config));
-  const std::string folder = conf_dir() + "/sets.d", path = set_conf_path(config.name);
-  CHECK_OK(make_folders(folder));
-  std::string temporary = folder + "/." + config.name + ".XXXXXX";
-  const unique_fd file(::mkostemp(temporary.data(), O_CLOEXEC)); // mode 0600
-  if (!file)
-    return errno_failure(folder, "write in", errno);
-  auto written = write_whole(file.get(), text, temporary);
-  if (written) {
-    const unsigned flags = mode == config_write::create ? RENAME_NOREPLACE : 0;
-    if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), flags) == 0)
-      return sync_folder(folder);
-    if (errno == EEXIST)
-      written = fail("name-taken", config.name, "is configured already in " + path);
-    else
-      written = errno_failure(path, "write", errno);
-  }
-  ::unlink(temporary.c_str());
-  return written;
+  const auto path = set_conf_path(config.name);
+  const auto written =
+      write_durably(path, text, mode == config_write::create ? existing_file::keep : existing_file::replace);
+  if (written)
+    return {};
+  if (written.error().number == EEXIST)
+    return fail("name-taken", config.name, "is configured already in " + path);
+  return errno_failure(written.error());
 }
 
 result<void> remove_set_config(const std::string& name) {
@@ -283,7 +247,23 @@ result<void> remove_set_config(const std::string& name) {
       return {};
     return errno_failure(path, "remove", errno);
   }
-  return sync_folder(conf_dir() + "/sets.d");
+  if (const auto synced = sync_folder(conf_dir() + "/sets.d"); !synced)
+    return errno_failure(synced.error());
+  return {};
+}
+
+result<bool> change_configured_spares(const std::string& uuid,
+                                      const std::function<bool(std::vector<std::string>&)>& change) {
+  bool any = false;
+  for (auto& config : list_set_configs().sets) { // two while it is renamed
+    if (strcasecmp(config.uuid.c_str(), uuid.c_str()) != 0)
+      continue;
+    any = true;
+    if (!change(config.spares))
+      continue;
+    CHECK_OK(save_set_config(config, config_write::replace));
+  }
+  return any;
 }
 
 bool config_is_kept() {

@@ -3,6 +3,7 @@
 
 #include "engine/error.h"
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,13 @@ enum class config_write { create, replace };
 /// Errors: "name-taken" (create only, a file is there), "bad-config-value", "bad-name", "no-permission",
 /// "config-io".
 [[nodiscard]] result<void> save_set_config(const set_config& config, config_write mode);
+/// Lets `change` edit the list of spares of the set with this UUID, and writes the file anew, durably, where
+/// it returns true. The answer: whether there is a configuration of the set at all. Errors as
+/// save_set_config. Not guarded against another writer of the same file: the daemon of the set is the one
+/// that changes spares.
+[[nodiscard]] result<bool>
+change_configured_spares(const std::string& uuid,
+                         const std::function<bool(std::vector<std::string>&)>& change);
 /// Durable on return. No such file: no error.
 [[nodiscard]] result<void> remove_set_config(const std::string& name);
 

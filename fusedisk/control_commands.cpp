@@ -82,8 +82,14 @@ json to_json(const disk_stats& s) {
           {"state", s.state}};
 }
 
-json to_json(const spare_status& s) {
-  return {{"uuid", s.uuid},
+json to_json(const spare_status& s, const disk_info& info) {
+  const auto* host = s.protected_by < 0 ? nullptr : spare_at(info, static_cast<unsigned>(s.protected_by));
+  return {{"index", s.index},
+          {"state", spare_state(s)},
+          {"present", s.present},
+          {"draining", s.draining},
+          {"protected_by", host != nullptr ? json(host->uuid) : json(nullptr)},
+          {"uuid", s.uuid},
           {"path", s.path},
           {"units", s.units},
           {"usable_units", s.usable_units},
@@ -103,14 +109,37 @@ json to_json(const remap_reply& r) {
           {"spare_sector", r.spare_sector.value}};
 }
 
+json to_json(const forget_reply& r) {
+  return {{"units", r.units}, {"lost_sectors", r.lost_sectors}, {"free_units", r.free_units}};
+}
+
+json to_json(const evacuation_state& s) {
+  json failed = nullptr;
+  if (s.failed)
+    failed = {{"id", s.failed->id},
+              {"what", s.failed->what},
+              {"why", s.failed->why},
+              {"code", static_cast<int>(s.failed->code)}};
+  return {{"number", s.number},
+          {"running", s.running},
+          {"spare", s.uuid},
+          {"path", s.path},
+          {"done", s.done},
+          {"all", s.all},
+          {"moved", s.moved.moved},
+          {"lost_sectors", s.moved.lost_sectors},
+          {"error", std::move(failed)}};
+}
+
 json status_of(control_target& t) {
   const dated_info dated = t.info(info_patience);
   const disk_info& info = dated.info;
   const disk_stats stats = t.stats();
   const daemon_facts facts = t.facts();
+  const evacuation_state evacuation = t.evacuation();
   json spares = json::array();
   for (const auto& spare : info.spares)
-    spares.push_back(to_json(spare));
+    spares.push_back(to_json(spare, info));
   return {{"schema", 1},
           {"name", info.set_name},
           {"uuid", info.set_uuid},
@@ -132,6 +161,7 @@ json status_of(control_target& t) {
           {"oldest_request_seconds", static_cast<double>(facts.oldest_request_ns) * 1e-9},
           {"stats", to_json(stats)},
           {"spares", std::move(spares)},
+          {"evacuation", evacuation.number == 0 ? json(nullptr) : to_json(evacuation)},
           {"notices", info.notices},
           {"dm", dm_line(stats, info)}};
 }
@@ -172,17 +202,42 @@ result<answer> do_unmap(control_target& t, const json& args) {
   return answer{fmt::format("sector {}: written back to main; its remap is gone", sector.value)};
 }
 
+result<unsigned> spare_argument(control_target& t, const json& args) {
+  const auto named = TRY(text_argument(args, "spare"));
+  return find_spare(t.info(info_patience).info, named);
+}
+
+result<bool> flag_argument(const json& args, const char* key) {
+  if (is_absent(args, key))
+    return false;
+  if (!args.at(key).is_boolean())
+    return bad_request(key, "true or false is wanted");
+  return args.at(key).get<bool>();
+}
+
+result<std::vector<std::string>> list_argument(const json& args, const char* key) {
+  std::vector<std::string> out;
+  if (is_absent(args, key))
+    return out;
+  if (!args.at(key).is_array())
+    return bad_request(key, "a list of texts is wanted");
+  for (const auto& word : args.at(key)) {
+    if (!word.is_string())
+      return bad_request(key, "a list of texts is wanted");
+    out.push_back(word.get<std::string>());
+  }
+  return out;
+}
+
 result<answer> do_add_remap(control_target& t, const json& args) {
   const auto dest = TRY(sector_argument(args, "dest"));
   const auto sectors = TRY(number_argument(args, "sectors"));
   std::optional<sector_number> source;
   if (!is_absent(args, "source"))
     source = TRY(sector_argument(args, "source"));
-  unsigned spare = 0;
-  if (!is_absent(args, "spare")) {
-    const auto named = TRY(text_argument(args, "spare"));
-    spare = TRY(find_spare(t.info(info_patience).info, named));
-  }
+  const auto info = t.info(info_patience).info;
+  const unsigned spare =
+      is_absent(args, "spare") ? choose_spare(info, sectors) : TRY(spare_argument(t, args));
   const auto reply = TRY(t.add_remap(dest, source, sectors, spare));
   return answer{text_of(reply), to_json(reply)};
 }
@@ -271,7 +326,7 @@ result<answer> do_rename(control_target& t, const json& args) {
 
 result<answer> do_dust(control_target& t, const json& args) {
   const auto store = TRY(text_argument(args, "store"));
-  auto* control = TRY(t.dust(store));
+  const auto control = TRY(t.dust(store));
   std::vector<std::string> words = {TRY(text_argument(args, "op"))};
   for (const char* key : {"sector", "mode", "count"})
     if (const auto it = args.find(key); it != args.end() && !it->is_null())
@@ -280,17 +335,70 @@ result<answer> do_dust(control_target& t, const json& args) {
 }
 
 result<answer> do_message(control_target& t, const json& args) {
-  std::vector<std::string> words;
-  const auto it = args.find("words");
-  if (it == args.end() || !it->is_array())
+  if (is_absent(args, "words"))
     return bad_request("words", "a list of texts is wanted");
-  for (const auto& word : *it) {
-    if (!word.is_string())
-      return bad_request("words", "a list of texts is wanted");
-    words.push_back(word.get<std::string>());
-  }
+  const auto words = TRY(list_argument(args, "words"));
   const std::uint64_t sector = is_absent(args, "sector") ? 0 : TRY(number_argument(args, "sector"));
   return answer{TRY(run_message(t, words, sector))};
+}
+
+result<answer> do_spare_add(control_target& t, const json& args) {
+  spare_add_request request;
+  request.member = TRY(text_argument(args, "member"));
+  request.wipe = TRY(list_argument(args, "wipe"));
+  if (!is_absent(args, "destroy_set"))
+    request.destroy_set = TRY(text_argument(args, "destroy_set"));
+  request.dry_run = TRY(flag_argument(args, "dry_run"));
+  const auto r = TRY(t.spare_add(request));
+  return answer{text_of(r),
+                {{"member", r.member},
+                 {"uuid", r.uuid.empty() ? json(nullptr) : json(r.uuid)},
+                 {"index", request.dry_run ? json(nullptr) : json(r.index)},
+                 {"usable_units", r.units},
+                 {"wiped", r.wiped},
+                 {"configuration_problem", r.configuration.empty() ? json(nullptr) : json(r.configuration)}}};
+}
+
+result<answer> do_spare_remove(control_target& t, const json& args) {
+  const auto spare = TRY(spare_argument(t, args));
+  const bool dry_run = TRY(flag_argument(args, "dry_run"));
+  const auto r = TRY(t.spare_remove(spare, dry_run));
+  return answer{dry_run ? "spare " + r.uuid + " would be removed: it serves nothing" : text_of(r),
+                {{"member", r.member},
+                 {"uuid", r.uuid},
+                 {"configuration_problem", r.configuration.empty() ? json(nullptr) : json(r.configuration)}}};
+}
+
+result<answer> do_spare_forget(control_target& t, const json& args) {
+  const auto spare = TRY(spare_argument(t, args));
+  const bool dry_run = TRY(flag_argument(args, "dry_run"));
+  const auto r = TRY(t.spare_forget(spare, dry_run));
+  return answer{fmt::format("{} units with {} sectors {} lost", r.units, r.lost_sectors,
+                            dry_run ? "would become" : "became"),
+                to_json(r)};
+}
+
+result<answer> do_spare_evacuate(control_target& t, const json& args) {
+  const auto spare = TRY(spare_argument(t, args));
+  const auto now = TRY(t.spare_evacuate(spare));
+  return answer{"evacuating spare " + now.path, to_json(now)};
+}
+
+result<answer> do_evacuation(control_target& t, const json&) {
+  const auto now = t.evacuation();
+  return answer{now.running ? fmt::format("{} of {} units moved", now.done, now.all) : "no evacuation runs",
+                to_json(now)};
+}
+
+result<answer> do_stop_evacuation(control_target& t, const json&) {
+  CHECK_OK(t.stop_evacuation());
+  return answer{"the evacuation is stopped; what was moved stays moved", to_json(t.evacuation())};
+}
+
+result<answer> do_spare_refill(control_target& t, const json& args) {
+  const auto spare = TRY(spare_argument(t, args));
+  CHECK_OK(t.spare_refill(spare));
+  return answer{"the spare takes new data again"};
 }
 
 result<answer> do_stop(control_target& t, const json&) {
@@ -323,6 +431,13 @@ constexpr std::array commands = {
     command{"rename", true, do_rename},
     command{"dust", false, do_dust},
     command{"message", false, do_message}, // see request_waits_for_drives
+    command{"spare_add", true, do_spare_add},
+    command{"spare_remove", true, do_spare_remove},
+    command{"spare_forget", true, do_spare_forget},
+    command{"spare_evacuate", true, do_spare_evacuate}, // begins; the work has a thread of its own
+    command{"evacuation", false, do_evacuation},
+    command{"stop_evacuation", true, do_stop_evacuation},
+    command{"spare_refill", true, do_spare_refill},
     command{"stop", true, do_stop},
 };
 
@@ -376,7 +491,8 @@ void send_table(control_target& t, const reply_sink& send) {
   t.for_each_remap([&](const remap_entry& e) {
     if (!alive)
       return;
-    const std::string spare = e.spare_index < info.spares.size() ? info.spares[e.spare_index].uuid : "";
+    const auto* where = spare_at(info, e.spare_index);
+    const std::string spare = where != nullptr ? where->uuid : "";
     piece += fmt::format(R"({}{{"main_sector":{},"spare":"{}","spare_sector":{},"sectors":{},"lost_mask":{},)"
                          R"("may_answer_mask":{},"kind":"{}","sequence":{}}})",
                          first ? "" : ",", first_sector(e.main).value, spare, e.spare.value * unit_sectors,

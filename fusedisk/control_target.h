@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -28,6 +29,37 @@ struct daemon_facts {
 struct dated_info {
   disk_info info;
   double age_seconds = 0;
+};
+
+/// A member that is to become a spare.
+struct spare_add_request {
+  std::string member;            ///< as parse_member() takes it, with a whole path
+  std::vector<std::string> wipe; ///< types of signatures that may go
+  std::string destroy_set;       ///< UUID of a set that may go
+  bool dry_run = false;
+};
+
+struct spare_add_reply {
+  std::string member, uuid; ///< no UUID in a dry run
+  unsigned index = 0;
+  std::uint64_t units = 0;        ///< that it gives to the set
+  std::vector<std::string> wiped; ///< types of what went, or would go
+  std::string configuration;      ///< what could not be kept, in words; empty: all is well
+};
+
+struct spare_change_reply {
+  std::string member, uuid;
+  std::string configuration; ///< as above
+};
+
+/// An evacuation that runs, or the last one that ran.
+struct evacuation_state {
+  std::uint64_t number = 0; ///< counts them; 0: there was none
+  bool running = false;
+  std::string uuid, path;          ///< of the spare
+  std::uint64_t done = 0, all = 0; ///< units
+  evacuate_reply moved;            ///< of one that came to its end
+  std::optional<error> failed;     ///< of one that did not; "cancelled" among them
 };
 
 /// A running set as messages and commands see it; a test puts a fake here. Thread-safe.
@@ -64,8 +96,26 @@ public:
   [[nodiscard]] virtual result<void> sync() = 0;
   [[nodiscard]] virtual result<void> save() = 0;
   [[nodiscard]] virtual result<void> rename(const std::string& new_name) = 0;
-  /// The dust member called "main", "spare0" or by its path. Errors: "no-such-store", "not-dust".
-  [[nodiscard]] virtual result<dust_control*> dust(const std::string& store) = 0;
+  /// The dust member called "main", "spare0" (its place in the set) or by its path. Errors: "no-such-store",
+  /// "not-dust".
+  [[nodiscard]] virtual result<std::shared_ptr<dust_control>> dust(const std::string& store) = 0;
+
+  /// Checks the member as `create` does, claims it, formats it and takes it into the set and its
+  /// configuration. Errors: those of parse_member, open_members, probe_signatures, check_spare,
+  /// check_surroundings, check_configured, disk::add_spare and of the configuration; "member-is-image".
+  [[nodiscard]] virtual result<spare_add_reply> spare_add(const spare_add_request& request) = 0;
+  /// Errors: those of disk::remove_spare, "evacuation-running".
+  [[nodiscard]] virtual result<spare_change_reply> spare_remove(unsigned index, bool dry_run) = 0;
+  /// Errors: those of disk::forget_spare.
+  [[nodiscard]] virtual result<forget_reply> spare_forget(unsigned index, bool dry_run) = 0;
+  /// Begins to empty a spare, in a thread of its own. Errors: "evacuation-running", and what
+  /// disk::evacuate_spare refuses at once.
+  [[nodiscard]] virtual result<evacuation_state> spare_evacuate(unsigned index) = 0;
+  /// Returns when it has stopped. Errors: "no-evacuation".
+  [[nodiscard]] virtual result<void> stop_evacuation() = 0;
+  /// Lets a spare take new data again. Errors: "evacuation-running".
+  [[nodiscard]] virtual result<void> spare_refill(unsigned index) = 0;
+  [[nodiscard]] virtual evacuation_state evacuation() const = 0; ///< waits for no drive
   /// Takes the mount away; the daemon then ends. Errors: "image-in-use", "unmount-failed".
   [[nodiscard]] virtual result<void> stop() = 0;
 };

@@ -10,6 +10,7 @@
 #include "fusedisk/fuse_server.h"
 #include "fusedisk/live_target.h"
 #include "fusedisk/run_files.h"
+#include "fusedisk/spare_pool.h"
 #include "fusedisk/staying_alive.h"
 #include "fusedisk/supervisor.h"
 
@@ -42,14 +43,6 @@ result<unique_fd> take_signals() {
   return fd;
 }
 
-std::vector<member_handle> handles_of(const std::vector<open_member>& members) {
-  std::vector<member_handle> out;
-  for (std::size_t i = 0; i < members.size(); ++i)
-    out.push_back(
-        {i == 0 ? "main" : "spare" + std::to_string(i - 1), members[i].spec.text(), members[i].dust});
-  return out;
-}
-
 /// One run of the daemon, step by step; what stands is taken down in the opposite order.
 class daemon_run {
 public:
@@ -74,14 +67,16 @@ private:
   event_log log_;
   unique_fd signals_, ended_;
   mount_place place_;
-  std::vector<open_member> members_;
+  set_members members_;
   std::unique_ptr<disk> disk_;
   disk_info info_;
+  std::vector<std::string> notices_;
   std::unique_ptr<run_files> files_;
   std::unique_ptr<stats_segment> segment_;
   std::unique_ptr<fuse_server> server_;
   std::unique_ptr<worker_pool> workers_;
   std::thread waiter_; ///< joins the workers and says so on ended_
+  std::unique_ptr<spare_pool> pool_;
   std::unique_ptr<live_target> target_;
   std::unique_ptr<supervisor> supervisor_;
   std::unique_ptr<control_server> control_;
@@ -91,20 +86,17 @@ result<void> daemon_run::open_set() {
   signals_ = TRY(take_signals());
   place_ = TRY(find_mount_place(settings_.mountpoint));
   stay_alive(log_);
-  std::vector<std::pair<member_role, member_spec>> specs = {{member_role::main, settings_.main}};
-  for (const auto& spare : settings_.spares)
-    specs.emplace_back(member_role::spare, spare);
   open_options how = settings_.options.open;
-  how.on_remap = [this](const remap_event& event) { log_.warn(text_of(event, info_)); };
-  members_ = TRY(open_members(specs, how.read_only ? access_mode::read_only : access_mode::read_write));
+  how.on_remap = [this](const remap_event& event) {
+    log_.warn(text_of(event, target_ ? target_->known_info() : info_));
+  };
+  members_ = TRY(open_set_members(settings_.main, settings_.spares,
+                                  how.read_only ? access_mode::read_only : access_mode::read_write));
   CHECK_OK(
       check_fuse_device()); // before disk::open, which writes; what is wrong with the members is told first
-  std::vector<std::shared_ptr<store>> spares;
-  for (std::size_t i = 1; i < members_.size(); ++i)
-    spares.push_back(members_[i].io);
-  disk_ = TRY(disk::open(members_[0].io, std::move(spares), how));
+  disk_ = TRY(open_disk(members_, how, settings_.options.accept_older, notices_));
   info_ = TRY(disk_->info());
-  name_claims(members_, info_.set_name);
+  name_claims(members_.members, info_.set_name);
   if (!settings_.uuid.empty() && settings_.uuid != info_.set_uuid)
     return fail("wrong-set", settings_.main.text(),
                 "these members are set " + info_.set_name + " (" + info_.set_uuid +
@@ -132,14 +124,12 @@ result<void> daemon_run::start_workers() {
   limits.threads = fuse_server::max_background + settings_.options.workers + 8;
   workers_ = std::make_unique<worker_pool>(
       limits, [this](worker_pool::place& place, bool ahead) { return server_->make_source(place, ahead); });
-  daemon_parts parts{*disk_,
-                     log_,
-                     *workers_,
-                     *files_,
-                     place_,
-                     server_->device(),
-                     handles_of(members_),
-                     settings_.options.open.read_retries};
+  pool_ = std::make_unique<spare_pool>(*disk_, log_, members_, info_, settings_.options.open.read_only,
+                                       server_->device());
+  members_ = {}; // the pool has them
+  daemon_parts parts{*disk_,  log_,     *workers_,
+                     *files_, place_,   server_->device(),
+                     *pool_,  notices_, settings_.options.open.read_retries};
   target_ = std::make_unique<live_target>(std::move(parts), info_); // the first request may be for ctl/
   ended_ = unique_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   auto started = workers_->start();
@@ -174,8 +164,9 @@ void daemon_run::note_start() {
     members += ", spare " + spare.text();
   log_.info("set " + info_.set_name + " (" + info_.set_uuid + "), " + members + ": served as " +
             place_.image + (settings_.options.open.read_only ? ", read-only" : ""));
-  for (const auto& notice : info_.notices)
-    log_.warn(notice);
+  for (const auto* list : {&info_.notices, &notices_})
+    for (const auto& notice : *list)
+      log_.warn(notice);
 }
 
 bool daemon_run::ended_within(int milliseconds) const {
@@ -208,6 +199,7 @@ result<void> daemon_run::wait_and_close() {
   }
   waiter_.join();
   control_.reset(); // answers what it has taken
+  pool_->stop();
   target_->quiesce();
   auto closed = disk_->close();
   const std::string name = "set " + target_->known_info().set_name; // it may have been renamed
@@ -226,6 +218,8 @@ void daemon_run::abandon() {
   }
   control_.reset();
   supervisor_.reset();
+  if (pool_)
+    pool_->stop();
   if (target_)
     target_->quiesce();
   if (disk_) [[maybe_unused]]
@@ -239,8 +233,9 @@ daemon_run::~daemon_run() {
   workers_.reset();
   server_.reset();
   segment_.reset();
+  pool_.reset();
   disk_.reset();
-  members_.clear(); // the claims go before the name: who sees the name free finds the members free
+  members_ = {}; // the claims go before the name: who sees the name free finds the members free
   files_.reset();
 }
 

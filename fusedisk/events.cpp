@@ -2,11 +2,13 @@
 #include "fusedisk/events.h"
 
 #include "engine/units.h"
+#include "fusedisk/replies.h"
 
 namespace dmremap {
 
 std::string text_of(const remap_event& e, const disk_info& info) {
-  const std::string spare = e.spare_index < info.spares.size() ? info.spares[e.spare_index].path : "";
+  const auto* where = spare_at(info, e.spare_index);
+  const std::string spare = where != nullptr ? where->path : std::to_string(e.spare_index);
   std::string text = "main " + info.main_path + ": " + (e.writing ? "write" : "read") +
                      " error in the unit at sector " + std::to_string(first_sector(e.main).value) +
                      "; moved to spare " + spare + " sector " + std::to_string(e.spare.value * unit_sectors);

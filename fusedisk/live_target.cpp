@@ -13,7 +13,16 @@ namespace dmremap {
 
 live_target::live_target(daemon_parts parts, disk_info first)
     : parts_(std::move(parts)), read_retries_(parts_.read_retries), info_(std::move(first)),
-      info_at_ns_(boottime_ns()), refresher_([this] { refresh_loop(); }) {}
+      info_at_ns_(boottime_ns()) {
+  complete(info_);
+  refresher_ = std::thread([this] { refresh_loop(); });
+}
+
+/// What the disk does not know of itself.
+void live_target::complete(disk_info& info) const {
+  parts_.pool.describe(info);
+  info.notices.insert(info.notices.end(), parts_.notices.begin(), parts_.notices.end());
+}
 
 void live_target::quiesce() {
   {
@@ -36,6 +45,8 @@ void live_target::refresh_loop() {
     const std::uint64_t mine = begun_;
     lock.unlock();
     auto fresh = parts_.set.info();
+    if (fresh)
+      complete(*fresh);
     lock.lock();
     if (fresh) {
       info_ = std::move(*fresh);
@@ -73,21 +84,13 @@ daemon_facts live_target::facts() const {
 
 result<void> live_target::write_info_file() const {
   const disk_info info = known_info();
-  nlohmann::json spares = nlohmann::json::array();
-  std::string main;
-  for (const auto& member : parts_.members) {
-    if (member.role == "main")
-      main = member.path;
-    else
-      spares.push_back(member.path);
-  }
   const nlohmann::json doc = {{"pid", getpid()},
                               {"name", info.set_name},
                               {"uuid", info.set_uuid},
                               {"mountpoint", parts_.place.path},
                               {"image", parts_.place.image},
-                              {"main", main},
-                              {"spares", std::move(spares)}};
+                              {"main", parts_.pool.main_text()},
+                              {"spares", parts_.pool.spare_texts()}};
   return parts_.files.write_info(doc.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
@@ -153,19 +156,37 @@ result<void> live_target::rename(const std::string& new_name) {
     const std::lock_guard lock(mutex_);
     info_.set_name = new_name;
   }
+  parts_.pool.rename(new_name);
   parts_.log.info("set " + old_name + " is now called " + new_name);
   return write_info_file();
 }
 
-result<dust_control*> live_target::dust(const std::string& store) {
-  for (const auto& member : parts_.members) {
-    if (store != member.role && store != member.path && "dust:" + store != member.path)
-      continue;
-    if (!member.dust)
-      return fail("not-dust", store, "this member fails nothing on command: give it as dust:" + member.path);
-    return member.dust.get();
-  }
-  return fail("no-such-store", store, "the set has main and spare0");
+/// Whoever asks next is told of the change; what the folder says of the members is written anew.
+void live_target::spares_changed() {
+  [[maybe_unused]] const auto fresh = info(std::chrono::seconds(5));
+  if (const auto written = write_info_file(); !written)
+    parts_.log.warn(written.error().text());
+}
+
+result<spare_add_reply> live_target::spare_add(const spare_add_request& request) {
+  auto done = parts_.pool.add(request);
+  if (done && !request.dry_run)
+    spares_changed();
+  return done;
+}
+
+result<spare_change_reply> live_target::spare_remove(unsigned index, bool dry_run) {
+  auto done = parts_.pool.remove(index, dry_run);
+  if (done && !dry_run)
+    spares_changed();
+  return done;
+}
+
+result<forget_reply> live_target::spare_forget(unsigned index, bool dry_run) {
+  auto done = parts_.pool.forget(index, dry_run);
+  if (done && !dry_run)
+    spares_changed();
+  return done;
 }
 
 } // namespace dmremap

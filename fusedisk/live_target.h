@@ -3,10 +3,10 @@
 
 #include "engine/disk.h"
 #include "engine/loop_control.h"
-#include "engine/member.h"
 #include "fusedisk/control_target.h"
 #include "fusedisk/mount.h"
 #include "fusedisk/run_files.h"
+#include "fusedisk/spare_pool.h"
 #include "fusedisk/worker_pool.h"
 
 #include <atomic>
@@ -18,13 +18,6 @@
 
 namespace dmremap {
 
-/// A member as the control server needs to know it.
-struct member_handle {
-  std::string role; ///< "main", "spare0", ...
-  std::string path; ///< member_spec::text()
-  std::shared_ptr<dust_control> dust;
-};
-
 /// What a daemon consists of, for the control server. All must outlive the live_target.
 struct daemon_parts {
   disk& set;
@@ -33,7 +26,8 @@ struct daemon_parts {
   run_files& files;
   mount_place place;
   std::string device; ///< of the mount, "major:minor"
-  std::vector<member_handle> members;
+  spare_pool& pool;
+  std::vector<std::string> notices; ///< of the start, beyond the disk's own
   unsigned read_retries = 1;
 };
 
@@ -77,11 +71,24 @@ public:
   [[nodiscard]] result<void> sync() override { return parts_.set.sync(); }
   [[nodiscard]] result<void> save() override { return parts_.set.save(); }
   [[nodiscard]] result<void> rename(const std::string& new_name) override;
-  [[nodiscard]] result<dust_control*> dust(const std::string& store) override;
+  [[nodiscard]] result<std::shared_ptr<dust_control>> dust(const std::string& store) override {
+    return parts_.pool.dust(store);
+  }
+  [[nodiscard]] result<spare_add_reply> spare_add(const spare_add_request& request) override;
+  [[nodiscard]] result<spare_change_reply> spare_remove(unsigned index, bool dry_run) override;
+  [[nodiscard]] result<forget_reply> spare_forget(unsigned index, bool dry_run) override;
+  [[nodiscard]] result<evacuation_state> spare_evacuate(unsigned index) override {
+    return parts_.pool.evacuate(index);
+  }
+  [[nodiscard]] result<void> stop_evacuation() override { return parts_.pool.stop_evacuation(); }
+  [[nodiscard]] result<void> spare_refill(unsigned index) override { return parts_.pool.refill(index); }
+  [[nodiscard]] evacuation_state evacuation() const override { return parts_.pool.evacuation(); }
   [[nodiscard]] result<void> stop() override { return unmount(parts_.place, parts_.device); }
 
 private:
   void refresh_loop();
+  void complete(disk_info& info) const;
+  void spares_changed();
 
   const daemon_parts parts_;
   std::atomic<unsigned> read_retries_;

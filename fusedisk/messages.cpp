@@ -7,6 +7,7 @@
 #include <charconv>
 #include <fmt/format.h>
 #include <sstream>
+#include <strings.h>
 
 namespace dmremap {
 namespace {
@@ -54,7 +55,8 @@ result<std::string> on_add_remap(control_target& t, const word_list& w) {
     source = TRY(sector(w[2]));
   const auto dest = TRY(sector(w[1]));
   const auto length = TRY(number(w[3], "a length in sectors"));
-  const unsigned spare = w.size() > 4 ? TRY(find_spare(t.info(info_patience).info, w[4])) : 0;
+  const auto info = t.info(info_patience).info;
+  const unsigned spare = w.size() > 4 ? TRY(find_spare(info, w[4])) : choose_spare(info, length);
   return text_of(TRY(t.add_remap(dest, source, length, spare)));
 }
 
@@ -79,9 +81,18 @@ result<std::string> on_metadata_status(control_target& t, const word_list&) {
   return metadata_status_text(t.info(info_patience).info);
 }
 
-result<std::string> on_spare_change(control_target&, const word_list& w) {
-  return fail("one-spare-only", w[1],
-              "this version keeps one spare a set; " + w[0] + " is not supported by it");
+/// A message takes away no signature: `dmremap spare add --wipe` does.
+result<std::string> on_spare_add(control_target& t, const word_list& w) {
+  return text_of(TRY(t.spare_add({w[1], {}, "", false})));
+}
+
+result<std::string> on_spare_remove(control_target& t, const word_list& w) {
+  const auto index = TRY(find_spare(t.info(info_patience).info, w[1]));
+  auto done = t.spare_remove(index, false);
+  if (!done && done.error().id == "spare-in-use")
+    done.error().what =
+        "Error"; // scripts know the line "Error: Cannot remove spare PATH: N active allocations"
+  return text_of(TRY(std::move(done)));
 }
 
 result<std::string> on_spare_stats(control_target& t, const word_list&) {
@@ -138,8 +149,8 @@ constexpr std::array messages = {
     message{"save", "", 0, 0, true, on_save},
     message{"sync", "", 0, 0, true, on_sync},
     message{"metadata_status", "", 0, 0, false, on_metadata_status},
-    message{"spare_add", "PATH", 1, 1, false, on_spare_change},
-    message{"spare_remove", "PATH", 1, 1, false, on_spare_change},
+    message{"spare_add", "PATH", 1, 1, true, on_spare_add},
+    message{"spare_remove", "PATH", 1, 1, true, on_spare_remove},
     message{"spare_stats", "", 0, 0, false, on_spare_stats},
     message{"status", "", 0, 0, false, on_status},
     message{"stats", "", 0, 0, false, on_stats},
@@ -201,11 +212,40 @@ std::string text_of(const salvage_reply& r) {
                      r.tried, r.recovered, r.still_lost, r.not_allowed);
 }
 
+std::string text_of(const spare_add_reply& r) {
+  std::string out = r.uuid.empty() ? fmt::format("{} would be added, with {} units", r.member, r.units)
+                                   : fmt::format("spare {} added: {} ({} units)", r.index, r.uuid, r.units);
+  if (!r.wiped.empty())
+    out += fmt::format("; {} on it {}", fmt::join(r.wiped, ", "), r.uuid.empty() ? "would go" : "is gone");
+  return r.configuration.empty() ? out : out + "; " + r.configuration;
+}
+
+std::string text_of(const spare_change_reply& r) {
+  const std::string out =
+      "spare " + r.uuid + " removed" + (r.member.empty() ? "" : ": " + r.member + " is free");
+  return r.configuration.empty() ? out : out + "; " + r.configuration;
+}
+
 result<unsigned> find_spare(const disk_info& info, const std::string& text) {
-  for (unsigned i = 0; i < info.spares.size(); ++i)
-    if (text == info.spares[i].uuid || text == info.spares[i].path || text == std::to_string(i))
-      return i;
-  return fail("unknown-spare", text, "the set has no such spare; spare list names them");
+  const bool dust = text.rfind("dust:", 0) == 0;
+  for (const auto& s : info.spares)
+    if (strcasecmp(text.c_str(), s.uuid.c_str()) == 0 || text == std::to_string(s.index) ||
+        (!s.path.empty() &&
+         (text == s.path || "dust:" + text == s.path || (dust && text.substr(5) == s.path))))
+      return s.index;
+  return fail("no-such-spare", text, "the set has no such spare; `dmremap spare list` names them");
+}
+
+unsigned choose_spare(const disk_info& info, std::uint64_t sectors) {
+  const spare_status* first = nullptr;
+  for (const auto& s : info.spares) {
+    if (!s.present || s.draining)
+      continue;
+    if (s.usable_units >= s.allocated_units + sectors / unit_sectors)
+      return s.index;
+    first = first == nullptr ? &s : first;
+  }
+  return first != nullptr ? first->index : 0;
 }
 
 bool waits_for_drives(const std::vector<std::string>& words) {

@@ -4,6 +4,7 @@
 #include "engine/error.h"
 #include "fusedisk/control_target.h"
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -11,19 +12,25 @@ namespace dmremap {
 
 /// Carries out one message of dmremap(8), MESSAGES, and returns the text that answers it. `words` may come as
 /// several arguments or as one with blanks. `sector` is what dmsetup(8) would have; it must be 0. Errors:
-/// "bad-message" (usage), "unknown-message" (usage; names all messages), "one-spare-only", and those of the
-/// engine. May wait for a drive; see waits_for_drives().
+/// "bad-message" (usage), "unknown-message" (usage; names all messages), and those of the engine. May wait
+/// for a drive; see waits_for_drives().
 [[nodiscard]] result<std::string> run_message(control_target& target, const std::vector<std::string>& words,
                                               std::uint64_t sector);
 
 /// False: run_message with these words answers at once, whatever the drives do.
 [[nodiscard]] bool waits_for_drives(const std::vector<std::string>& words);
 
-/// The spare that a person names by UUID, path or index. Errors: "unknown-spare".
+/// The place in the set of the spare that a person names by UUID, path or index. Errors: "unknown-spare".
 [[nodiscard]] result<unsigned> find_spare(const disk_info& info, const std::string& text);
+
+/// Where add_remap takes units from when nobody says: the first spare that has room for `sectors`, else the
+/// first that is present.
+[[nodiscard]] unsigned choose_spare(const disk_info& info, std::uint64_t sectors);
 
 /// What a person reads after remap and add_remap.
 [[nodiscard]] std::string text_of(const remap_reply& reply);
 [[nodiscard]] std::string text_of(const salvage_reply& reply);
+[[nodiscard]] std::string text_of(const spare_add_reply& reply);
+[[nodiscard]] std::string text_of(const spare_change_reply& reply);
 
 } // namespace dmremap

@@ -35,12 +35,9 @@ result<bool> apply_flag(std::string_view option, std::optional<std::string_view>
     bool to;
   };
   const flag flags[] = {
-      {"ro", &into.open.read_only, true},
-      {"rw", &into.open.read_only, false},
-      {"degraded", &into.open.degraded, true},
-      {"accept_main", &into.open.accept_main, true},
-      {"accept_older", &into.open.accept_older, true},
-      {"allow_other", &into.allow_other, true},
+      {"ro", &into.open.read_only, true},         {"rw", &into.open.read_only, false},
+      {"degraded", &into.open.degraded, true},    {"accept_main", &into.open.accept_main, true},
+      {"accept_older", &into.accept_older, true}, {"allow_other", &into.allow_other, true},
   };
   for (const auto& f : flags) {
     if (option.substr(0, option.find('=')) != f.name)
@@ -136,7 +133,8 @@ result<command_line> parse_command_line(int argc, const char* const* argv) {
   app.formatter(std::make_shared<usage_formatter>());
   app.set_version_flag("--version", std::string("fusedisk ") + DMREMAP_VERSION);
   app.add_flag("-f,--foreground", line.foreground, "stay in the foreground and log to standard error");
-  app.add_flag("--json", line.json, "print an error on standard output, too, as an object with its identifier");
+  app.add_flag("--json", line.json,
+               "print an error on standard output, too, as an object with its identifier");
   app.add_option("-o", line.option_lists, std::string(option_help))
       ->type_name("OPTION,...")
       ->allow_extra_args(false);

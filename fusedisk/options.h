@@ -15,6 +15,7 @@ namespace dmremap {
 /// What `-o` says. Where an option is given twice, the last one counts.
 struct mount_options {
   open_options open;
+  bool accept_older = false; ///< spares older than what this host saw last
   unsigned workers = 4;
   bool allow_other = false;
   log_level level = log_level::info;
@@ -27,7 +28,7 @@ struct mount_options {
 struct command_line {
   bool foreground = false;
   bool json = false; ///< known here for --help; run_fusedisk looks for it itself
-  std::string name; ///< --name; empty: members on the command line
+  std::string name;  ///< --name; empty: members on the command line
   std::optional<member_spec> main;
   std::vector<member_spec> spares;
   std::string mountpoint;

@@ -12,7 +12,8 @@ namespace {
 std::uint64_t usable_units(const disk_info& info) {
   std::uint64_t sum = 0;
   for (const auto& spare : info.spares)
-    sum += spare.usable_units;
+    sum +=
+        spare.present ? spare.usable_units : spare.allocated_units; // nothing more goes to one that is away
   return sum;
 }
 
@@ -27,14 +28,45 @@ constexpr std::uint64_t mib(std::uint64_t units) {
   return units * unit_bytes / (std::uint64_t{1} << 20U);
 }
 
-bool has_failed(const spare_status& spare) {
-  return spare.super_copies_valid + spare.head_copies_valid == 0;
+bool is_full(const spare_status& spare) {
+  return spare.usable_units != 0 && spare.allocated_units >= spare.usable_units;
+}
+
+/// What a person needs to know beside the figures of one spare.
+std::string spare_remarks(const spare_status& s, const disk_info& info) {
+  std::string out;
+  const auto state = spare_state(s);
+  if (state != "present")
+    out += ", " + state;
+  if (const auto* host = s.protected_by < 0 ? nullptr : spare_at(info, static_cast<unsigned>(s.protected_by)))
+    out += ", protected by spare " + std::to_string(host->index);
+  else if (info.spares.size() > 1)
+    out += ", not protected against the loss of this spare";
+  return out;
 }
 
 } // namespace
 
-bool is_healthy(const disk_stats& stats) {
-  return !stats.breaker_open && !stats.main_gone && stats.lost_sectors == 0 && stats.flush_errors == 0;
+const spare_status* spare_at(const disk_info& info, unsigned index) {
+  const auto at = std::find_if(info.spares.begin(), info.spares.end(),
+                               [&](const spare_status& s) { return s.index == index; });
+  return at != info.spares.end() ? &*at : nullptr;
+}
+
+std::string spare_state(const spare_status& spare) {
+  if (!spare.present)
+    return "absent";
+  if (spare.super_copies_valid + spare.head_copies_valid == 0)
+    return "failed";
+  if (spare.draining)
+    return "draining";
+  return is_full(spare) ? "full" : "present";
+}
+
+bool is_healthy(const disk_stats& stats, const disk_info& info) {
+  return std::all_of(info.spares.begin(), info.spares.end(),
+                     [](const spare_status& s) { return s.present; }) &&
+         !stats.breaker_open && !stats.main_gone && stats.lost_sectors == 0 && stats.flush_errors == 0;
 }
 
 std::uint64_t sectors_of(main_unit unit, std::uint64_t main_sectors) {
@@ -48,7 +80,7 @@ std::string dm_line(const disk_stats& s, const disk_info& info) {
       "0 {} remap v5.0 {}/{} {}/{} {}/{} health={} errors=W{}:R{} auto_remaps={} manual_remaps={} "
       "scan=0% metadata=enabled autosave={} saves={}/{}",
       info.main_sectors, s.remapped_units, capacity, s.auto_remapped_units, capacity, s.manual_remapped_units,
-      capacity, is_healthy(s) ? 1 : 0, s.main_write_errors + s.spare_write_errors,
+      capacity, is_healthy(s, info) ? 1 : 0, s.main_write_errors + s.spare_write_errors,
       s.main_read_errors + s.spare_read_errors, s.auto_remaps, s.manual_remaps,
       info.read_only ? "off" : "active", s.saves_done, s.saves_tried);
 }
@@ -56,9 +88,9 @@ std::string dm_line(const disk_stats& s, const disk_info& info) {
 std::string spare_stats_text(const disk_stats& stats, const disk_info& info) {
   unsigned available = 0, in_use = 0, full = 0, failed = 0;
   for (const auto& spare : info.spares) {
-    if (has_failed(spare))
+    if (const auto state = spare_state(spare); state == "absent" || state == "failed")
       ++failed;
-    else if (spare.usable_units != 0 && spare.allocated_units >= spare.usable_units)
+    else if (is_full(spare))
       ++full;
     else if (spare.allocated_units != 0)
       ++in_use;
@@ -76,13 +108,20 @@ std::string spare_stats_text(const disk_stats& stats, const disk_info& info) {
 
 std::string metadata_status_text(const disk_info& info) {
   std::string out;
-  for (const auto& s : info.spares)
+  for (const auto& s : info.spares) {
+    if (!s.present) {
+      out += fmt::format("{}spare {} ({}): absent, sequence {}, {} allocated{}", out.empty() ? "" : "\n",
+                         s.uuid, s.path.empty() ? "path not known" : s.path, s.sequence, s.allocated_units,
+                         spare_remarks(s, info).substr(std::string(", absent").size()));
+      continue;
+    }
     out += fmt::format(
         "{}spare {} ({}): superblock copies {}/5 valid, heads {}/5 valid, table copies {}/5 at the least, "
-        "sequence {}, {}, capacity {} units ({} MB), {} allocated",
+        "sequence {}, {}, capacity {} units ({} MB), {} allocated{}",
         out.empty() ? "" : "\n", s.uuid, s.path, s.super_copies_valid, s.head_copies_valid,
         s.weakest_block_copies, s.sequence, s.clean ? "clean" : "dirty", s.usable_units, mib(s.usable_units),
-        s.allocated_units);
+        s.allocated_units, spare_remarks(s, info));
+  }
   return out;
 }
 
@@ -125,7 +164,7 @@ std::string stats_text(const disk_stats& s) {
 }
 
 std::string health_text(const disk_stats& s, const disk_info& info) {
-  std::string out = fmt::format("health={} state={}", is_healthy(s) ? 1 : 0, s.state);
+  std::string out = fmt::format("health={} state={}", is_healthy(s, info) ? 1 : 0, s.state);
   const auto add = [&](bool when, const std::string& text) { out += when ? "\n" + text : ""; };
   add(s.main_gone, fmt::format("main {} does not answer", info.main_path));
   add(s.breaker_open, "automatic remapping has stopped: too many errors at once; reset_breaker goes on");
@@ -140,7 +179,10 @@ std::string health_text(const disk_stats& s, const disk_info& info) {
   add(s.saves_done < s.saves_tried,
       fmt::format("{} of {} saves of metadata failed", s.saves_tried - s.saves_done, s.saves_tried));
   for (const auto& spare : info.spares)
-    add(spare.usable_units != 0 && spare.allocated_units * 10 >= spare.usable_units * 9,
+    add(!spare.present, fmt::format("spare {} ({}) is absent: its units answer EIO", spare.uuid,
+                                    spare.path.empty() ? "path not known" : spare.path));
+  for (const auto& spare : info.spares)
+    add(spare.present && spare.usable_units != 0 && spare.allocated_units * 10 >= spare.usable_units * 9,
         fmt::format("spare {} is {} % full", spare.path, spare.allocated_units * 100 / spare.usable_units));
   for (const auto& notice : info.notices)
     out += "\n" + notice;

@@ -23,8 +23,13 @@ namespace dmremap {
 /// One line a remap: "main SECTOR spare SECTOR sectors N lost 0xMASK kind".
 [[nodiscard]] std::string remap_line(const remap_entry& entry, std::uint64_t main_sectors);
 
+/// The spare with this place in the set's list; null where there is none.
+[[nodiscard]] const spare_status* spare_at(const disk_info& info, unsigned index);
+/// "present", "absent", "failed" (no metadata can be read), "draining", or "full".
+[[nodiscard]] std::string spare_state(const spare_status& spare);
+
 /// True where nothing needs attention.
-[[nodiscard]] bool is_healthy(const disk_stats& stats);
+[[nodiscard]] bool is_healthy(const disk_stats& stats, const disk_info& info);
 /// Sectors of the unit that main has: 8, fewer only in a partial last unit.
 [[nodiscard]] std::uint64_t sectors_of(main_unit unit, std::uint64_t main_sectors);
 

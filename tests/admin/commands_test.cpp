@@ -4,6 +4,7 @@
 #include "tests/admin/program.h"
 
 #include <catch2/catch.hpp>
+#include <unistd.h>
 
 using namespace dmremap::test;
 using nlohmann::json;
@@ -68,6 +69,18 @@ TEST_CASE("commands reach the daemon with their arguments") {
        "dust",
        {{"store", "main"}, {"op", "queryblock"}, {"sector", 8}}},
       {{"dust", "set1", "main", "disable"}, "dust", {{"store", "main"}, {"op", "disable"}}},
+      {{"spare", "add", "set1", "/x/../s", "--wipe=ext4", "--wipe", "xfs"},
+       "spare_add",
+       {{"member", "/x/../s"}, {"wipe", {"ext4", "xfs"}}, {"destroy_set", ""}, {"dry_run", false}}},
+      {{"spare", "add", "set1", "dust:/s@8+65536", "-n", "--destroy-set", uuid},
+       "spare_add",
+       {{"member", "dust:/s@8+65536"}, {"wipe", json::array()}, {"destroy_set", uuid}, {"dry_run", true}}},
+      {{"spare", "remove", "set1", "2"}, "spare_remove", {{"spare", "2"}, {"dry_run", false}}},
+      {{"spare", "remove", "set1", uuid, "-n"}, "spare_remove", {{"spare", uuid}, {"dry_run", true}}},
+      {{"spare", "forget", "set1", "/s", "--yes"}, "spare_forget", {{"spare", "/s"}}},
+      {{"spare", "forget", "set1", "/s", "-n"}, "spare_forget", {{"spare", "/s"}, {"dry_run", true}}},
+      {{"spare", "evacuate", "set1", "/s"}, "spare_evacuate", {{"spare", "/s"}}},
+      {{"spare", "evacuate", "set1", "/s", "--cancel"}, "spare_refill", {{"spare", "/s"}}},
   }));
   const private_folders folders;
   const fake_daemon daemon("set1", uuid, echo());
@@ -89,9 +102,61 @@ TEST_CASE("replies are shown as text or as JSON, errors with the daemon's identi
   CHECK(refused.json().at("error") ==
         json{{"id", "unit-has-lost-sectors"}, {"what", "sector 8"}, {"why", "no"}});
   CHECK(refused.err == "dmremap: sector 8: no\n");
-  const auto spare = dmremap_with({"spare", "add", "set1", "/dev/x", "--json"});
-  CHECK(spare.status == 1);
-  CHECK(spare.error_id() == "one-spare-only");
+}
+
+TEST_CASE("forget asks first, and without a terminal wants --yes") {
+  const private_folders folders;
+  const fake_daemon daemon("set1", uuid, [](const json& request) -> json {
+    const bool planned = request.at("args").value("dry_run", false);
+    return {{"ok", true},
+            {"text", planned ? "planned" : "forgotten"},
+            {"result", {{"units", 3}, {"lost_sectors", 17}, {"free_units", 900}}}};
+  });
+  const auto refused = dmremap_with({"spare", "forget", "set1", "/s", "--json"});
+  CHECK(refused.status == 2);
+  CHECK(refused.error_id() == "not-confirmed");
+  CHECK(refused.err.find("3 units with 17 sectors become lost") != std::string::npos);
+  CHECK(last_request(daemon).at("args").at("dry_run") == true);
+  const auto done = dmremap_with({"spare", "forget", "set1", "/s", "--yes"});
+  CHECK(done.status == 0);
+  CHECK(done.out == "forgotten\n");
+  CHECK(done.err.find("3 units with 17 sectors become lost") !=
+        std::string::npos); // the count is shown all the same
+}
+
+TEST_CASE("an evacuation is followed to its end") {
+  const private_folders folders;
+  const temp_dir shared;
+  const std::string asked = shared / "asked"; // the daemon is another process
+  const auto state = [](bool running, int done, json error) {
+    return json{{"number", 1}, {"running", running}, {"path", "/s"},      {"done", done},
+                {"all", 9},    {"moved", done},      {"lost_sectors", 0}, {"error", std::move(error)}};
+  };
+  const bool fails = GENERATE(false, true);
+  const fake_daemon daemon("set1", uuid, [=](const json& request) -> json {
+    if (request.at("cmd") != "evacuation")
+      return {{"ok", true}, {"text", ""}, {"result", state(true, 0, nullptr)}};
+    const bool again = boost::filesystem::exists(asked);
+    std::ofstream(asked).flush();
+    const json failed = {{"id", "no-spare-capacity"}, {"what", "/s"}, {"why", "full"}, {"code", 1}};
+    return {{"ok", true},
+            {"text", ""},
+            {"result", state(!again, again ? 9 : 4, again && fails ? failed : nullptr)}};
+  });
+  int pipe[2];
+  REQUIRE(::pipe(pipe) == 0);
+  const auto done =
+      dmremap_with({"spare", "evacuate", "set1", "/s", "--json", "--progress", std::to_string(pipe[1])});
+  ::close(pipe[1]);
+  char text[64] = {};
+  CHECK(::read(pipe[0], text, sizeof text - 1) > 0);
+  ::close(pipe[0]);
+  CHECK(std::string(text) == "0 9\n4 9\n9 9\n");
+  CHECK(done.status == (fails ? 1 : 0));
+  if (fails)
+    CHECK(done.error_id() == "no-spare-capacity");
+  else
+    CHECK(done.json().at("moved") == 9);
 }
 
 TEST_CASE("usage errors exit with 2, touch nothing, and are objects with --json") {
@@ -122,6 +187,9 @@ TEST_CASE("usage errors exit with 2, touch nothing, and are objects with --json"
       {"dust", "a", "main", "addbadblock"},
       {"dust", "a", "main", "addbadblock", "1", "read", "2", "3"},
       {"spare", "paint", "a"},
+      {"spare", "add", "a"},
+      {"spare", "forget", "a"},
+      {"spare", "evacuate", "a", "/s", "--progress", "x"},
       {"destroy", "a", "--nonsense"},
   }));
   auto with_json = words;

@@ -250,3 +250,61 @@ TEST_CASE("destroy erases a set, and remaps only as it is told to") {
   }
   CHECK(load_set_config("set1").error().id == "no-such-set");
 }
+
+TEST_CASE_METHOD(two_files, "create takes several spares, and opens the same again only with all of them") {
+  const auto second = dir.file("second", 24 * mib), third = dir.file("third", 64 * mib);
+  const std::vector<std::string> more = {"--spare", second, "--spare", third + "@8192+65536"};
+  const auto planned = create({"--spare", second, "--spare", third + "@8192+65536", "--dry-run"});
+  REQUIRE(planned.status == 0);
+  CHECK(planned.json().at("spares").size() == 3);
+  CHECK(planned.json().at("spares").at(2).at("sectors") == 65536);
+  const auto made = create(more);
+  REQUIRE(made.status == 0);
+  const auto config = load_set_config("set1");
+  REQUIRE(config);
+  CHECK(config->spares == std::vector<std::string>{spare, second, third + "@8192+65536"});
+  const auto again = create(more);
+  CHECK(again.status == 0);
+  CHECK(again.json().at("outcome") == "opened");
+  CHECK(again.json().at("uuid") == made.json().at("uuid"));
+  CHECK(create({"--spare", second}, "set2").error_id() == "spare-in-set");
+}
+
+TEST_CASE_METHOD(two_files, "create checks every spare as it checks the one, and writes nothing") {
+  const auto second = dir.file("second", 32 * mib);
+  const auto held = contents();
+  CHECK(create({"--spare", spare}).error_id() == "same-device");
+  CHECK(create({"--spare", main}).error_id() == "same-device");
+  CHECK(create({"--spare", dir / "nowhere"}).error_id() == "not-found");
+  CHECK(create({"--spare", dir.file("small", 8 * mib)}).error_id() == "spare-too-small");
+  fill(second, 1080, "\x53\xef"); // ext2's magic
+  CHECK(create({"--spare", second}).error_id() == "spare-has-signature");
+  CHECK(dmremap_with({"create", "set1", "--main", main, "--spare", second + "@0+40960", "--spare",
+                      second + "@32768+32768", "--json"})
+            .error_id() == "members-overlap");
+  CHECK(contents() == held);
+}
+
+TEST_CASE_METHOD(two_files, "the state that this host keeps of a set goes with it") {
+  const auto second = dir.file("second", 32 * mib);
+  const auto made = create({"--spare", second});
+  REQUIRE(made.status == 0);
+  const auto kept = dir / "state/sets/" + made.json().at("uuid").get<std::string>() + ".json";
+  REQUIRE(dmremap_with({"rename", "set1", "set2"}).status == 0); // a writable open
+  const auto seen = nlohmann::json::parse(slurp(kept));
+  CHECK(seen.at("sequence_end") > 0);
+  CHECK(seen.at("spares").size() == 2);
+  boost::filesystem::rename(second, second + ".away");
+  CHECK(dmremap_with({"rename", "set2", "set3", "--json"}).error_id() == "spare-missing");
+  boost::filesystem::rename(second + ".away", second);
+  auto newer = seen; // as if this host had seen a later day of the set
+  newer["sequence_end"] = seen.at("sequence_end").get<std::uint64_t>() * 1000;
+  std::ofstream(kept) << newer.dump();
+  CHECK(dmremap_with({"rename", "set2", "set3", "--json"}).error_id() == "spare-older");
+  std::ofstream(kept) << "no JSON"; // never a refusal
+  const auto damaged = dmremap_with({"rename", "set2", "set3", "--json"});
+  CHECK(damaged.status == 0);
+  CHECK(damaged.err.find(kept) != std::string::npos);
+  REQUIRE(dmremap_with({"destroy", "set3"}).status == 0);
+  CHECK(!boost::filesystem::exists(kept));
+}

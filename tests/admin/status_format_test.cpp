@@ -33,6 +33,28 @@ json whole_status() {
           {"dm", "0 100 remap"}};
 }
 
+json two_spares() {
+  auto status = whole_status();
+  auto& first = status["spares"][0];
+  first["index"] = 0;
+  first["state"] = "draining";
+  first["draining"] = true;
+  first["protected_by"] = nullptr;
+  auto second = first;
+  second.update({{"index", 3},
+                 {"uuid", "s3"},
+                 {"path", "/away"},
+                 {"state", "absent"},
+                 {"draining", false},
+                 {"protected_by", "s0"},
+                 {"usable_units", 900},
+                 {"allocated_units", 7}});
+  status["spares"].push_back(second);
+  status["notices"].push_back("not protected against the loss of /s");
+  status["evacuation"] = {{"number", 1}, {"running", true}, {"path", "/s"}, {"done", 5}, {"all", 40}};
+  return status;
+}
+
 /// The parts of the text exposition format that its parsers insist on.
 void check_exposition(const std::string& text) {
   std::map<std::string, int> helps, types;
@@ -67,6 +89,35 @@ TEST_CASE("prometheus: each metric once, with help and type, and the set's name 
         std::string::npos);
 }
 
+TEST_CASE("each spare's state, protection and allocation are shown") {
+  const auto status = two_spares();
+  const auto text = status_text(status);
+  for (const char* word :
+       {"spare 0      /s, draining: takes no new data, 2 of 1000 units used",
+        "spare 3      /away, ABSENT: its units answer EIO, 7 of 900 units used, 0 bytes free",
+        "not protected against the loss of /s\n", "protected by spare s0", "UUID s3",
+        "evacuating   /s: 5 of 40 units moved"}) {
+    INFO(text);
+    CHECK(text.find(word) != std::string::npos);
+  }
+  CHECK(text.find("not protected against the loss of /s", text.find("not protected") + 1) ==
+        std::string::npos);
+  CHECK(status_exit(status) == dmremap::exit_code::damaged);
+  CHECK(status_exit(whole_status()) == dmremap::exit_code::ok);
+  const auto metrics = status_prometheus(status);
+  check_exposition(metrics);
+  const auto has = [&](const std::string& name, const char* spare, const char* value) {
+    return metrics.find("dmremap_spare_" + name + "{set=\"a\\\"b\",spare=\"" + spare + "\"} " + value +
+                        "\n") != std::string::npos;
+  };
+  CHECK((has("present", "s0", "1") && has("present", "s3", "0")));
+  CHECK((has("draining", "s0", "1") && has("draining", "s3", "0")));
+  CHECK((has("protected", "s0", "0") && has("protected", "s3", "1")));
+  CHECK((has("full", "s0", "0") && has("full", "s3", "0")));
+  CHECK((has("allocated_units", "s0", "2") && has("allocated_units", "s3", "7")));
+  CHECK(metrics.find("dmremap_evacuation_units_done{set=\"a\\\"b\"} 5\n") != std::string::npos);
+}
+
 TEST_CASE("prometheus without the daemon's answer leaves out what is not known") {
   auto status = whole_status();
   status["answers"] = false;
@@ -92,8 +143,15 @@ TEST_CASE("the dm line is one line") {
 }
 
 TEST_CASE("stats are a line each") {
-  CHECK(stats_text({{"reads", 5}, {"state", "ok"}}) ==
+  CHECK(stats_text({{"reads", 5}, {"state", "ok"}}, nullptr) ==
         "reads                    5\nstate                    ok\n");
+  CHECK(stats_text({{"reads", 5}}, two_spares().at("spares")) == "reads                    5\n"
+                                                                 "spare0_state             draining\n"
+                                                                 "spare0_allocated_units   2\n"
+                                                                 "spare0_usable_units      1000\n"
+                                                                 "spare3_state             absent\n"
+                                                                 "spare3_allocated_units   7\n"
+                                                                 "spare3_usable_units      900\n");
 }
 
 TEST_CASE("sizes are readable and exact where they are whole") {

@@ -79,6 +79,50 @@ TEST_CASE("commands reach the set, and its answers come back") {
   CHECK(ask(t, command("lost")).at("result") == json{{"lost", {{{"sector", 17}, {"count", 3}}}}});
 }
 
+TEST_CASE("spares are changed by request") {
+  fake_target t;
+  t.evacuating = {1, true, t.info_now.spares[0].uuid, "/x/spare.img", 5, 40, {}, std::nullopt};
+  const std::string path = "/x/spare.img";
+  CHECK(ask(t, command("spare_add", {{"member", "/x/new"}, {"wipe", {"ext4", "xfs"}}, {"destroy_set", "u"}}))
+            .at("result") == json{{"member", "/x/new"},
+                                  {"uuid", "aaaaaaaa-2222-3333-4444-555555555555"},
+                                  {"index", 1},
+                                  {"usable_units", 4000},
+                                  {"wiped", {"ext4", "xfs"}},
+                                  {"configuration_problem", nullptr}});
+  const json planned = ask(t, command("spare_add", {{"member", "/x/new"}, {"dry_run", true}})).at("result");
+  CHECK(planned.at("uuid").is_null());
+  CHECK(planned.at("index").is_null());
+  CHECK(ask(t, command("spare_remove", {{"spare", path}})).at("result").at("member") == path);
+  ask(t, command("spare_remove", {{"spare", "0"}, {"dry_run", true}}));
+  const json lost = {{"units", 3}, {"lost_sectors", 24}, {"free_units", 900}};
+  CHECK(ask(t, command("spare_forget", {{"spare", path}, {"dry_run", true}})).at("result") == lost);
+  CHECK(ask(t, command("spare_forget", {{"spare", path}})).at("result") == lost);
+  const json begun = ask(t, command("spare_evacuate", {{"spare", path}})).at("result");
+  CHECK(begun.at("running") == true);
+  CHECK(begun.at("done") == 5);
+  CHECK(begun.at("all") == 40);
+  CHECK(ask(t, command("status")).at("result").at("evacuation") == begun);
+  t.evacuating.failed = error{"cancelled", path, "5 units were moved", exit_code::failed};
+  CHECK(ask(t, command("stop_evacuation")).at("result").at("error").at("id") == "cancelled");
+  CHECK(ask(t, command("evacuation")).at("result").at("running") == false);
+  ask(t, command("spare_refill", {{"spare", path}}));
+  CHECK(t.asked() == std::vector<std::string>{"spare_add /x/new wipe ext4 wipe xfs destroy u",
+                                              "spare_add /x/new dry", "spare_remove 0", "spare_remove 0 dry",
+                                              "spare_forget 0 dry", "spare_forget 0", "spare_evacuate 0",
+                                              "stop_evacuation", "spare_refill 0"});
+  for (const char* name : {"spare_remove", "spare_forget", "spare_evacuate", "spare_refill"}) {
+    CHECK(failure_of(t, command(name, {{"spare", "/x/nowhere"}})) == "no-such-spare");
+    CHECK(failure_of(t, command(name)) == "bad-request");
+    CHECK(request_waits_for_drives(command(name).dump()));
+  }
+  CHECK(failure_of(t, command("spare_add", {{"member", "/x"}, {"wipe", "ext4"}})) == "bad-request");
+  CHECK(failure_of(t, command("spare_forget", {{"spare", path}, {"dry_run", 1}})) == "bad-request");
+  CHECK_FALSE(request_waits_for_drives(command("evacuation").dump()));
+  t.refusal = {"spare-in-use", path, "no", exit_code::failed};
+  CHECK(failure_of(t, command("spare_remove", {{"spare", path}})) == "spare-in-use");
+}
+
 TEST_CASE("status carries what the protocol promises") {
   fake_target t;
   const json status = ask(t, command("status")).at("result");
@@ -94,6 +138,9 @@ TEST_CASE("status carries what the protocol promises") {
   CHECK(status.at("spares").at(0).at("weakest_block_copies") == 4);
   CHECK(status.at("stats").at("lifetime_allocations") == 342);
   CHECK(status.at("dm").get<std::string>().find("0 204800 remap v5.0 2/1000") == 0);
+  CHECK(status.at("spares").at(0).at("state") == "present");
+  CHECK(status.at("spares").at(0).at("protected_by").is_null());
+  CHECK(status.at("evacuation").is_null());
   for (const char* key : {"uuid", "age_seconds", "state", "mountpoint", "read_only", "auto_remap", "notices"})
     CHECK(status.contains(key));
 }
@@ -213,7 +260,16 @@ public:
   result<void> sync() override { return below_.sync(); }
   result<void> save() override { return below_.save(); }
   result<void> rename(const std::string& n) override { return below_.rename(n); }
-  result<dust_control*> dust(const std::string& s) override { return below_.dust(s); }
+  result<std::shared_ptr<dust_control>> dust(const std::string& store) override { return below_.dust(store); }
+  result<spare_add_reply> spare_add(const spare_add_request& r) override { return below_.spare_add(r); }
+  result<spare_change_reply> spare_remove(unsigned n, bool dry) override {
+    return below_.spare_remove(n, dry);
+  }
+  result<forget_reply> spare_forget(unsigned n, bool dry) override { return below_.spare_forget(n, dry); }
+  result<evacuation_state> spare_evacuate(unsigned n) override { return below_.spare_evacuate(n); }
+  result<void> stop_evacuation() override { return below_.stop_evacuation(); }
+  result<void> spare_refill(unsigned n) override { return below_.spare_refill(n); }
+  evacuation_state evacuation() const override { return below_.evacuation(); }
   result<void> stop() override { return below_.stop(); }
 
   std::promise<void> release;

@@ -83,12 +83,51 @@ public:
     note("rename " + name);
     return {};
   }
-  result<dust_control*> dust(const std::string& store) override {
+  result<std::shared_ptr<dust_control>> dust(const std::string& store) override {
     if (dust_now == nullptr)
       return fail("not-dust", store, "no dust here");
-    return dust_now;
+    return std::shared_ptr<dust_control>(std::shared_ptr<void>(), dust_now); // not ours
   }
   result<void> stop() override { return fail("image-in-use", "/mnt", "still in use by /dev/loop3"); }
+
+  result<spare_add_reply> spare_add(const spare_add_request& r) override {
+    std::string text = "spare_add " + r.member;
+    for (const auto& type : r.wipe)
+      text += " wipe " + type;
+    note(text + (r.destroy_set.empty() ? "" : " destroy " + r.destroy_set) + (r.dry_run ? " dry" : ""));
+    if (!refusal.id.empty())
+      return tl::make_unexpected(refusal);
+    return spare_add_reply{r.member, r.dry_run ? "" : "aaaaaaaa-2222-3333-4444-555555555555", 1, 4000, r.wipe,
+                           ""};
+  }
+  result<spare_change_reply> spare_remove(unsigned index, bool dry_run) override {
+    note("spare_remove " + std::to_string(index) + (dry_run ? " dry" : ""));
+    if (!refusal.id.empty())
+      return tl::make_unexpected(refusal);
+    return spare_change_reply{"/x/spare.img", "66666666-7777-8888-9999-000000000000", ""};
+  }
+  result<forget_reply> spare_forget(unsigned index, bool dry_run) override {
+    note("spare_forget " + std::to_string(index) + (dry_run ? " dry" : ""));
+    if (!refusal.id.empty())
+      return tl::make_unexpected(refusal);
+    return forget_reply{3, 24, 900};
+  }
+  result<evacuation_state> spare_evacuate(unsigned index) override {
+    note("spare_evacuate " + std::to_string(index));
+    if (!refusal.id.empty())
+      return tl::make_unexpected(refusal);
+    return evacuating;
+  }
+  result<void> stop_evacuation() override {
+    note("stop_evacuation");
+    evacuating.running = false;
+    return {};
+  }
+  result<void> spare_refill(unsigned index) override {
+    note("spare_refill " + std::to_string(index));
+    return {};
+  }
+  evacuation_state evacuation() const override { return evacuating; }
 
   std::vector<std::string> asked() const {
     const std::lock_guard lock(mutex_);
@@ -102,6 +141,7 @@ public:
   unsigned retries = 1;
   log_level level = log_level::info;
   dust_control* dust_now = nullptr;
+  evacuation_state evacuating;
 
 private:
   void note(const std::string& what) {

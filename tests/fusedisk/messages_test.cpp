@@ -91,16 +91,75 @@ TEST_CASE("metadata_status names copies, sequence, state and capacity of each sp
     CHECK(text.find(part) != std::string::npos);
 }
 
+TEST_CASE("messages change the pool of spares") {
+  fake_target t;
+  spare_status second = t.info_now.spares[0];
+  second.index = 3; // places need not follow each other
+  second.uuid = "bbbbbbbb-7777-8888-9999-000000000000";
+  second.path = "/x/third.img";
+  t.info_now.spares.push_back(second);
+  CHECK(say(t, {"spare_add", "/x/a name.img"}) ==
+        "spare 1 added: aaaaaaaa-2222-3333-4444-555555555555 (4000 units)");
+  CHECK(say(t, {"spare_remove /x/third.img"}) ==
+        "spare 66666666-7777-8888-9999-000000000000 removed: /x/spare.img is free");
+  for (const char* name : {"3", "BBBBBBBB-7777-8888-9999-000000000000", "/x/third.img", "dust:/x/third.img"})
+    say(t, {"add_remap", "8", "auto", "8", name});
+  say(t, {"add_remap 8 auto 8"});
+  t.info_now.spares[0].allocated_units = 1000; // full: the next one is taken
+  say(t, {"add_remap 8 auto 8"});
+  t.info_now.spares[1].present = false;
+  say(t, {"add_remap 8 auto 8"});
+  CHECK(t.asked() == std::vector<std::string>{
+                         "spare_add /x/a name.img", "spare_remove 3", "add_remap 8 auto 8 on 3",
+                         "add_remap 8 auto 8 on 3", "add_remap 8 auto 8 on 3", "add_remap 8 auto 8 on 3",
+                         "add_remap 8 auto 8 on 0", "add_remap 8 auto 8 on 3", "add_remap 8 auto 8 on 0"});
+  CHECK(say(t, {"spare_remove 1"}) == "Error no-such-spare");
+  t.refusal = {"spare-in-use", "/x/third.img", "Cannot remove spare /x/third.img: 7 active allocations",
+               exit_code::failed};
+  const auto refused = run_message(t, {"spare_remove", "3"}, 0);
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().id == "spare-in-use");
+  CHECK(refused.error().text() == "Error: Cannot remove spare /x/third.img: 7 active allocations");
+}
+
+TEST_CASE("each spare's state and protection are told") {
+  fake_target t;
+  CHECK(say(t, {"metadata_status"}).find("protect") ==
+        std::string::npos); // of one spare there is nothing to say
+  spare_status second = t.info_now.spares[0];
+  second.index = 1;
+  second.uuid = "bbbbbbbb-7777-8888-9999-000000000000";
+  second.path = "/x/second.img";
+  second.protected_by = 0;
+  t.info_now.spares.push_back(second);
+  t.info_now.spares[0].draining = true;
+  const auto line = [&](std::size_t n) {
+    const auto text = say(t, {"metadata_status"});
+    const auto end = text.find('\n');
+    return n == 0 ? text.substr(0, end) : text.substr(end + 1);
+  };
+  CHECK(line(0).find(", draining, not protected against the loss of this spare") != std::string::npos);
+  CHECK(line(1).find("2 allocated, protected by spare 0") != std::string::npos);
+  t.info_now.spares[1].present = false;
+  CHECK(line(1) ==
+        "spare bbbbbbbb-7777-8888-9999-000000000000 (/x/second.img): absent, sequence 77, 2 allocated, "
+        "protected by spare 0");
+  CHECK(say(t, {"health"}).find("spare bbbbbbbb-7777-8888-9999-000000000000 (/x/second.img) is absent") !=
+        std::string::npos);
+  // What is on one that is away counts, what it could take does not.
+  CHECK(say(t, {"spare_stats"}).find("Devices: 2 total (0 available, 1 in-use, 0 full, 1 failed)\n") !=
+        std::string::npos);
+  CHECK(say(t, {"status"}).find(" 2/1002 ") != std::string::npos);
+}
+
 TEST_CASE("messages that cannot be carried out say why") {
   fake_target t;
-  CHECK(say(t, {"spare_add /x/other.img"}) == "Error one-spare-only");
-  CHECK(say(t, {"spare_remove", "/x/spare.img"}) == "Error one-spare-only");
   CHECK(say(t, {"remap"}) == "Error bad-message");
   CHECK(say(t, {"remap 1 2"}) == "Error bad-message");
   CHECK(say(t, {"remap -1"}) == "Error bad-message");
   CHECK(say(t, {"remap 99999999999999999999"}) == "Error bad-message");
   CHECK(say(t, {"remap 18014398509481985"}) == "Error bad-message"); // 2^54 + 1: no such byte
-  CHECK(say(t, {"add_remap 1 auto 8 /x/unknown"}) == "Error unknown-spare");
+  CHECK(say(t, {"add_remap 1 auto 8 /x/unknown"}) == "Error no-such-spare");
   CHECK(say(t, {""}) == "Error bad-message");
   CHECK(say(t, {}) == "Error bad-message");
   CHECK(run_message(t, {"ping"}, 8).error().id == "bad-message");
@@ -120,6 +179,8 @@ TEST_CASE("only messages that touch drives may wait for them") {
   CHECK(waits_for_drives({"remap 8"}));
   CHECK(waits_for_drives({"sync"}));
   CHECK(waits_for_drives({"save"}));
+  CHECK(waits_for_drives({"spare_add /x"}));
+  CHECK(waits_for_drives({"spare_remove", "/x"}));
   for (const char* quick :
        {"ping", "status", "stats", "health", "help", "debug 1", "reset_breaker", "unknown"})
     CHECK_FALSE(waits_for_drives({quick}));

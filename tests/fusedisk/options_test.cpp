@@ -25,7 +25,7 @@ TEST_CASE("every option lands where it belongs") {
   CHECK(o.open.read_only);
   CHECK(o.open.degraded);
   CHECK(o.open.accept_main);
-  CHECK(o.open.accept_older);
+  CHECK(o.accept_older);
   CHECK(o.open.read_retries == 7);
   CHECK_FALSE(o.open.auto_remap);
   CHECK(o.workers == 32);
@@ -35,8 +35,7 @@ TEST_CASE("every option lands where it belongs") {
 
 TEST_CASE("nothing given means writable, strict, four workers, automatic remaps") {
   const mount_options o;
-  CHECK_FALSE(
-      (o.open.read_only || o.open.degraded || o.open.accept_main || o.open.accept_older || o.allow_other));
+  CHECK_FALSE((o.open.read_only || o.open.degraded || o.open.accept_main || o.accept_older || o.allow_other));
   CHECK(o.open.auto_remap);
   CHECK(o.workers == 4);
   CHECK(o.level == log_level::info);

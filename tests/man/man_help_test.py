@@ -135,6 +135,8 @@ ERROR_PLACES = [
     re.compile(r"\berror\{([^,}]*),"),
     re.compile(r"\brefuse\(\w+,([^,]*),"),
     re.compile(r"\bid = ([^;]*);"),
+    re.compile(r"\breturn \{\s*(\"[a-z]+(?:-[a-z0-9]+)+\"),"),  # of functions that return an error
+    re.compile(r"\bmissing\([^;]*?(\"[a-z]+(?:-[a-z]+)+\")\)\)?;"),
     re.compile(r"\bdevice_use\b[^;]*?\{([^,}]*),"),
     re.compile(r"^  return \{([^,}]*),", re.MULTILINE),  # of functions that return a device_use
 ]
@@ -147,7 +149,7 @@ def check_errors(arguments):
         for path in glob.glob(os.path.join(arguments.source, part, "**", "*.cpp"), recursive=True):
             with open(path, encoding="utf-8") as file:
                 text = re.sub(r"^\s*//.*$", "", file.read(), flags=re.MULTILINE)
-            places = ERROR_PLACES if path.endswith("device_use.cpp") else ERROR_PLACES[:4]
+            places = ERROR_PLACES if path.endswith("device_use.cpp") else ERROR_PLACES[:6]
             for place in places:
                 for expression in place.findall(text):
                     for identifier in IDENTIFIER.findall(expression):

@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "admin/create_ranges.h"
+#include "engine/candidate.h"
 
 #include "engine/config.h"
 #include "engine/device_identity.h"
 #include "engine/device_use.h"
 #include "engine/file_store.h"
+#include "engine/geometry.h"
 #include "engine/paths.h"
 #include "engine/units.h"
 
 #include <algorithm>
+#include <fmt/format.h>
 #include <optional>
 #include <strings.h>
 #include <sys/stat.h>
 
-namespace dmremap::admin {
+namespace dmremap {
 namespace {
+
+constexpr const char* upstream = "dm-remap-v4";
 
 /// Where a member lies, in bytes of the whole disk or of the file.
 struct place {
@@ -50,11 +54,18 @@ std::optional<place> place_of(const member_spec& spec) {
   return found;
 }
 
+std::string words_for(const signature& one) {
+  return one.type + (one.detail.empty() ? "" : " (" + one.detail + ")");
+}
+
 } // namespace
 
-result<void> check_configured(const std::vector<member_spec>& members, const std::string& going) {
+result<void> check_configured(const std::vector<member_spec>& members,
+                              const std::vector<std::string>& passed_over) {
   for (const auto& config : list_set_configs().sets) {
-    if (strcasecmp(config.uuid.c_str(), going.c_str()) == 0)
+    if (std::any_of(passed_over.begin(), passed_over.end(), [&](const std::string& uuid) {
+          return strcasecmp(config.uuid.c_str(), uuid.c_str()) == 0;
+        }))
       continue;
     std::vector<std::string> theirs = config.spares;
     theirs.insert(theirs.begin(), config.main);
@@ -97,4 +108,31 @@ result<void> check_surroundings(const member_spec& main, const member_spec& spar
   return {};
 }
 
-} // namespace dmremap::admin
+result<bool> check_spare(store& spare, const std::vector<signature>& found,
+                         const std::vector<std::string>& wipe, const std::string& destroy_set) {
+  const auto& path = spare.identity().path;
+  const auto may_go = [&](const std::string& type) { return std::count(wipe.begin(), wipe.end(), type) > 0; };
+  if (spare.size() < min_spare_units * unit_bytes)
+    return fail("spare-too-small", path,
+                fmt::format("has {} bytes; a spare has 16 MiB (32768 sectors) at least", spare.size()));
+  for (const auto& one : found) {
+    if (one.type == "dmremap") {
+      if (destroy_set.empty() || strcasecmp(one.set_uuid.c_str(), destroy_set.c_str()) != 0)
+        return fail("spare-in-set", path,
+                    "is a spare of the set " + one.detail +
+                        "; `fusedisk` serves that set; to give it up for good: " + "--destroy-set " +
+                        one.set_uuid);
+    } else if (!may_go(one.type)) {
+      if (one.type == upstream)
+        return fail("spare-upstream-v4", path,
+                    "carries metadata of upstream's dm-remap v4, which remaps of another disk may need; to "
+                    "give it up: "
+                    "--wipe=dm-remap-v4");
+      return fail("spare-has-signature", path,
+                  "carries " + words_for(one) + "; if that may be overwritten: --wipe=" + one.type);
+    }
+  }
+  return !found.empty();
+}
+
+} // namespace dmremap

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "engine/durable_file.h"
+
+#include "engine/unique_fd.h"
+
+#include <boost/filesystem.hpp>
+#include <cerrno>
+#include <cstdlib>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <unistd.h>
+
+namespace dmremap {
+namespace {
+
+tl::unexpected<write_failure> failed(const std::string& path, const char* action, int number) {
+  return tl::unexpected<write_failure>(write_failure{path, action, number});
+}
+
+/// 0, or the errno.
+int write_whole(int file, const std::string& text) {
+  std::size_t done = 0;
+  while (done < text.size()) {
+    const auto put = ::write(file, text.data() + done, text.size() - done);
+    if (put < 0 && errno == EINTR)
+      continue;
+    if (put < 0)
+      return errno;
+    done += static_cast<std::size_t>(put);
+  }
+  return ::fsync(file) != 0 ? errno : 0;
+}
+
+} // namespace
+
+tl::expected<void, write_failure> sync_folder(const std::string& folder) {
+  const unique_fd fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd || ::fsync(fd.get()) != 0)
+    return failed(folder, "sync", errno);
+  return {};
+}
+
+tl::expected<void, write_failure> write_durably(const std::string& path, const std::string& text,
+                                                existing_file there) {
+  const auto slash = path.rfind('/');
+  const std::string folder = path.substr(0, slash), name = path.substr(slash + 1);
+  boost::system::error_code no_folder;
+  boost::filesystem::create_directories(folder, no_folder);
+  if (no_folder)
+    return failed(folder, "make the folder", no_folder.value());
+  std::string temporary = folder + "/." + name + ".XXXXXX";
+  const unique_fd file(::mkostemp(temporary.data(), O_CLOEXEC)); // mode 0600
+  if (!file)
+    return failed(folder, "write in", errno);
+  int why = write_whole(file.get(), text);
+  const unsigned flags = there == existing_file::keep ? RENAME_NOREPLACE : 0;
+  if (why == 0 && ::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), flags) != 0)
+    why = errno;
+  if (why == 0)
+    return sync_folder(folder);
+  ::unlink(temporary.c_str());
+  return failed(path, "write", why);
+}
+
+} // namespace dmremap

@@ -1,0 +1,437 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "fusedisk/spare_pool.h"
+
+#include "engine/candidate.h"
+#include "engine/config.h"
+#include "engine/device_identity.h"
+#include "engine/device_use.h"
+#include "engine/dust_store.h"
+#include "engine/geometry.h"
+#include "engine/host_state.h"
+#include "engine/wipe.h"
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+namespace dmremap {
+namespace {
+
+constexpr unsigned most_spares = 16;
+
+bool same_text(const std::string& a, const std::string& b) {
+  return strcasecmp(a.c_str(), b.c_str()) == 0;
+}
+
+/// A line of the configuration that names this member, however it is written.
+bool names(const std::string& line, const std::string& member) {
+  const auto spec = parse_member(line);
+  return line == member || (spec && spec->text() == member);
+}
+
+std::string device_text(dev_t device) {
+  return fmt::format("{}:{}", major(device), minor(device));
+}
+
+const spare_status* status_of(const disk_info& info, unsigned index) {
+  for (const auto& spare : info.spares)
+    if (spare.index == index)
+      return &spare;
+  return nullptr;
+}
+
+tl::unexpected<error> no_such_spare(unsigned index) {
+  return fail("no-such-spare", std::to_string(index),
+              "the set has no such spare; `dmremap spare list` names them");
+}
+
+} // namespace
+
+spare_pool::spare_pool(disk& set, event_log& log, set_members from, const disk_info& now, bool read_only,
+                       std::string device)
+    : set_(set), log_(log), read_only_(read_only), device_(std::move(device)), set_name_(now.set_name),
+      set_uuid_(now.set_uuid), main_(from.members.front()) {
+  std::string trouble;
+  const auto before = read_host_state(set_uuid_, trouble);
+  for (const auto& spare : now.spares) {
+    if (const auto* member = spare.present ? member_at(from.members, spare.path) : nullptr)
+      spares_.emplace(spare.index, held_spare{spare.uuid, *member});
+    else if (before && before->spares.contains(spare.uuid))
+      away_[spare.uuid] = before->spares.at(spare.uuid);
+  }
+}
+
+void spare_pool::stop() {
+  {
+    const std::lock_guard lock(evacuation_mutex_);
+    stop_evacuation_ = stopped_ = true;
+  }
+  const std::lock_guard change(change_mutex_);
+  if (evacuator_.joinable())
+    evacuator_.join();
+}
+
+// --- what there is -----------------------------------------------------------------------------------------
+
+std::string spare_pool::main_text() const {
+  return main_.spec.text();
+}
+
+std::vector<std::string> spare_pool::spare_texts() const {
+  const std::lock_guard lock(members_mutex_);
+  std::vector<std::string> texts;
+  for (const auto& [index, held] : spares_)
+    texts.push_back(held.member.spec.text());
+  return texts;
+}
+
+std::vector<open_member> spare_pool::all_members() const {
+  const std::lock_guard lock(members_mutex_);
+  std::vector<open_member> members = {main_};
+  for (const auto& [index, held] : spares_)
+    members.push_back(held.member);
+  return members;
+}
+
+std::string spare_pool::known_text(const std::string& uuid) const {
+  const std::lock_guard lock(members_mutex_);
+  for (const auto& [index, held] : spares_)
+    if (held.uuid == uuid)
+      return held.member.spec.text();
+  const auto at = away_.find(uuid);
+  return at != away_.end() ? at->second : "";
+}
+
+void spare_pool::describe(disk_info& info) const {
+  for (auto& spare : info.spares) {
+    if (spare.present)
+      continue;
+    spare.path = known_text(spare.uuid);
+    const std::string bare = "not protected against the loss of spare " + spare.uuid;
+    for (auto& notice : info.notices)
+      if (notice == bare && !spare.path.empty())
+        notice += " (" + spare.path + ")";
+  }
+}
+
+result<std::shared_ptr<dust_control>> spare_pool::dust(const std::string& store) const {
+  const std::lock_guard lock(members_mutex_);
+  std::string known = "main";
+  const auto is_it = [&](const open_member& member, const std::string& role) {
+    const auto text = member.spec.text();
+    return store == role || store == text || "dust:" + store == text;
+  };
+  const auto control_of = [&](const open_member& member) -> result<std::shared_ptr<dust_control>> {
+    if (!member.dust)
+      return fail("not-dust", store,
+                  "this member fails nothing on command: give it as dust:" + member.spec.text());
+    return member.dust;
+  };
+  if (is_it(main_, "main"))
+    return control_of(main_);
+  for (const auto& [index, held] : spares_) {
+    const auto role = "spare" + std::to_string(index);
+    if (is_it(held.member, role))
+      return control_of(held.member);
+    known += ", " + role;
+  }
+  return fail("no-such-store", store, "the set has " + known);
+}
+
+void spare_pool::rename(const std::string& name) {
+  const std::lock_guard change(change_mutex_);
+  set_name_ = name;
+  name_claims(all_members(), name);
+}
+
+// --- records beside the set --------------------------------------------------------------------------------
+
+void spare_pool::take(open_member member, const std::string& uuid) {
+  const auto index = set_.find_spare(uuid);
+  const std::lock_guard lock(members_mutex_);
+  if (index)
+    spares_.insert_or_assign(*index, held_spare{uuid, std::move(member)});
+}
+
+/// Its claim goes with it, unless it is one with that of a member that stays: then the place stays ours, and
+/// the member can be added again.
+void spare_pool::drop(const std::string& uuid) {
+  const std::lock_guard lock(members_mutex_);
+  away_.erase(uuid);
+  const auto at =
+      std::find_if(spares_.begin(), spares_.end(), [&](const auto& one) { return one.second.uuid == uuid; });
+  if (at == spares_.end())
+    return;
+  const auto& gone = at->second.member;
+  const auto shares = [&](const open_member& other) { return &other != &gone && other.held == gone.held; };
+  bool shared = shares(main_);
+  for (const auto& [index, held] : spares_)
+    shared = shared || shares(held.member);
+  if (shared)
+    parked_.push_back(gone);
+  spares_.erase(at);
+}
+
+/// After a change: what this host remembers, and a spare that is `gone` from the configuration. Says what
+/// could not be kept: the change itself is done.
+std::string spare_pool::keep_record(const std::string& gone, std::string note) {
+  const auto add = [&](const std::string& text) { note += (note.empty() ? "" : "; ") + text; };
+  if (!gone.empty()) {
+    const auto changed = change_configured_spares(set_uuid_, [&](std::vector<std::string>& lines) {
+      return std::erase_if(lines, [&](const std::string& line) { return names(line, gone); }) != 0;
+    });
+    if (!changed)
+      add("the configuration still names " + gone + ": " + changed.error().text());
+  }
+  if (auto info = set_.info()) {
+    if (const auto kept = remember_set(*info, all_members()); !kept)
+      add(kept.error().text());
+  }
+  if (!note.empty())
+    log_.warn(note);
+  return note;
+}
+
+// --- add ---------------------------------------------------------------------------------------------------
+
+/// A spare on what the set itself serves would wait for itself.
+result<void> spare_pool::check_place(const member_spec& spec) const {
+  struct stat st {};
+  if (::stat(spec.path.c_str(), &st) != 0)
+    return {}; // for open_members to tell
+  const auto ours = [&](dev_t device) { return device_text(device) == device_; };
+  const auto stands_on_us = [&](dev_t disk) {
+    const auto backing = find_loop_backing(disk);
+    return backing && ours(backing->device);
+  };
+  const bool is_ours = S_ISBLK(st.st_mode) ? stands_on_us(extent_of(st.st_rdev).disk)
+                                           : ours(st.st_dev) || stands_on_us(extent_of(st.st_dev).disk);
+  if (is_ours)
+    return fail("member-is-image", spec.text(),
+                "lies on the disk that this very set serves; use another device");
+  return {};
+}
+
+result<open_member> spare_pool::open_candidate(const member_spec& spec, bool dry_run) {
+  {
+    const std::lock_guard lock(members_mutex_);
+    for (const auto& parked : parked_)
+      if (parked.spec.text() == spec.text())
+        return parked;
+  }
+  auto opened = TRY(
+      open_members({{member_role::spare, spec}}, dry_run ? access_mode::read_only : access_mode::read_write));
+  return std::move(opened.front());
+}
+
+/// Whether something on it has to be wiped.
+result<bool> spare_pool::check_candidate(const open_member& member, const spare_add_request& request,
+                                         const disk_info& info) const {
+  const auto found = TRY(probe_signatures(*member.io));
+  const bool some_absent =
+      std::any_of(info.spares.begin(), info.spares.end(), [](const spare_status& s) { return !s.present; });
+  for (const auto& one : found)
+    if (one.type == "dmremap" && same_text(one.set_uuid, info.set_uuid) && some_absent)
+      return fail("spare-in-set", member.spec.text(),
+                  "is a spare of this very set, which lacks one: stop the set and start it with this member; "
+                  "if it is "
+                  "to be given up, `dmremap spare forget` comes first");
+  const bool wipe = TRY(check_spare(*member.io, found, request.wipe, request.destroy_set));
+  CHECK_OK(check_configured({member.spec}, {request.destroy_set, info.set_uuid}));
+  CHECK_OK(check_surroundings(main_.spec, member.spec, request.wipe));
+  return wipe;
+}
+
+/// The configuration comes first: a spare must be named there before it can hold data. One that it names and
+/// that is no spare of the set is passed over at the next start.
+result<void> spare_pool::put_into_set(const open_member& member, bool wipe, spare_add_reply& reply) {
+  bool written = false;
+  static_cast<void>(TRY(change_configured_spares(set_uuid_, [&](std::vector<std::string>& lines) {
+    if (std::any_of(lines.begin(), lines.end(), [&](const std::string& l) { return names(l, reply.member); }))
+      return false;
+    lines.push_back(reply.member);
+    return written = true;
+  })));
+  const auto back_out = [&](error e) {
+    if (written)
+      if (const auto undone = keep_record(reply.member); !undone.empty())
+        e.why += "; " + undone;
+    return tl::unexpected<error>(std::move(e));
+  };
+  if (wipe)
+    if (auto wiped = wipe_signatures(*member.io); !wiped)
+      return back_out(wiped.error());
+  const auto index = set_.add_spare(member.io);
+  if (!index)
+    return back_out(index.error());
+  reply.index = *index;
+  return {};
+}
+
+result<spare_add_reply> spare_pool::add(const spare_add_request& request) {
+  const std::lock_guard change(change_mutex_);
+  const std::string bare = request.member.rfind("dust:", 0) == 0 ? request.member.substr(5) : request.member;
+  if (bare.empty() || bare.front() != '/')
+    return fail("bad-member", request.member, "give the whole path: the daemon works in a folder of its own",
+                exit_code::usage);
+  const auto spec = TRY(parse_member(request.member));
+  if (read_only_)
+    return fail("read-only", set_name_, "the set is open read-only");
+  const auto info = TRY(set_.info());
+  if (info.spares.size() >= most_spares)
+    return fail("too-many-spares", spec.text(), "a set has at most 16 spares");
+  CHECK_OK(check_place(spec));
+  auto member = TRY(open_candidate(spec, request.dry_run));
+  const bool wipe = TRY(check_candidate(member, request, info));
+  spare_add_reply reply;
+  reply.member = spec.text();
+  reply.units = TRY(make_geometry(member.io->size())).data_units();
+  if (wipe)
+    for (const auto& one : TRY(probe_signatures(*member.io)))
+      reply.wiped.push_back(one.type);
+  if (request.dry_run)
+    return reply;
+  CHECK_OK(put_into_set(member, wipe, reply));
+  const auto now = set_.info();
+  if (const auto* added = now ? status_of(*now, reply.index) : nullptr)
+    reply.uuid = added->uuid;
+  {
+    const std::lock_guard lock(members_mutex_);
+    std::erase_if(parked_, [&](const open_member& parked) { return parked.spec.text() == reply.member; });
+  }
+  name_claims({member}, set_name_);
+  take(std::move(member), reply.uuid);
+  reply.configuration = keep_record("");
+  log_.info(fmt::format("spare {} ({}) added as spare {}", reply.member, reply.uuid, reply.index));
+  return reply;
+}
+
+// --- remove and forget -------------------------------------------------------------------------------------
+
+result<spare_change_reply> spare_pool::remove(unsigned index, bool dry_run) {
+  const std::lock_guard change(change_mutex_);
+  const auto info = TRY(set_.info());
+  const auto* spare = status_of(info, index);
+  if (spare == nullptr)
+    return no_such_spare(index);
+  if (const auto now = evacuation(); now.running && now.uuid == spare->uuid)
+    return fail("evacuation-running", spare->path, "is being emptied; remove it when that is done");
+  spare_change_reply reply{known_text(spare->uuid), spare->uuid, ""};
+  if (dry_run && spare->allocated_units != 0)
+    return fail(
+        "spare-in-use", spare->path,
+        fmt::format("Cannot remove spare {}: {} active allocations", spare->path, spare->allocated_units));
+  if (dry_run)
+    return reply;
+  CHECK_OK(set_.remove_spare(index));
+  drop(reply.uuid);
+  reply.configuration = keep_record(reply.member); // named there in vain until this is done
+  log_.info(fmt::format("spare {} ({}) removed", reply.member, reply.uuid));
+  return reply;
+}
+
+result<forget_reply> spare_pool::forget(unsigned index, bool dry_run) {
+  const std::lock_guard change(change_mutex_);
+  const auto info = TRY(set_.info());
+  const auto* spare = status_of(info, index);
+  if (spare == nullptr)
+    return no_such_spare(index);
+  if (dry_run)
+    return set_.plan_forget(index);
+  const auto text = known_text(spare->uuid);
+  const auto done = TRY(set_.forget_spare(index));
+  drop(spare->uuid);
+  keep_record(text, text.empty() ? "where spare " + spare->uuid +
+                                       " was is not known here: take its line out of the configuration"
+                                 : "");
+  log_.warn(fmt::format("spare {} {} forgotten: {} units with {} sectors are lost", spare->uuid, text,
+                        done.units, done.lost_sectors));
+  return done;
+}
+
+// --- evacuation --------------------------------------------------------------------------------------------
+
+evacuation_state spare_pool::evacuation() const {
+  const std::lock_guard lock(evacuation_mutex_);
+  return evacuation_;
+}
+
+result<evacuation_state> spare_pool::evacuate(unsigned index) {
+  const std::lock_guard change(change_mutex_);
+  const auto info = TRY(set_.info());
+  const auto* spare = status_of(info, index);
+  if (spare == nullptr)
+    return no_such_spare(index);
+  if (read_only_)
+    return fail("read-only", set_name_, "the set is open read-only");
+  if (!spare->present)
+    return fail("spare-absent", spare->uuid, "is absent: nothing can be read from it");
+  if (std::count_if(info.spares.begin(), info.spares.end(), [](const spare_status& s) { return s.present; }) <
+      2)
+    return fail("last-spare", spare->path, "is the only spare that is present: add another one first");
+  {
+    const std::lock_guard lock(evacuation_mutex_);
+    if (stopped_)
+      return fail("stopping", set_name_, "the daemon stops");
+    if (evacuation_.running)
+      return fail("evacuation-running", evacuation_.path, "is being emptied already; one at a time");
+    const auto number = evacuation_.number + 1;
+    evacuation_ = {number, true, spare->uuid, spare->path, 0, spare->allocated_units, {}, std::nullopt};
+    stop_evacuation_ = false;
+  }
+  if (evacuator_.joinable())
+    evacuator_.join();
+  log_.info("evacuating spare " + spare->path);
+  evacuator_ = std::thread([this, index] { run_evacuation(index); });
+  return evacuation();
+}
+
+void spare_pool::run_evacuation(unsigned index) {
+  const auto moved = set_.evacuate_spare(index, [this](std::uint64_t done, std::uint64_t all) {
+    const std::lock_guard lock(evacuation_mutex_);
+    evacuation_.done = done;
+    evacuation_.all = all;
+    return !stop_evacuation_;
+  });
+  const std::lock_guard lock(evacuation_mutex_);
+  evacuation_.running = false;
+  if (moved) {
+    evacuation_.moved = *moved;
+    evacuation_.done = evacuation_.all = moved->moved;
+    log_.info(fmt::format("spare {}: {} units moved, {} sectors lost", evacuation_.path, moved->moved,
+                          moved->lost_sectors));
+  } else {
+    evacuation_.failed = moved.error();
+    log_.warn("evacuation: " + moved.error().text());
+  }
+}
+
+result<void> spare_pool::stop_evacuation() {
+  {
+    const std::lock_guard lock(evacuation_mutex_);
+    if (!evacuation_.running)
+      return fail("no-evacuation", set_name_, "no spare of the set is being emptied");
+    stop_evacuation_ = true;
+  }
+  const std::lock_guard change(change_mutex_);
+  if (evacuator_.joinable())
+    evacuator_.join();
+  return {};
+}
+
+result<void> spare_pool::refill(unsigned index) {
+  const std::lock_guard change(change_mutex_);
+  const auto info = TRY(set_.info());
+  const auto* spare = status_of(info, index);
+  if (spare == nullptr)
+    return no_such_spare(index);
+  if (const auto now = evacuation(); now.running && now.uuid == spare->uuid)
+    return fail("evacuation-running", spare->path, "is being emptied; stop that first");
+  set_.refill_spare(index);
+  log_.info("spare " + spare->path + " takes new data again");
+  return {};
+}
+
+} // namespace dmremap

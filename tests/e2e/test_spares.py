@@ -1,0 +1,442 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sets of several spares on real devices: added, emptied, removed, missing, back, forgotten, under load."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+import harness
+from harness import MIB, SECTOR, UNIT, UNIT_SECTORS, Attached, DirectFile
+
+MAIN_SIZE, SPARE_SIZE = 96 * MIB, 32 * MIB
+OLD, NEW, NEWEST = "old", "new", "newest"
+
+
+class Pool(harness.TestCase):
+    def setUp(self):
+        super().setUp()
+        w = self.workspace
+        self.main, self.first, self.second = (w.sparse(n, s) for n, s in (
+            ("main.img", MAIN_SIZE), ("first.img", SPARE_SIZE), ("second.img", SPARE_SIZE)))
+        self.name = "pool"
+
+    def create(self, *spares, dust=False):
+        members = [word for spare in spares for word in ("--spare", spare)]
+        return self.workspace.dmremap("create", self.name, "--main", f"dust:{self.main}" if dust else self.main,
+                                      *members)
+
+    def spare(self, operation, *words, **options):
+        return self.workspace.dmremap("spare", operation, self.name, *words, **options)
+
+    def refused_spare(self, operation, *words, identifier, code=1, says=()):
+        answer = self.spare(operation, *words, "--json", check=False)
+        self.refused(answer, identifier, code, says)
+        return json.loads(answer.stdout)["error"]
+
+    def spares(self):
+        """{file name of the path: what list tells}"""
+        return {os.path.basename(s["path"]): s for s in self.workspace.dmremap_json("spare", "list", self.name)["spares"]}
+
+    def configured(self):
+        text = (self.workspace.path / "conf/sets.d" / f"{self.name}.conf").read_text()
+        return [line.split(" = ")[1] for line in text.splitlines() if line.startswith("spare = ")]
+
+    def refused_attach(self, *options, identifier, says=(), code=4):
+        answer = self.workspace.dmremap("attach", self.name, *options, "--json", check=False)
+        self.refused(answer, identifier, code, says)
+
+    def attach(self, *options):
+        return Attached(self.workspace, self.name, *options)
+
+    # --- units with a content of their own ---
+
+    @staticmethod
+    def content(age, unit):
+        return harness.pattern(f"{age} {unit}", UNIT)
+
+    def write_units(self, path, units, age):
+        with DirectFile(path, write=True) as f:
+            for unit in units:
+                f.write(unit * UNIT, self.content(age, unit))
+            f.sync()
+
+    def check_units(self, path, units, age):
+        with DirectFile(path) as f:
+            for unit in units:
+                self.assertEqual(f.read(unit * UNIT, UNIT), self.content(age, unit), f"unit {unit} is not {age}")
+
+    def check_eio(self, path, units):
+        with DirectFile(path) as f:
+            for unit in units:
+                with self.assertRaises(OSError, msg=f"unit {unit} answers") as failed:
+                    f.read(unit * UNIT, UNIT)
+                self.assertEqual(failed.exception.errno, errno.EIO)
+
+    def remap(self, units):
+        for unit in units:
+            self.workspace.dmremap("remap", self.name, unit * UNIT_SECTORS)
+
+    def fio(self, path, size, seconds=0):
+        """A verifying job in the background, on a file that it lays out itself."""
+        words = ["fio", "--name=verify", f"--filename={path}", "--rw=randwrite", "--bs=4k", f"--size={size}",
+                 "--direct=1", "--ioengine=libaio", "--iodepth=8", "--verify=crc32c", "--verify_fatal=1",
+                 "--do_verify=1", "--verify_backlog=512", "--randrepeat=0"]
+        if seconds:
+            words += ["--time_based=1", f"--runtime={seconds}"]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                   cwd=self.workspace.path)
+        self.workspace.on_close(process, process.kill)
+        return process
+
+    def ended_well(self, process):
+        out = process.communicate(timeout=120)[0]
+        self.workspace.forget(process)
+        self.assertEqual(process.returncode, 0, out)
+
+
+class UnderLoad(Pool):
+    def test_spares_of_all_kinds_change_under_a_file_system(self):
+        w = self.workspace
+        four_k = w.sparse("4k.img", SPARE_SIZE)
+        loop = harness.LoopDevice(w, w.run("losetup", "-f", "--show", "-b", "4096", four_k).stdout.strip())
+        shared = w.sparse("shared.img", 64 * MIB)
+        range_of_it = f"{shared}@2048+65536"
+        self.create(self.first, loop, dust=True)
+        attached = self.attach()
+        self.assertEqual(sorted(self.spares()), sorted(["first.img", os.path.basename(str(loop))]))
+        w.run("mkfs.ext4", "-q", "-b", "4096", attached.loop)
+        mount = w.mount(attached.loop)
+        sums = harness.make_tree(w.folder("mnt/tree"), 40, seed=7)
+        self.fail_writes_under(mount / "verified", attached)
+
+        job = self.fio(mount / "verified", "8M", seconds=4)
+        added = w.dmremap_json("spare", "add", self.name, range_of_it)
+        self.assertIsNone(added["configuration_problem"])
+        self.assertEqual(self.configured(), [str(self.first), str(loop), range_of_it])
+        self.ended_well(job)
+        used = {name: s["allocated_units"] for name, s in self.spares().items()}
+        self.assertGreater(used["first.img"], 100, "writes that failed on main went to the first spare")
+        self.refused_spare("remove", self.first, identifier="spare-in-use",
+                           says=(f"Cannot remove spare {self.first}: {used['first.img']} active allocations",))
+        answer = w.dmremap("message", self.name, 0, "spare_remove", self.first, check=False)
+        self.assertIn(f"Error: Cannot remove spare {self.first}: {used['first.img']} active allocations", answer.stderr)
+        self.assertIn("Devices: 3 total (2 available, 1 in-use, 0 full, 0 failed)\n",
+                      w.dmremap("message", self.name, 0, "spare_stats").stdout)
+
+        job = self.fio(mount / "verified", "8M", seconds=4)
+        moved = w.dmremap_json("spare", "evacuate", self.name, self.first)
+        self.assertEqual((moved["lost_sectors"], moved["error"]), (0, None))
+        self.assertEqual(self.spares()["first.img"]["allocated_units"], 0)
+        self.assertEqual(self.spares()["first.img"]["state"], "draining")
+        self.spare("remove", self.first)
+        self.ended_well(job)
+        self.assertEqual(self.configured(), [str(loop), range_of_it])
+        self.assertNotIn("first.img", self.spares())
+        # Nothing of the set is on it, and nobody holds it.
+        w.dmremap("create", "other", "--main", w.sparse("other.img", 8 * MIB), "--spare", self.first, "--dry-run")
+
+        self.assertEqual(harness.check_tree(mount / "tree", sums), ([], []))
+        mount.unmount()
+        w.run("e2fsck", "-fn", attached.loop)
+        attached.detach()
+        attached = self.attach()
+        mount = w.mount(attached.loop)
+        self.assertEqual(harness.check_tree(mount / "tree", sums), ([], []))
+        mount.unmount()
+        attached.detach()
+        loop.detach()
+
+    def fail_writes_under(self, path, attached):
+        """Main fails to write where the first 2 MiB of this file lie."""
+        with open(path, "wb") as f:
+            os.posix_fallocate(f.fileno(), 0, 8 * MIB)
+            f.write(os.urandom(8 * MIB))  # or its extents are unwritten
+            f.flush()
+            os.fsync(f.fileno())
+        _, start, length = harness.extents(path)[0]
+        self.workspace.dmremap("dust", self.name, "main", "addbadblock", start // SECTOR, "write",
+                               min(length, 2 * MIB) // SECTOR)
+        self.workspace.dmremap("dust", self.name, "main", "enable")
+
+
+class Evacuation(Pool):
+    UNITS = range(0, 320)
+
+    def test_cancelled_resumed_and_stopped_with_the_daemon(self):
+        self.create(f"dust:{self.first}", self.second)
+        attached = self.attach()
+        self.write_units(attached.loop, self.UNITS, OLD)
+        self.workspace.dmremap("message", self.name, 0, "add_remap", 0, "auto", len(self.UNITS) * UNIT_SECTORS)
+        self.write_units(attached.loop, self.UNITS, NEW)
+        self.slow_reads(15)
+        command = [harness.program("dmremap"), "spare", "evacuate", self.name, str(self.first), "--json"]
+        reader, writer = os.pipe()
+        process = subprocess.Popen([*command, "--progress", str(writer)], env=self.workspace.env, pass_fds=[writer],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.workspace.on_close(process, process.kill)
+        os.close(writer)
+        with os.fdopen(reader) as progress:
+            self.assertEqual(progress.readline(), f"0 {len(self.UNITS)}\n")
+            self.while_it_runs(attached)
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=60)
+            done, everything = progress.read().split()[-2:]
+        self.assertEqual(process.returncode, 1)
+        self.assertEqual(json.loads(out)["error"]["id"], "cancelled")
+        held = self.spares()
+        self.assertEqual(int(everything), len(self.UNITS))
+        self.assertEqual(held["second.img"]["allocated_units"], int(done))
+        self.assertTrue(0 < int(done) < len(self.UNITS), done)
+        self.assertEqual(held["first.img"]["state"], "draining")
+        self.check_units(attached.loop, self.UNITS, NEW)
+
+        # The daemon stops in the middle; the next one goes on.
+        self.assertTrue(self.control("spare_evacuate", spare=str(self.first))["ok"])
+        attached.detach()
+        attached = self.attach()
+        self.check_units(attached.loop, self.UNITS, NEW)
+        self.assertGreater(self.spares()["first.img"]["allocated_units"], 0)
+        self.spare("evacuate", self.first)
+        self.assertEqual(self.spares()["second.img"]["allocated_units"], len(self.UNITS))
+        self.spare("evacuate", self.first, "--cancel")
+        self.assertEqual(self.spares()["first.img"]["state"], "present")
+        self.check_units(attached.loop, self.UNITS, NEW)
+        attached.detach()
+
+    def slow_reads(self, milliseconds):
+        reply = self.control("dust", store="spare0", op="delay", sector=0, mode=str(SPARE_SIZE // SECTOR),
+                             count=milliseconds)
+        self.assertTrue(reply["ok"], reply)
+        self.assertTrue(self.control("dust", store="spare0", op="enable")["ok"])
+
+    def control(self, command, **arguments):
+        set_ = harness.Set.__new__(harness.Set)
+        set_.workspace, set_.name = self.workspace, self.name
+        return set_.control(command, **arguments)
+
+    def while_it_runs(self, attached):
+        """Other requests are answered meanwhile, and a second evacuation is refused."""
+        status = self.workspace.dmremap_json("status", self.name)
+        self.assertTrue(status["answers"])
+        self.assertTrue(status["evacuation"]["running"])
+        self.assertEqual(status["evacuation"]["path"], f"dust:{self.first}")
+        self.refused_spare("evacuate", self.second, identifier="evacuation-running")
+        self.refused_spare("remove", self.first, identifier="evacuation-running")
+        self.workspace.dmremap("remap", self.name, 4000 * UNIT_SECTORS)
+        self.workspace.dmremap("unmap", self.name, 4000 * UNIT_SECTORS)
+
+
+class Absent(Pool):
+    ON_FIRST, ON_SECOND, ON_MAIN = range(20, 28), range(0, 8), range(100, 108)
+
+    def test_a_spare_away_back_and_forgotten(self):
+        attached = self.prepare()
+        attached.detach()
+        away = self.second.with_suffix(".away")
+        self.second.rename(away)
+        self.refused_attach(identifier="spare-missing", says=(self.second, "degraded"))
+        attached = self.attach("--degraded")
+        self.check_degraded(attached)
+        with DirectFile(attached.loop, write=True) as f, self.assertRaises(OSError):
+            f.write(self.ON_SECOND[1] * UNIT + SECTOR, bytes(SECTOR))  # nor does a part of a unit change
+        self.write_units(attached.loop, [*self.ON_MAIN, self.ON_SECOND[0]], NEWEST)  # a whole one finds another place
+        self.check_units(attached.loop, self.ON_SECOND[:1], NEWEST)
+        self.check_eio(attached.loop, self.ON_SECOND[1:])
+        answer = self.workspace.dmremap("status", self.name, "--json", check=False)
+        self.assertEqual(answer.returncode, 4, "incomplete")
+        status = json.loads(answer.stdout)
+        self.assertIn("health=0", status["dm"])
+        absent = [s for s in status["spares"] if not s["present"]]
+        self.assertEqual([(s["path"], s["state"]) for s in absent], [(str(self.second), "absent")])
+        self.assertIn("1 failed", self.workspace.dmremap("message", self.name, 0, "spare_stats").stdout)
+        self.assertIn("absent", self.workspace.dmremap("message", self.name, 0, "metadata_status").stdout)
+        self.refused_spare("remove", self.second, identifier="spare-absent")
+        self.refused_spare("evacuate", self.second, identifier="spare-absent")
+        attached.detach()
+
+        away.rename(self.second)  # and all that was on it
+        attached = self.attach()
+        self.check_units(attached.loop, [*self.ON_SECOND[1:], *self.ON_FIRST], NEW)
+        self.check_units(attached.loop, [self.ON_SECOND[0], *self.ON_MAIN], NEWEST)  # what came back is older
+        self.assertEqual(self.spares()["second.img"]["allocated_units"], len(self.ON_SECOND) - 1)
+        attached.detach()
+
+        self.second.rename(away)
+        attached = self.attach("--degraded")
+        self.forget(attached)
+        attached.detach()
+        away.rename(self.second)
+        attached = self.attach()  # the configuration does not name it any more
+        self.check_eio(attached.loop, self.ON_SECOND[2:])
+        self.check_units(attached.loop, self.ON_SECOND[1:2], NEW)
+        uuid = self.workspace.dmremap_json("status", self.name)["uuid"]
+        self.refused_spare("add", self.second, identifier="spare-in-set", says=("--destroy-set", uuid))
+        self.spare("add", self.second, "--destroy-set", uuid)
+        self.assertEqual(self.configured(), [str(self.first), str(self.second)])
+        self.check_eio(attached.loop, self.ON_SECOND[2:])
+        self.check_units(attached.loop, [self.ON_SECOND[0], *self.ON_MAIN], NEWEST)
+        self.write_units(attached.loop, self.ON_SECOND, NEW)
+        self.check_units(attached.loop, [*self.ON_SECOND, *self.ON_FIRST], NEW)
+        attached.detach()
+
+    def prepare(self):
+        """What main holds of remapped units is old, what the spares hold is new."""
+        self.create(self.first, self.second)
+        attached = self.attach()
+        self.write_units(attached.loop, [*self.ON_SECOND, *self.ON_FIRST, *self.ON_MAIN], OLD)
+        self.remap(self.ON_SECOND)
+        self.spare("evacuate", self.first)
+        self.spare("evacuate", self.first, "--cancel")
+        self.remap(self.ON_FIRST)
+        self.write_units(attached.loop, [*self.ON_SECOND, *self.ON_FIRST], NEW)
+        held = self.spares()
+        self.assertEqual([held[n]["allocated_units"] for n in ("first.img", "second.img")],
+                         [len(self.ON_FIRST), len(self.ON_SECOND)])
+        self.assertEqual(held["second.img"]["protected_by"], held["first.img"]["uuid"])
+        return attached
+
+    def check_degraded(self, attached):
+        self.check_eio(attached.loop, self.ON_SECOND)
+        self.check_units(attached.loop, self.ON_FIRST, NEW)
+        self.check_units(attached.loop, self.ON_MAIN, OLD)
+
+    def forget(self, attached):
+        self.refused_spare("forget", self.first, identifier="spare-present")
+        rest = self.ON_SECOND[1:]
+        sectors = len(rest) * UNIT_SECTORS
+        self.refused_spare("forget", self.second, identifier="not-confirmed", code=2,
+                           says=(f"{len(rest)} units with {sectors} sectors",))
+        planned = self.workspace.dmremap_json("spare", "forget", self.name, self.second, "--dry-run")
+        done = self.workspace.dmremap_json("spare", "forget", self.name, self.second, "--yes")
+        self.assertEqual((done["units"], done["lost_sectors"]), (len(rest), sectors))
+        self.assertEqual((planned["units"], planned["lost_sectors"]), (done["units"], done["lost_sectors"]))
+        self.check_eio(attached.loop, rest)
+        self.check_units(attached.loop, self.ON_FIRST, NEW)
+        self.assertEqual(self.configured(), [str(self.first)])
+        self.write_units(attached.loop, rest[:1], NEW)  # lost until written
+        self.check_units(attached.loop, rest[:1], NEW)
+
+    def test_a_spare_added_or_removed_when_the_machine_went_down(self):
+        """The configuration names what is no spare (yet, or any more): passed over, and said."""
+        self.create(self.first, self.second)
+        conf = self.workspace.path / "conf/sets.d" / f"{self.name}.conf"
+        blank, gone = self.workspace.sparse("blank.img", SPARE_SIZE), self.workspace.path / "gone.img"
+        conf.write_text(conf.read_text() + f"spare = {blank}\nspare = {gone}\n")
+        attached = self.attach()
+        notices = " ".join(self.workspace.dmremap_json("status", self.name)["notices"])
+        for path in (blank, gone):
+            self.assertIn(f"opened without {path}", notices)
+        self.spare("add", blank)  # is named already
+        self.assertEqual(self.configured().count(str(blank)), 1)
+        self.assertEqual(len(self.spares()), 3)
+        attached.detach()
+        self.refused_attach_with(conf, [self.first, blank], says=(self.second.name,))
+
+    def refused_attach_with(self, conf, spares, says):
+        """One that the set lists is not named at all."""
+        text = [line for line in conf.read_text().splitlines() if not line.startswith("spare = ")]
+        conf.write_text("\n".join(text + [f"spare = {s}" for s in spares]) + "\n")
+        self.refused_attach(identifier="spare-missing")
+
+    def test_an_older_copy_of_the_spares(self):
+        self.create(self.first, self.second)
+        attached = self.attach()
+        self.write_units(attached.loop, self.ON_FIRST, OLD)
+        self.remap(self.ON_FIRST)
+        attached.detach()
+        for path in (self.first, self.second):
+            shutil.copyfile(path, path.with_suffix(".old"))
+        attached = self.attach()
+        self.write_units(attached.loop, self.ON_FIRST, NEW)
+        attached.detach()
+        for path in (self.first, self.second):
+            path.with_suffix(".old").replace(path)
+        before = harness.sha256_file(self.first)
+        self.refused_attach(identifier="spare-older", says=("accept_older",))
+        self.assertEqual(harness.sha256_file(self.first), before)
+        attached = self.attach("--accept-older")
+        self.check_units(attached.loop, self.ON_FIRST, OLD)
+        attached.detach()
+        attached = self.attach()  # accepted once is known
+        attached.detach()
+        # Where nothing can be kept, that is said, and no more.
+        shutil.rmtree(self.workspace.path / "state")
+        (self.workspace.path / "state").touch()
+        attached = self.attach()
+        self.assertIn(str(self.workspace.path / "state"),
+                      " ".join(self.workspace.dmremap_json("status", self.name)["notices"]))
+        attached.detach()
+
+
+class Refusals(Pool):
+    def test_nothing_becomes_a_spare_by_guess(self):
+        w = self.workspace
+        shared = w.sparse("shared.img", 64 * MIB)
+        self.create(self.first, f"{shared}@0+65536")
+        attached = self.attach()
+        plain = w.sparse("plain.img", SPARE_SIZE)
+        ext4, other, small = (w.sparse(n, s) for n, s in (("ext4.img", SPARE_SIZE), ("other.img", SPARE_SIZE),
+                                                         ("small.img", 8 * MIB)))
+        w.run("mkfs.ext4", "-q", ext4)
+        w.dmremap("create", "other", "--main", w.sparse("other-main.img", 8 * MIB), "--spare", other, "--no-persist")
+        mounted = w.loop(w.sparse("mounted.img", SPARE_SIZE))
+        w.run("mkfs.ext4", "-q", mounted)
+        mount = w.mount(mounted, "mounted")
+        on_a_spare = w.loop(plain)
+        held = self.state(ext4, other, small, plain)
+        for member, identifier in (
+                (self.main, "in-use"), (self.first, "in-use"), (f"{shared}@32768+65536", "members-overlap"),
+                (shared, "members-overlap"), (ext4, "spare-has-signature"), (other, "spare-in-set"),
+                (small, "spare-too-small"), (w.path / "nowhere.img", "not-found"), (w.path, "not-a-device"),
+                (mounted, "mounted"), (plain, "loop-backed"), (attached.loop, "member-is-image"),
+                (attached.image, "member-is-image"), (f"{plain}@0+8000000", "range-beyond-end")):
+            with self.subTest(member=str(member)):
+                self.refused_spare("add", member, identifier=identifier)
+                answer = w.dmremap("message", self.name, 0, "spare_add", member, "--json", check=False)
+                self.refused(answer, identifier)
+        self.refused_spare("add", ext4, "--wipe=xfs", identifier="spare-has-signature", says=("--wipe=ext4",))
+        self.refused_spare("add", other, "--wipe=dmremap", identifier="spare-in-set")
+        self.refused(w.dmremap("message", self.name, 0, "spare_add", "plain.img", "--json", check=False),
+                     "bad-member", code=2)
+        self.refused_spare("add", f"{plain}@1+8", identifier="bad-member", code=2)
+        self.spare("add", ext4, "--wipe=ext4", "--dry-run")
+        self.assertEqual(self.state(ext4, other, small, plain), held, "nothing was written")
+        on_a_spare.detach()
+        mount.unmount()
+        mounted.detach()
+        # What was asked for goes.
+        self.spare("add", ext4, "--wipe=ext4")
+        self.spare("add", f"{shared}@65536+65536")
+        self.spare("remove", f"{shared}@65536+65536")
+        self.spare("add", f"{shared}@65536+65536")  # its place is still ours
+        self.assertEqual(self.configured(), [str(self.first), f"{shared}@0+65536", str(ext4),
+                                             f"{shared}@65536+65536"])
+        attached.detach()
+
+    def state(self, *files):
+        return ([harness.sha256_file(f) for f in files], self.configured(), sorted(self.spares()))
+
+    def test_what_cannot_be_done_says_why(self):
+        w = self.workspace
+        self.create(self.first)
+        attached = self.attach()
+        for operation in ("remove", "evacuate", "forget"):
+            self.refused_spare(operation, w.path / "nowhere.img", identifier="no-such-spare")
+        self.refused_spare("remove", self.first, identifier="last-spare")
+        self.refused_spare("evacuate", self.first, identifier="last-spare")
+        self.refused_spare("forget", self.first, "--yes", identifier="spare-present")
+        for n in range(15):
+            self.spare("add", w.sparse(f"{n}.img", 16 * MIB))
+        self.refused_spare("add", self.second, identifier="too-many-spares")
+        self.assertEqual(len(self.spares()), 16)
+        attached.detach()
+        attached = self.attach()
+        self.assertEqual(len(self.spares()), 16)
+        attached.detach()
+
+
+if __name__ == "__main__":
+    harness.main()
