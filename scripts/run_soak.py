@@ -21,6 +21,7 @@ from soak import Subject  # noqa: E402
 BYTES_A_REMAP = 40
 MOST_GROWTH = 1 << 20
 SETTLED_AFTER = 300        # seconds: from here on nothing may grow
+LAST_ROUNDS = 30           # seconds before the end in which rounds count as the last
 LONG_ENOUGH = 600          # a shorter run shows the figures and judges only the descriptors
 
 
@@ -30,13 +31,24 @@ class Memory:
     def __init__(self, seconds):
         self.started, self.settled = time.monotonic(), min(SETTLED_AFTER, seconds / 4)
         self.long_enough = seconds >= LONG_ENOUGH
+        self.seconds = seconds
         self.first = self.last = None
+
+    def wants_alike(self):
+        """Whether the next look is one of the two that are compared: the set must be as it was at the other."""
+        seconds = time.monotonic() - self.started
+        return seconds >= self.settled if self.first is None else seconds >= self.seconds - LAST_ROUNDS
 
     def look(self, pid, remaps):
         status = Path(f"/proc/{pid}/status").read_text()
         kib = int(status.split("VmRSS:")[1].split()[0])
         seconds = time.monotonic() - self.started
-        self.last = (seconds, len(os.listdir(f"/proc/{pid}/fd")), kib * 1024, remaps)
+        # The fewest of a few: a reply that was just given may still have its socket open.
+        descriptors = []
+        for _ in range(5):
+            descriptors.append(len(os.listdir(f"/proc/{pid}/fd")))
+            time.sleep(0.05)
+        self.last = (seconds, min(descriptors), kib * 1024, remaps)
         if self.first is None and seconds >= self.settled:
             self.first = self.last
 

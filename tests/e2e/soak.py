@@ -3,6 +3,7 @@
 Subject share it as soak_load.py says; two Subjects share nothing.
 """
 
+import contextlib
 import random
 import shutil
 import threading
@@ -10,16 +11,17 @@ import time
 
 import harness
 import soak_load
-from harness import MIB, UNIT_SECTORS
+from harness import MIB, SECTOR, UNIT_SECTORS
 from metadata import Damage, Layout, initialised_blocks
 from tagged_files import Files
 
 MAIN_SIZE, SPARE_SIZE = 160 * MIB, 48 * MIB
 MOST_UNITS = 4000      # on the spares; then the drive is well for a moment and units go back
 MOST_SPARES = 3
+WARM_READERS = 64
 MAKE = {"ext4": ["mkfs.ext4", "-q", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
         "btrfs": ["mkfs.btrfs", "-q"]}
-CHECK = {"ext4": ["e2fsck", "-fn"], "btrfs": ["btrfs", "check"]}
+CHECK = {"ext4": ["e2fsck", "-fn"], "btrfs": ["btrfs", "check", "--force"]}  # force: it would look into all mounts, dead ones, too
 FIGURES = ("rounds", "kills", "daemons started", "bytes compared", "pages compared", "fio runs", "bad sectors",
            "bad sectors on spares", "sectors lost", "failed reads, each EIO", "sectors salvaged", "units moved by hand",
            "units moved back", "units moved by errors", "metadata copies spoiled", "spares added", "spares emptied",
@@ -86,8 +88,34 @@ class Subject:
         # A program of earlier days knows the words but refuses them; only one that can do it can also stop it.
         self.can_change_spares = "--cancel" in self.workspace.dmremap("spare", "--help").stdout
         self.up()
+        if self.memory:
+            self.warm_up()
         self.workspace.run(*MAKE[self.fs_type], self.loop)
-        self.down()
+        if not self.memory:
+            self.down()
+
+    def warm_up(self):
+        """Lets every thread of the daemon use all of its buffer, those of the slow path as well, so that a buffer that
+        is used for the first time later on is not taken for a leak."""
+        places = [n * MIB for n in range(WARM_READERS)]
+        for offset in places:
+            self.dust("main", "addbadblock", offset // SECTOR, "read")
+
+        def read_and_write(offset):
+            with harness.DirectFile(self.loop.path, write=True) as device:
+                for _ in range(8):
+                    with contextlib.suppress(OSError):
+                        device.read(offset, MIB)
+                device.write(offset, bytes(MIB))
+
+        threads = [threading.Thread(target=read_and_write, args=(offset,)) for offset in places]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.set.control("dust", store="main", op="clearbadblocks")
+        for offset in places:
+            self.set.control("unmap", sector=offset // SECTOR)
 
     def up(self):
         self.set.start()
@@ -145,14 +173,21 @@ class Subject:
 
     def end_well(self):
         self.compare()
-        self.mnt.unmount()
+        # A program that the other Subject starts just now has our open files until its exec.
+        harness.wait_until(lambda: self.workspace.run("umount", self.mnt.path, check=False).returncode == 0, 20,
+                           f"{self.mnt.path} is unmounted")
+        self.workspace.forget(self.mnt)
         self.workspace.run(*CHECK[self.fs_type], self.loop)
         self.make_room()
         if self.memory is None:
             self.down()
         else:
             self.count_moved()
-            self.memory.look(self.set.daemon.pid, self.set.control("stats")["result"]["remapped_units"])
+            if self.memory.wants_alike():
+                while len(self.set.spares) > 1:  # each has descriptors of its own
+                    self.empty_spare(always_remove=True)
+            if len(self.set.spares) == 1:
+                self.memory.look(self.set.daemon.pid, self.set.control("stats")["result"]["remapped_units"])
 
     def clear_away(self):
         """What a killed round left half made."""
@@ -203,7 +238,7 @@ class Subject:
         """A few places of main cannot be written any more, whatever is there. Nobody may notice."""
         for _ in range(self.chance.randint(1, 4)):
             count = self.chance.choice((1, 1, 2, 8))
-            self.dust("main", "addbadblock", self.chance.randrange(MAIN_SIZE // 512 - count), "write", count)
+            self.dust("main", "addbadblock", self.chance.randrange(MAIN_SIZE // SECTOR - count), "write", count)
             self.figures["bad sectors"] += count
 
     def lose(self):
@@ -252,7 +287,7 @@ class Subject:
         with self.quiet, self.moving:
             if not self.lost_pages or self.chance.random() < 0.5:
                 return
-            self.dust("main", "removebadblock", 0, "read", MAIN_SIZE // 512)
+            self.dust("main", "removebadblock", 0, "read", MAIN_SIZE // SECTOR)
             reply = self.set.control("salvage", sector=None)
             if not reply["ok"] or reply["result"]["still_lost"]:
                 raise harness.Failure(f"salvage: {reply}")
@@ -274,7 +309,7 @@ class Subject:
             if len(free) < 1000:
                 return
             unit = self.chance.choice(free[:800])
-            self.dust("spare0", "addbadblock", unit * UNIT_SECTORS + self.chance.randrange(UNIT_SECTORS), "write")
+            self.dust(str(self.set.spares[0]), "addbadblock", unit * UNIT_SECTORS + self.chance.randrange(UNIT_SECTORS), "write")
         self.figures["bad sectors on spares"] += 1
 
     # --- spares that come and go ---
@@ -291,14 +326,14 @@ class Subject:
         self.set.spares.append(path)
         self.figures["spares added"] += 1
 
-    def empty_spare(self):
+    def empty_spare(self, always_remove=False):
         """Moves what the oldest spare holds to the others, then takes it out; sometimes it stays."""
         if len(self.set.spares) < 2:
             return
         member = f"dust:{self.set.spares[0]}"
         self.spare("evacuate", member)
         self.figures["spares emptied"] += 1
-        if self.chance.random() < 0.7:
+        if always_remove or self.chance.random() < 0.7:
             self.spare("remove", member)
             self.set.spares.pop(0).unlink()
             self.figures["spares removed"] += 1

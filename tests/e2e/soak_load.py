@@ -13,7 +13,7 @@ FIO_MIB = 6
 TREE_FILES = 24
 MOST_TREES = 4
 MOST_FILES = 40
-MOST_BY_HAND = 1500   # units that are moved for no other reason than to move
+MOST_BY_HAND = 600   # units that are moved for no other reason than to move
 EXPECTED = {"not-remapped", "main-still-bad", "lost-sectors", "main-unreadable", "spare-unreadable"}
 
 
