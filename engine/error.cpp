@@ -13,6 +13,9 @@ io_error classify_errno(int value) noexcept {
   case ETIMEDOUT:
   case ENOTCONN:
   case ESHUTDOWN:
+  case ECONNABORTED: // a FUSE or network member whose server ends while the request is with it
+  case ECONNRESET:
+  case EPIPE:
     return io_error::gone;
   case ENOSPC:
   case EDQUOT:

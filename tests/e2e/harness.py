@@ -82,7 +82,9 @@ atexit.register(_close_all)
 class Workspace:
     """A temporary folder with the run, configuration and state folders of the programs, and everything started."""
 
-    def __init__(self, parent=None):
+    def __init__(self, parent=None, own_sessions=False):
+        """own_sessions: what is run does not hear the terminal's Ctrl-C; the caller does and ends it in order."""
+        self.own_sessions = own_sessions
         self.path = Path(tempfile.mkdtemp(prefix="dmremap-e2e.", dir=parent or os.environ.get("DMREMAP_TEST_DIR")))
         self.path.chmod(0o755)  # tests that run a program as nobody reach it
         self.history = []
@@ -129,7 +131,8 @@ class Workspace:
         command = [str(word) for word in command]
         started = time.monotonic()
         answer = subprocess.run(command, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                timeout=timeout, stdin=subprocess.DEVNULL, **options)
+                                timeout=timeout, stdin=subprocess.DEVNULL,
+                                start_new_session=self.own_sessions, **options)
         self.history.append((command, answer.returncode, answer.stdout[-2000:], answer.stderr[-2000:],
                              time.monotonic() - started))
         if check and answer.returncode != 0:
@@ -398,6 +401,11 @@ class Set:
     def spare_member(self):
         return f"dust:{self.spare}" if self.dust else str(self.spare)
 
+    @property
+    def spare_members(self):
+        """All that are given to fusedisk; more than one where a subclass says so."""
+        return [self.spare_member]
+
     def create(self):
         self.workspace.dmremap("create", self.name, "--main", self.main_member, "--spare", self.spare_member)
         return self
@@ -410,10 +418,10 @@ class Set:
             mountpoint.touch() if on_file else mountpoint.mkdir(exist_ok=True)
         log_path = self.workspace.path / f"{self.name}.{self._starts}.log"
         command = [program("fusedisk"), "--foreground", *(["-o", options] if options else []),
-                   self.main_member, self.spare_member, str(mountpoint)]
+                   self.main_member, *self.spare_members, str(mountpoint)]
         with open(log_path, "w") as log:
             process = subprocess.Popen(command, env=self.workspace.env, stdin=subprocess.DEVNULL, stdout=log,
-                                       stderr=log)
+                                       stderr=log, start_new_session=self.workspace.own_sessions)
         self.workspace.history.append((command, None, "", "", 0.0))
         image = mountpoint if on_file else mountpoint / "disk.img"
         self.daemon = Daemon(self, process, log_path, mountpoint, image)
@@ -606,6 +614,13 @@ def pattern(seed, length):
 
 def make_tree(root, files, seed, smallest=1, largest=64 * 1024):
     """Files with random content in a few folders; {relative name: sha256}. All on the medium on return."""
+    sums = make_tree_in(root, files, seed, smallest, largest)
+    os.sync()
+    return sums
+
+
+def make_tree_in(root, files, seed, smallest=1, largest=64 * 1024):
+    """The same, but nothing is waited for."""
     chance = random.Random(seed)
     sums = {}
     for i in range(files):
@@ -615,7 +630,6 @@ def make_tree(root, files, seed, smallest=1, largest=64 * 1024):
         data = chance.randbytes(chance.randint(smallest, largest))
         path.write_bytes(data)
         sums[name] = hashlib.sha256(data).hexdigest()
-    os.sync()
     return sums
 
 

@@ -6,15 +6,14 @@ it comes from, so that a reader can tell old, new and foreign bytes apart. The o
 """
 
 import errno
-import hashlib
 import os
 import random
-import struct
 import threading
 import time
 
 import harness
 from harness import MIB, SECTOR, UNIT_SECTORS, DirectFile
+from tagged import ZERO, Oracle, contents, describe, read_piece, read_sectors, zero_out
 
 ROUNDS = int(os.environ.get("DMREMAP_KILL_ROUNDS", "12"))
 SEED = int(os.environ.get("DMREMAP_SEED", time.time_ns() % 1_000_000))
@@ -25,64 +24,6 @@ WRITER_SECTORS = 2 * MIB // SECTOR      # each writer's own part of the disk, on
 LOSSES_FIRST = WRITERS * WRITER_SECTORS  # from here on: units whose sectors get lost, a few new ones each round
 LOSSES_PER_ROUND = 6
 HOT = 24                                # sectors at the start of each part that most of it happens to
-ZERO = -1  # the "write" of a discard
-
-
-def content(sector, write):
-    """512 bytes that only this write to this sector has."""
-    if write == ZERO:
-        return bytes(SECTOR)
-    head = struct.pack("<QQ", sector, write)
-    return head + hashlib.shake_128(head).digest(SECTOR - len(head))
-
-
-def contents(first, count, write):
-    return b"".join(content(s, write) for s in range(first, first + count))
-
-
-class Oracle:
-    """What each sector may hold: the write that was acknowledged last, or one that was never answered."""
-
-    def __init__(self):
-        self.sure = {}       # sector -> number of the acknowledged write
-        self.open = {}       # sector -> writes that began later and were not answered
-        self.may_be_lost = set()
-
-    def began(self, first, count, write):
-        for s in range(first, first + count):
-            self.open.setdefault(s, []).append(write)
-
-    def acknowledged(self, first, count, write):
-        for s in range(first, first + count):
-            self.sure[s] = write
-            self.open.pop(s, None)
-            self.may_be_lost.discard(s)
-
-    def check(self, sector, data):
-        """None, or what is wrong. data None: the read failed."""
-        if data is None:
-            return None if sector in self.may_be_lost else "cannot be read"
-        allowed = [self.sure.get(sector, ZERO)] + self.open.get(sector, [])
-        if any(data == content(sector, w) for w in allowed):
-            return None
-        return f"allowed: writes {allowed}; found {describe(data)}"
-
-    def settle(self, sector, data):
-        """From here on it is what was found: an unanswered write may not appear or go later on."""
-        if data is None:
-            self.open.pop(sector, None)
-            return
-        allowed = [self.sure.get(sector, ZERO)] + self.open.pop(sector, [])
-        found = next(w for w in reversed(allowed) if data == content(sector, w))
-        self.sure[sector] = found
-
-
-def describe(data):
-    if data == bytes(SECTOR):
-        return "zeros"
-    sector, write = struct.unpack_from("<QQ", data)
-    whole = data == content(sector, write)
-    return f"{'the' if whole else 'a broken'} write {write} of sector {sector}"
 
 
 class Worker(threading.Thread):
@@ -220,11 +161,6 @@ class Discarder(Worker):
         oracle.acknowledged(first, count, write)
         if self.chance.random() < 0.2:
             self.round.device.sync()
-
-
-def zero_out(fd, offset, length):
-    import fcntl
-    fcntl.ioctl(fd, 0x127F, struct.pack("QQ", offset, length))  # BLKZEROOUT
 
 
 class Round:
@@ -370,26 +306,6 @@ class Kill9(harness.TestCase):
             self.workspace.run("e2fsck", "-fn", loop)
         loop.detach()
         self.set.stop()
-
-
-def read_sectors(device, first, count):
-    """(sector, bytes or None) of a range; what a large read cannot give is read sector by sector."""
-    for start in range(first, first + count, 1024):
-        length = min(1024, first + count - start)
-        yield from read_piece(device, start, length)
-
-
-def read_piece(device, first, count):
-    try:
-        data = device.read(first * SECTOR, count * SECTOR)
-        return [(first + i, data[i * SECTOR:(i + 1) * SECTOR]) for i in range(count)]
-    except OSError as problem:
-        if problem.errno != errno.EIO:
-            raise
-    if count == 1:
-        return [(first, None)]
-    half = count // 2
-    return read_piece(device, first, half) + read_piece(device, first + half, count - half)
 
 
 if __name__ == "__main__":

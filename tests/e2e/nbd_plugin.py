@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An nbdkit plugin (nbdkit-python-plugin(3)): a drive with bad sectors, kept in a file.
+
+file=PATH   what the drive holds
+bad=PATH    which of its sectors fail: lines "read FIRST COUNT" and "write FIRST COUNT" (sectors of 512 bytes); read when
+            the server starts, so they are as fixed as those of a real drive
+
+As on a real drive, a write that fails has written what lies before its first bad sector.
+"""
+
+import bisect
+import errno
+import io
+import os
+
+import nbdkit
+
+API_VERSION = 2
+SECTOR = 512
+_settings = {"file": None, "bad": None}
+_bad = {"read": [], "write": []}  # sorted sector numbers
+_fd = -1
+
+
+def thread_model():
+    return nbdkit.THREAD_MODEL_PARALLEL
+
+
+def config(key, value):
+    if key not in _settings:
+        raise RuntimeError(f"unknown parameter {key}")
+    _settings[key] = value
+
+
+def get_ready():
+    global _fd
+    _fd = os.open(_settings["file"], os.O_RDWR | os.O_CLOEXEC)
+    if not _settings["bad"]:
+        return
+    with io.open(_settings["bad"], encoding="ascii") as lines:
+        for line in lines:
+            kind, first, count = line.split()
+            _bad[kind] += range(int(first), int(first) + int(count))
+    for numbers in _bad.values():
+        numbers.sort()
+
+
+def open(readonly):
+    return 1
+
+
+def get_size(h):
+    return os.fstat(_fd).st_size
+
+
+def can_multi_conn(h):
+    return True
+
+
+def _first_bad(kind, offset, length):
+    """The first sector of that kind which the request touches, or None."""
+    numbers = _bad[kind]
+    at = bisect.bisect_left(numbers, offset // SECTOR)
+    return numbers[at] if at < len(numbers) and numbers[at] * SECTOR < offset + length else None
+
+
+def _fail(what):
+    nbdkit.set_error(errno.EIO)
+    raise RuntimeError(what)
+
+
+def pread(h, buf, offset, flags):
+    sector = _first_bad("read", offset, len(buf))
+    if sector is not None:
+        _fail(f"sector {sector} cannot be read")
+    done = 0
+    while done < len(buf):
+        done += os.preadv(_fd, [memoryview(buf)[done:]], offset + done)
+
+
+def pwrite(h, buf, offset, flags):
+    sector = _first_bad("write", offset, len(buf))
+    length = len(buf) if sector is None else max(sector * SECTOR - offset, 0)
+    done = 0
+    while done < length:
+        done += os.pwritev(_fd, [memoryview(buf)[done:length]], offset + done)
+    if sector is not None:
+        _fail(f"sector {sector} cannot be written")
+
+
+def flush(h, flags):
+    os.fdatasync(_fd)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A main that fails as a whole, for a moment, or by being slow; nbdkit's own filters and the end of its process are what
+makes it fail. Sectors are tagged; what is read is compared throughout.
+"""
+
+import os
+import threading
+import time
+
+import harness
+import nbd
+import tagged_load
+from harness import MIB, SECTOR, UNIT_SECTORS
+from tagged import contents
+
+SEED = int(os.environ.get("DMREMAP_SEED", time.time_ns() % 1_000_000))
+SECONDS = float(os.environ.get("DMREMAP_NBD_SECONDS", "3"))
+MAIN_SIZE = 32 * MIB
+MAIN_SECTORS = MAIN_SIZE // SECTOR
+BY_HAND = range(0, 64)        # units that are on the spare from the start, for tests that want some there
+MOST_REMAPS = 100             # what a main that fails every write may cost
+SLOW_MS, HANGING = 700, 6     # fewer than the threads that nbdfuse has; each open costs some twenty slow reads
+
+
+class Device(nbd.NbdCase):
+    def start(self, options=None, before=lambda: None):
+        """A set of version 0 with some units on the spare; `before` changes the export once it is created."""
+        print(f"seed {SEED} (DMREMAP_SEED)", flush=True)
+        self.set = nbd.NbdSet(self.workspace, main_size=MAIN_SIZE)
+        self.set.main_file.write_bytes(contents(0, MAIN_SECTORS, 0))
+        self.set.start_exports().create()
+        self.set.start()
+        for unit in BY_HAND:
+            self.assertTrue(self.set.control("remap", sector=unit * UNIT_SECTORS)["ok"])
+        self.set.stop()
+        before()
+        self.set.main_export.restart()
+        self.open(options)
+
+    def areas(self, **options):
+        return tagged_load.split(self.device, MAIN_SECTORS, 4, SEED, **options)
+
+    def compare(self, areas, when):
+        for area in areas:
+            area.compare_all()
+        self.assertEqual(tagged_load.complaints(areas), [], f"{when}, seed {SEED}")
+
+    # --- gone ---
+
+    def test_server_ends_in_the_middle(self):
+        self.start()
+        gone = threading.Event()
+        areas = self.areas(may_fail=lambda sector: gone.is_set() and sector // UNIT_SECTORS not in BY_HAND,
+                           mends=False)
+
+        def end():
+            gone.set()
+            for area in areas:
+                area.may_refuse = True
+            self.set.main_export.kill_server()
+
+        timer = threading.Timer(SECONDS / 2, end)
+        timer.start()
+        tagged_load.run_for(areas, SECONDS)
+        timer.join()
+        self.assertEqual(tagged_load.complaints(areas), [])
+        figures = tagged_load.total(areas)
+        print(figures, flush=True)
+        self.assertGreater(figures["failed sectors"], 0)
+        self.assertGreater(figures["refused writes"], 0)
+        # No unit was spent on it, none is called lost, and everybody is told.
+        status = self.status(code=4)
+        self.assertEqual(status["state"], "main does not answer")
+        self.assertIn("main does not answer", self.set.do("status", check=False).stdout)
+        self.assertTrue(status["stats"]["main_gone"])
+        self.assertEqual(sorted(self.set.remaps()), list(BY_HAND))
+        self.assertEqual(self.set.lost(), set())
+        self.assertRaisesRegex(OSError, "Input/output", self.device.read, 1000 * UNIT_SECTORS * SECTOR, SECTOR)
+        # Everything started anew: all is there.
+        self.close(kill=True)
+        self.set.restart_exports()
+        gone.clear()
+        self.open()
+        for area in areas:
+            area.device, area.unreadable = self.device, set()
+        self.compare(areas, "after the restart")
+        status = self.status()
+        self.assertEqual((status["state"], len(self.set.remaps())), ("ok", len(BY_HAND)))
+        self.close()
+
+    # --- every write fails ---
+
+    def test_every_write_fails(self):
+        switch = self.workspace.path / "writes-fail"
+        self.start(before=lambda: self.set.main_export.filter("error", "error-pwrite-rate=100%",
+                                                              f"error-pwrite-file={switch}"))
+        area = tagged_load.Area(self.device, 0, MAIN_SECTORS, SEED, may_fail=lambda sector: False, may_refuse=True)
+        for unit in range(200, 300):
+            area.write(unit * UNIT_SECTORS, UNIT_SECTORS)
+        self.assertEqual(area.figures["refused writes"], 0)
+        switch.touch()
+        spent = self.fail_writes(area, range(1000, 1400))
+        self.assertIn("breaker", self.set.do("status", check=False).stdout)
+        # Reads go on, and so do writes of what is on the spare already.
+        for unit in BY_HAND:
+            area.write(unit * UNIT_SECTORS, UNIT_SECTORS)
+        area.compare(0, 1600 * UNIT_SECTORS)
+        # Asked to go on while it is as bad as before: a little more is spent, no more than that.
+        self.set.message("reset_breaker")
+        self.assertFalse(self.set.stats()["breaker_open"])
+        again = self.fail_writes(area, range(2000, 2400), each=50)
+        print(f"{spent} and {again} remaps until the breaker opened", flush=True)
+        # The drive writes again: all goes on, by message.
+        switch.unlink()
+        self.set.message("reset_breaker")
+        refused = area.figures["refused writes"]
+        for unit in range(900, 2500):
+            area.write(unit * UNIT_SECTORS, UNIT_SECTORS)
+        area.flush()
+        self.assertEqual(area.figures["refused writes"], refused)
+        self.assertEqual(self.status()["state"], "ok")
+        self.compare([area], "after the drive works again")
+        self.close(kill=True)
+        self.set.restart_exports()
+        self.open()
+        area.device = self.device
+        self.compare([area], "after a restart")
+        self.close()
+
+    def fail_writes(self, area, units, each=1):
+        """Writes of that many units each, which main fails; how many remaps they cost until the breaker opened."""
+        before, refused = len(self.set.remaps()), area.figures["refused writes"]
+        for unit in units[::each]:
+            area.write(unit * UNIT_SECTORS, each * UNIT_SECTORS)
+        spent = len(self.set.remaps()) - before
+        refused = area.figures["refused writes"] - refused
+        status = self.status(code=4)
+        self.assertTrue(status["stats"]["breaker_open"], status)
+        self.assertIn("breaker", status["state"])
+        self.assertLess(spent, MOST_REMAPS)
+        self.assertGreater(spent, 0)
+        if each == 1:
+            self.assertEqual(spent + refused, len(units), "a write is moved or refused, nothing else")
+        return spent
+
+    # --- errors that pass ---
+
+    def test_errors_that_a_retry_heals(self):
+        """2 % of all requests fail, whatever they touch: nobody gets an error, nothing is called lost."""
+        switch = self.workspace.path / "now-and-then"
+        self.start("read_retries=3", before=lambda: self.set.main_export.filter(
+            "error", "error-pread-rate=2%", "error-pwrite-rate=2%", f"error-pread-file={switch}",
+            f"error-pwrite-file={switch}"))
+        areas = self.areas(may_fail=lambda sector: False)
+        switch.touch()
+        tagged_load.run_for(areas, SECONDS)
+        self.compare(areas, "with errors now and then")
+        stats = self.set.stats()
+        self.assertGreater(stats["main_read_errors"], 10)
+        self.assertGreater(stats["main_write_errors"], 10)
+        self.assertEqual(stats["lost_sectors"], 0)
+        self.assertFalse(stats["breaker_open"] or stats["main_gone"])
+        print(f"{stats['main_read_errors']} failed reads, {stats['main_write_errors']} failed writes, "
+              f"{stats['auto_remaps']} units moved", flush=True)
+        switch.unlink()
+        self.close(kill=True)
+        self.set.restart_exports()
+        self.open()
+        for area in areas:
+            area.device = self.device
+        self.compare(areas, "after a restart")
+        self.close()
+
+    # --- slow ---
+
+    def test_main_is_slow(self):
+        """nbdkit's delay filter holds up every read of main: units on the spare are served as ever."""
+        self.start(before=lambda: self.set.main_export.filter("delay", f"rdelay={SLOW_MS}ms"))
+        self.check_slow(hanging=range(1000, 1000 + HANGING), quick=BY_HAND)
+        self.close()
+
+    def check_slow(self, hanging, quick):
+        """Reads of the units `hanging` under way all the while: those of `quick` go on and status answers."""
+        took, wrong = [], []
+
+        def hang(unit):
+            started = time.monotonic()
+            data = self.device.read(unit * UNIT_SECTORS * SECTOR, UNIT_SECTORS * SECTOR)
+            took.append(time.monotonic() - started)
+            if data != contents(unit * UNIT_SECTORS, UNIT_SECTORS, 0):
+                wrong.append(unit)
+
+        started = time.monotonic()
+        threads = [threading.Thread(target=hang, args=(unit,)) for unit in hanging]
+        for thread in threads:
+            thread.start()
+        harness.wait_until(lambda: self.set.control("status")["result"]["requests_away"] >= len(hanging), 5,
+                           "the reads hang")
+        asked = time.monotonic()
+        self.assertTrue(self.set.ask("status")["answers"])
+        answered = time.monotonic() - asked
+        rounds = 0
+        while time.monotonic() - started < SLOW_MS / 1000 * 0.8:
+            for unit in quick:
+                data = self.device.read(unit * UNIT_SECTORS * SECTOR, UNIT_SECTORS * SECTOR)
+                self.assertEqual(data, contents(unit * UNIT_SECTORS, UNIT_SECTORS, 0))
+            rounds += 1
+        self.assertEqual(took, [], "all of them still hang")
+        for thread in threads:
+            thread.join(30)
+        self.assertEqual((wrong, len(took)), ([], len(hanging)))
+        print(f"status answered in {answered:.2f} s, {rounds * len(quick)} reads meanwhile", flush=True)
+        self.assertLess(answered, 1.0)
+        self.assertGreater(rounds, 0)
+
+
+if __name__ == "__main__":
+    nbd.main()

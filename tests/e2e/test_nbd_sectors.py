@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A fixed 1 % of main's sectors bad, in others of the spare's, too, as an NBD server says it and no double of ours.
+Every sector is tagged with its number and its version; a read gives what was written there or EIO.
+"""
+
+import os
+import time
+
+import harness
+import nbd
+import tagged_load
+from harness import MIB, SECTOR, UNIT_SECTORS
+from tagged import contents
+
+SEED = int(os.environ.get("DMREMAP_SEED", time.time_ns() % 1_000_000))
+SECONDS = float(os.environ.get("DMREMAP_NBD_SECONDS", "2.5"))
+THREADS = 4
+MAIN_SIZE = 32 * MIB
+MAIN_SECTORS = MAIN_SIZE // SECTOR
+# With bad places on the spare as well: at most this part of the writes may be refused, and of the sectors read fail.
+REFUSED_WRITES_WITH_BOTH_BAD = 0.2
+FAILED_SECTORS_WITH_BOTH_BAD = 0.05
+
+
+class Sectors(nbd.NbdCase):
+    def prepare(self, main, spare=()):
+        """A set whose main holds version 0 of every sector, open on a loop device, its bad sectors in place."""
+        print(f"seed {SEED} (DMREMAP_SEED)", flush=True)
+        self.set = nbd.NbdSet(self.workspace, main_size=MAIN_SIZE, export_spare=bool(spare))
+        self.set.main_file.write_bytes(contents(0, MAIN_SECTORS, 0))
+        for mode in main:
+            self.set.main_export.bad[mode] = nbd.draw(SEED, range(MAIN_SECTORS))
+        self.set.start_exports().create()
+        if spare:
+            for mode in spare:
+                self.set.spare_export.bad[mode] = nbd.draw(SEED + 1, self.set.spare_data_sectors())
+            self.set.spare_export.restart()
+        self.open()
+
+    def reopen(self, areas, kill):
+        self.close(kill)
+        self.set.restart_exports()
+        self.open()
+        for area in areas:
+            area.device = self.device
+
+    def split(self, **options):
+        return tagged_load.split(self.device, MAIN_SECTORS, THREADS, SEED, **options)
+
+    def work(self, **options):
+        """Load, then every sector compared; again after a restart of everything, and again after kill -9."""
+        areas = self.split(**options)
+        tagged_load.run_for(areas, SECONDS)
+        self.compare(areas, "under load")
+        for kill in (False, True):
+            self.reopen(areas, kill)
+            self.compare(areas, f"after a restart, {'killed' if kill else 'closed'}")
+        self.figures = tagged_load.total(areas)
+        print(self.figures, flush=True)
+        self.assertGreater(self.figures["writes"], 300)
+        return areas
+
+    def compare(self, areas, when):
+        for area in areas:
+            area.compare_all()
+        self.assertEqual(tagged_load.complaints(areas), [], f"{when}, seed {SEED}")
+
+    def assert_only_bad_units_moved(self, *modes):
+        """What is on the spare has a bad sector on main, and nothing else is called lost."""
+        bad = set().union(*(self.set.main_export.bad[m] for m in modes))
+        units = {s // UNIT_SECTORS for s in bad}
+        moved = set(self.set.remaps())
+        self.assertEqual(moved - units, set())
+        self.assertEqual(self.set.lost() - self.set.main_export.bad["read"], set())
+        print(f"{len(moved)} of {len(units)} bad units moved, {len(self.set.lost())} sectors lost", flush=True)
+        return moved, units
+
+    def assert_steady(self):
+        """No alarm: these are bad places, not a device that is gone."""
+        state = self.set.stats()
+        self.assertFalse(state["breaker_open"], state)
+        self.assertFalse(state["main_gone"], state)
+
+    # --- main alone ---
+
+    def test_main_bad_for_reads(self):
+        self.prepare(("read",))
+        bad = self.set.main_export.bad["read"]
+        self.work(may_fail=lambda sector: sector in bad)
+        moved, units = self.assert_only_bad_units_moved("read")
+        self.assertEqual(moved, units, "every bad place was met and moved")
+        self.assertGreater(self.figures["failed sectors"], 0)
+        self.assert_steady()
+        self.close()
+
+    def test_main_bad_for_writes(self):
+        """Nobody notices."""
+        self.prepare(("write",))
+        self.work(may_fail=lambda sector: False)
+        moved, units = self.assert_only_bad_units_moved("write")
+        self.assertGreater(len(moved), len(units) // 10)
+        self.assertEqual(self.set.lost(), set())
+        self.assert_steady()
+        self.close()
+
+    def test_main_bad_for_both(self):
+        self.prepare(("read", "write"))
+        bad = self.set.main_export.bad["read"]
+        self.work(may_fail=lambda sector: sector in bad)
+        moved, units = self.assert_only_bad_units_moved("read", "write")
+        self.assertEqual(moved, units, "every bad place was met and moved")
+        self.assert_steady()
+        self.close()
+
+    # --- and the spare ---
+
+    def check_both(self, modes):
+        self.prepare(modes, modes)
+        main = {s // UNIT_SECTORS for m in modes for s in self.set.main_export.bad[m]}
+        # Bytes are judged as sharply as ever. What may fail: a unit that main cannot serve alone.
+        areas = self.work(may_fail=lambda sector: sector // UNIT_SECTORS in main, may_refuse=True, mends=False)
+        self.assert_only_bad_units_moved(*modes)
+        self.assert_few_failed(areas)
+        self.close()
+
+    def assert_few_failed(self, areas):
+        refused, writes = self.figures["refused writes"], self.figures["writes"]
+        self.assertLessEqual(refused, writes * REFUSED_WRITES_WITH_BOTH_BAD)
+        failed = sum(len(a.unreadable) for a in areas)
+        print(f"{refused} of {writes} writes refused, {failed} sectors cannot be read", flush=True)
+        self.assertLessEqual(failed, MAIN_SECTORS * FAILED_SECTORS_WITH_BOTH_BAD)
+
+    def test_both_bad_for_reads(self):
+        self.check_both(("read",))
+
+    def test_both_bad_for_writes(self):
+        self.check_both(("write",))
+
+    def test_both_bad_for_both(self):
+        self.check_both(("read", "write"))
+
+    def test_spare_goes_bad_later(self):
+        """The spare's bad places come up under units that moved there when it was good."""
+        self.prepare(("write",), ("read",))
+        spare, main = self.set.spare_export, self.set.main_export.bad["write"]
+        spare.bad["read"] = set()
+        self.close()
+        spare.restart()
+        self.open()
+        areas = self.split(may_fail=lambda sector: False)
+        tagged_load.run_for(areas, SECONDS)
+        self.compare(areas, "while the spare is good")
+        on_spare = self.set.remaps()
+        held = sorted(s for r in on_spare.values() for s in range(r["spare_sector"], r["spare_sector"] + UNIT_SECTORS))
+        spare.bad = {"read": nbd.draw(SEED, held, 0.02), "write": nbd.draw(SEED + 1, held, 0.02)}
+        self.close()
+        spare.restart()
+        self.open()
+        units = {s // UNIT_SECTORS for s in main}
+        again = self.split(may_fail=lambda sector: sector // UNIT_SECTORS in units, may_refuse=True, mends=False)
+        for new, old in zip(again, areas):
+            new.oracle, new.write_number = old.oracle, old.write_number
+        tagged_load.run_for(again, SECONDS)
+        self.compare(again, "after the spare went bad")
+        self.reopen(again, kill=True)
+        self.compare(again, "after kill -9")
+        self.figures = tagged_load.total(again)
+        print(self.figures, flush=True)
+        self.assert_few_failed(again)
+        self.close()
+
+
+if __name__ == "__main__":
+    nbd.main()
