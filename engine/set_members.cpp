@@ -122,6 +122,13 @@ result<std::unique_ptr<disk>> open_disk(set_members& from, open_options how, boo
     if (!trouble.empty())
       notices.push_back(trouble);
     if (!uuid.empty())
+      how.on_record = [uuid](std::uint64_t end) { // before anything is written under the record
+        std::string unread;
+        host_state now = read_host_state(uuid, unread).value_or(host_state{uuid, "", 0, {}});
+        now.sequence_end = std::max(now.sequence_end, end);
+        (void)write_host_state(now); // a host without the folder is told so once the set is open
+      };
+    if (!uuid.empty())
       break; // spares of two sets are refused anyway
   }
   for (;;) {

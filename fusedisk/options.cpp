@@ -11,7 +11,8 @@ namespace {
 constexpr std::string_view option_help = "ro: write nothing at all; degraded: start with spares absent; "
                                          "accept_main: go on although main does not match; "
                                          "accept_older: take a spare older than what this host last saw; "
-                                         "read_retries=N; auto_remap=0|1; workers=N; "
+                                         "read_retries=N; auto_remap=0|1; breaker_remaps=N; "
+                                         "breaker_seconds=N; workers=N; "
                                          "allow_other; log_level=error|warn|info|debug";
 
 tl::unexpected<error> bad_option(std::string_view option, const std::string& why) {
@@ -56,6 +57,10 @@ result<void> apply_value(std::string_view option, std::string_view key, std::str
     into.open.read_retries = TRY(number(option, value, 0, 100));
   } else if (key == "auto_remap") {
     into.open.auto_remap = TRY(number(option, value, 0, 1)) == 1;
+  } else if (key == "breaker_remaps") {
+    into.open.breaker_remaps = TRY(number(option, value, 1, 1000000));
+  } else if (key == "breaker_seconds") {
+    into.open.breaker_seconds = TRY(number(option, value, 1, 3600));
   } else if (key == "workers") {
     into.workers = TRY(number(option, value, 1, 128));
   } else if (key == "log_level") {

@@ -18,15 +18,17 @@ result<command_line> parse(std::vector<const char*> words) {
 
 TEST_CASE("every option lands where it belongs") {
   mount_options o;
-  REQUIRE(
-      apply_options("ro,degraded,accept_main,accept_older,read_retries=7,auto_remap=0,workers=32,allow_other,"
-                    "log_level=debug",
-                    o));
+  REQUIRE(apply_options("ro,degraded,accept_main,accept_older,read_retries=7,auto_remap=0,breaker_remaps=5,"
+                        "breaker_seconds=60,workers=32,allow_other,"
+                        "log_level=debug",
+                        o));
   CHECK(o.open.read_only);
   CHECK(o.open.degraded);
   CHECK(o.open.accept_main);
   CHECK(o.accept_older);
   CHECK(o.open.read_retries == 7);
+  CHECK(o.open.breaker_remaps == 5);
+  CHECK(o.open.breaker_seconds == 60);
   CHECK_FALSE(o.open.auto_remap);
   CHECK(o.workers == 32);
   CHECK(o.allow_other);
