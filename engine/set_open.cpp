@@ -62,14 +62,24 @@ result<void> remap_set::load_spares(std::vector<std::unique_ptr<spare_metadata>>
   for (auto& p : spares_)
     if (p)
       CHECK_OK(p->meta->load_tables());
-  // The map of one that is away may lie on another that was away, too: that one's place is all it takes.
-  for (const bool there : {true, false})
+  // The map of one that is away may lie on another that was away, too: that one comes first.
+  for (bool progress = true; progress;) {
+    progress = false;
     for (unsigned i = 0; i < max_spares; ++i) {
       const auto& p = record.places[i];
-      if (p.listed && !spares_[i] && (p.given >= 0) == there)
-        CHECK_OK(
-            load_away(i, there ? std::move(loaded[static_cast<std::size_t>(p.given)]) : nullptr, record));
+      if (!p.listed || spares_[i] || p.given < 0 ||
+          (p.map_from >= 0 && !spares_[static_cast<unsigned>(p.map_from)]))
+        continue;
+      CHECK_OK(load_away(i, std::move(loaded[static_cast<std::size_t>(p.given)]), record));
+      progress = true;
     }
+  }
+  for (unsigned i = 0; i < max_spares; ++i) {
+    const auto& p = record.places[i];
+    if (p.listed && !spares_[i])
+      CHECK_OK(
+          load_away(i, p.given < 0 ? nullptr : std::move(loaded[static_cast<std::size_t>(p.given)]), record));
+  }
   for (unsigned i = 0; i < max_spares; ++i)
     if (spares_[i])
       host_guests(i);

@@ -429,6 +429,28 @@ TEST_CASE("an open that only reads writes nothing, whatever is behind or missing
   }
 }
 
+TEST_CASE("spares that come back together may hold each other's maps") {
+  pool_fixture f(3);
+  put_on(f, 3, 0, one);
+  put_on(f, 4, 1, two);
+  REQUIRE(f.set->flush());
+  const auto first = GENERATE(0u, 1u);
+  const auto second = static_cast<unsigned>(f.status(first).protected_by);
+  put_on(f, 5, second, three);
+  REQUIRE(f.set->flush());
+  f.break_spare(first);
+  REQUIRE(f.shows(3 + first) == "its spare is absent");
+  f.break_spare(second);
+  REQUIRE(f.shows(5) == "its spare is absent");
+  f.kill();
+  f.mend_spare(first);
+  f.mend_spare(second);
+  f.open();
+  REQUIRE(f.shows(3) == "byte 101");
+  REQUIRE(f.shows(4) == "byte 102");
+  REQUIRE(f.shows(5) == "byte 103");
+}
+
 TEST_CASE("requests go on while spares come and go") {
   pool_fixture f(2);
   constexpr unsigned threads = 3, each = 16;
