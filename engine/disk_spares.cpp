@@ -57,8 +57,8 @@ result<void> evacuate_unit(disk::impl& i, main_unit u, unsigned spare, evacuate_
   return {};
 }
 
-/// What an absent spare serves, and what may be about to be shown as served from it: whoever freezes such a unit
-/// waits for that.
+/// What an absent spare serves, and what may be about to be shown as served from it: whoever freezes such a
+/// unit waits for that.
 std::set<main_unit> units_to_forget(disk::impl& i, unsigned spare) {
   { const std::unique_lock none_under_way(i.placing); } // it is absent: no new one begins there
   const auto shown = i.set->units_on(spare);
@@ -134,11 +134,12 @@ result<void> disk::remove_spare(unsigned index) {
   if (!i.set->present(index))
     return fail("spare-absent", i.set->overview(index)->uuid,
                 "is absent; if it will not come back: dmremap spare forget");
+  const bool draining = i.set->overview(index)->draining;
   i.set->set_draining(index, true); // nothing new may come between the look and the removal
   i.settle_member(index);
   auto removed = i.set->remove_spare(index);
   if (!removed) {
-    i.set->set_draining(index, false);
+    i.set->set_draining(index, draining);
     return removed;
   }
   i.drop_member(index);

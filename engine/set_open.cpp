@@ -114,7 +114,10 @@ result<void> remap_set::load_away(unsigned index, std::unique_ptr<spare_metadata
     auto head = start == 0 ? nullptr
                            : spare_metadata::absent(host_io, start, newest.set_uuid,
                                                     newest.spare_uuids[index], rules_);
-    if (!head)
+    bool whole = head != nullptr; // a chunk that the copy lacks would look as if it moved nothing
+    for (std::uint32_t c = 0; whole && c < head->places().chunks(); ++c)
+      whole = head->super.good_replicas(c) == 0 || head->super.is_good(sixth_replica, c);
+    if (!whole)
       return tl::make_unexpected(
           missing(newest, index,
                   "has no readable copy of its map on spare " + std::to_string(from) + ": it must be present",

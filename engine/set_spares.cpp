@@ -212,11 +212,12 @@ bool remap_set::vanish(unsigned spare) {
   if (rules_.record_absence)
     (void)record_session(); // else record_pending_ holds up every table change
 
-  // What was in doubt there: the sixth has it now, or only a later open with this spare can tell.
+  // What was in doubt there: the sixth has it now, or only a later open with this spare can tell. So also
+  // where no record says yet that the sixth alone counts.
   std::vector<slot_change> settled, unknown;
   for (const slot_change& c : doubt_)
     if (c.spare == spare)
-      (kept ? settled : unknown).push_back(c);
+      (kept && !record_pending_ ? settled : unknown).push_back(c);
   std::erase_if(doubt_, [&](const slot_change& c) { return c.spare == spare; });
   doubt_count_.store(doubt_.size());
   publish(settled);
@@ -344,8 +345,12 @@ bool remap_set::protect(unsigned guest, unsigned host) {
     return false;
   if (g.take_sixth_lost())
     unlist(guest); // the old one; the new one must not go with it
-  if (!g.place_sixth(h.share_io(), host, *start, sequences_)) {
-    ++protect_tries_; // the units stay taken: they may be what failed
+  if (auto placed = g.place_sixth(h.share_io(), host, *start, sequences_); !placed) {
+    ++protect_tries_;
+    if (placed.error() == io_error::medium)
+      return false; // the units stay taken: they may be what failed
+    const std::lock_guard lock(allocation_mutex_);
+    spares_[host]->space.unhost(spare_unit(*start), g.sixth_units());
     return false;
   }
   list_guest(host, guest);

@@ -382,6 +382,75 @@ TEST_CASE("a close that fails leaves no clean mark behind") {
   REQUIRE_FALSE(f.status(1).clean);
 }
 
+TEST_CASE("a host that is full for a while keeps its room") {
+  pool_fixture f(2);
+  put_on(f, 3, 0, one);
+  const std::uint64_t usable = f.status(1).usable_units;
+  f.spares[1]->add_bad(units(3300, 796, direction::write, io_error::no_space));
+  for (std::uint64_t unit = 10; unit < 30; ++unit)
+    f.remap(unit);
+  REQUIRE(f.status(1).usable_units == usable);
+  f.spares[1]->clear_faults();
+  f.remap(30);
+  REQUIRE(f.status(0).protected_by == 1);
+}
+
+TEST_CASE("an open that only reads writes nothing, whatever is behind or missing") {
+  pool_fixture f(3);
+  put_on(f, 4, 1, one);
+  put_on(f, 5, 2, two);
+  REQUIRE(f.set->flush());
+  f.break_spare(1);
+  REQUIRE(f.shows(4) == "its spare is absent");
+  f.remap(9);
+  f.kill();
+  f.mend_spare(1);
+  open_options options;
+  options.read_only = true;
+  options.degraded = true;
+  for (const unsigned missing : {3u, 0u, 1u, 2u}) {
+    for (unsigned n = 0; n < 3; ++n)
+      f.there[n] = n != missing;
+    std::vector<std::uint64_t> before, after;
+    for (const auto& s : f.spares)
+      before.push_back(s->image().hash());
+    if (const auto opened = f.try_open(options); !opened)
+      continue;
+    f.spares[2]->add_bad({f.entry(5) ? f.entry(5)->spare.value * unit_sectors : 0, 1, direction::read});
+    REQUIRE(f.shows(4) == (missing == 1 ? "its spare is absent" : "byte 101"));
+    REQUIRE(f.shows_sector(5 * unit_sectors) != "byte 102");
+    f.spares[2]->clear_faults();
+    (void)f.set->flush();
+    REQUIRE(f.set->close().has_value());
+    f.kill();
+    for (const auto& s : f.spares)
+      after.push_back(s->image().hash());
+    REQUIRE(after == before);
+  }
+}
+
+TEST_CASE("spares that come back together may hold each other's maps") {
+  pool_fixture f(3);
+  put_on(f, 3, 0, one);
+  put_on(f, 4, 1, two);
+  REQUIRE(f.set->flush());
+  const auto first = GENERATE(0u, 1u);
+  const auto second = static_cast<unsigned>(f.status(first).protected_by);
+  put_on(f, 5, second, three);
+  REQUIRE(f.set->flush());
+  f.break_spare(first);
+  REQUIRE(f.shows(3 + first) == "its spare is absent");
+  f.break_spare(second);
+  REQUIRE(f.shows(5) == "its spare is absent");
+  f.kill();
+  f.mend_spare(first);
+  f.mend_spare(second);
+  f.open();
+  REQUIRE(f.shows(3) == "byte 101");
+  REQUIRE(f.shows(4) == "byte 102");
+  REQUIRE(f.shows(5) == "byte 103");
+}
+
 TEST_CASE("requests go on while spares come and go") {
   pool_fixture f(2);
   constexpr unsigned threads = 3, each = 16;
