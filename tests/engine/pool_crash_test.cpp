@@ -5,6 +5,7 @@
 #include "tests/support/pool_fixture.h"
 
 #include <functional>
+#include <mutex>
 #include <set>
 
 using namespace dmremap;
@@ -225,7 +226,6 @@ TEST_CASE("killed while a spare is emptied and removed") {
   // The removed one is given as long as it says that it is a spare.
   check_all(log, [&](const copy_of_set& c) {
     std::set<unsigned> given{1, 2, 3};
-    const std::vector<std::shared_ptr<store>> alone{c.stores[out + 1]};
     std::vector<std::byte> head(unit_bytes);
     REQUIRE(c.stores[out + 1]->read(head, 0));
     if (head == std::vector<std::byte>(unit_bytes))
