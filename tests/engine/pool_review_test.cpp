@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Sets of several spares where two things go wrong, one after the other: whatever was shown before must not come
-// back, and what was acknowledged must not be forgotten.
+// Sets of several spares where two things go wrong, one after the other: whatever was shown before must not
+// come back, and what was acknowledged must not be forgotten.
 #include "engine/codec.h"
 #include "engine/geometry.h"
 #include "tests/support/pool_fixture.h"
@@ -322,7 +322,6 @@ TEST_CASE("a session record that had to be written again does not part the spare
   REQUIRE(f.shows(3) == "byte 101");
   REQUIRE(f.shows(4) == "byte 102");
 }
-
 
 TEST_CASE("a new spare that fails while it is added is in no record") {
   pool_fixture f(2);
