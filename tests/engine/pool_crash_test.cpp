@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Sets of several spares, killed after each single write while spares come and go: with all members the set opens
-// and shows what was acknowledged; with any one missing it does so or answers an error, never old bytes; and what
-// is written then outlives the return of the missing one.
+// Sets of several spares, killed after each single write while spares come and go: with all members the set
+// opens and shows what was acknowledged; with any one missing it does so or answers an error, never old
+// bytes; and what is written then outlives the return of the missing one.
 #include "tests/support/pool_fixture.h"
 
 #include <functional>
+#include <mutex>
 #include <set>
 
 using namespace dmremap;
@@ -27,8 +28,9 @@ struct members_log {
       before.push_back(stores[n]->image());
       stores[n]->on_change([this, n](std::uint64_t offset, std::uint64_t length, const std::byte* bytes) {
         const std::lock_guard lock(mutex);
-        writes.push_back({n, offset,
-                          bytes == nullptr ? std::vector<std::byte>(length) : std::vector(bytes, bytes + length)});
+        writes.push_back(
+            {n, offset,
+             bytes == nullptr ? std::vector<std::byte>(length) : std::vector(bytes, bytes + length)});
         return true;
       });
     }
@@ -118,7 +120,8 @@ void check_all(const members_log& log, const std::function<std::set<unsigned>(co
           FAIL("unit " << unit << " shows " << shown);
         if (without == 0)
           continue;
-        if (c.set->write(*c.context, std::vector<std::byte>(unit_bytes, std::byte(200 + unit)), unit * unit_bytes))
+        if (c.set->write(*c.context, std::vector<std::byte>(unit_bytes, std::byte(200 + unit)),
+                         unit * unit_bytes))
           rewritten.insert(unit);
         if (rewritten.contains(unit) && unit == 4)
           (void)c.set->unmap(sector_number(unit * unit_sectors));
@@ -136,7 +139,8 @@ void check_all(const members_log& log, const std::function<std::set<unsigned>(co
       ++rejoined;
       for (const std::uint64_t unit : units_used) {
         const std::string shown = c.shows(unit);
-        const std::string expected = rewritten.contains(unit) ? "byte " + std::to_string(200 + unit) : wanted(unit);
+        const std::string expected =
+            rewritten.contains(unit) ? "byte " + std::to_string(200 + unit) : wanted(unit);
         if (shown != expected && !(shown == "lost sector" && may_be_lost.contains(unit)))
           FAIL("with all again unit " << unit << " shows " << shown << ", not " << expected);
       }
@@ -153,7 +157,8 @@ void check_all(const members_log& log, const std::function<std::set<unsigned>(co
 void fill(pool_fixture& f) {
   unsigned spare = 0;
   for (const std::uint64_t unit : units_used) {
-    REQUIRE(f.set->add_remap(sector_number(unit * unit_sectors), std::nullopt, unit_sectors, spare).has_value());
+    REQUIRE(
+        f.set->add_remap(sector_number(unit * unit_sectors), std::nullopt, unit_sectors, spare).has_value());
     REQUIRE(f.write(unit, std::byte(100 + unit)));
     spare = (spare + 1) % static_cast<unsigned>(f.spares.size());
   }
@@ -225,7 +230,6 @@ TEST_CASE("killed while a spare is emptied and removed") {
   // The removed one is given as long as it says that it is a spare.
   check_all(log, [&](const copy_of_set& c) {
     std::set<unsigned> given{1, 2, 3};
-    const std::vector<std::shared_ptr<store>> alone{c.stores[out + 1]};
     std::vector<std::byte> head(unit_bytes);
     REQUIRE(c.stores[out + 1]->read(head, 0));
     if (head == std::vector<std::byte>(unit_bytes))
