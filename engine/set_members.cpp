@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "engine/set_members.h"
 
-#include "engine/host_state.h"
-
 #include <algorithm>
 
 namespace dmremap {
@@ -76,6 +74,22 @@ void note_left_out(const disk_info& info, const set_members& from, std::vector<s
                       (some_absent ? "" : "; the set does not list it: take it out of the configuration"));
 }
 
+/// What this host saw last goes to the open, and what it sees now is kept before anything is written under
+/// it.
+void keep_record(set_members& from, const std::vector<std::string>& sets, open_options& how,
+                 bool accept_older, std::vector<std::string>& notices) {
+  const auto named = std::find_if(sets.begin(), sets.end(), [](const std::string& s) { return !s.empty(); });
+  if (named == sets.end())
+    return; // spares of two sets are refused anyway
+  std::string trouble;
+  from.keeper = std::make_shared<host_keeper>(*named, trouble);
+  if (!trouble.empty())
+    notices.push_back(trouble);
+  if (!accept_older)
+    how.last_seen = from.keeper->last_seen();
+  how.on_record = [keeper = from.keeper](std::uint64_t sequence_end) { keeper->note_record(sequence_end); };
+}
+
 } // namespace
 
 result<set_members> open_set_members(const member_spec& main, const std::vector<member_spec>& spares,
@@ -115,22 +129,7 @@ result<std::unique_ptr<disk>> open_disk(set_members& from, open_options how, boo
                                         std::vector<std::string>& notices) {
   auto sets = sets_on(from.members);
   leave_out_blank(from, sets);
-  for (const auto& uuid : sets) {
-    std::string trouble;
-    if (const auto seen = uuid.empty() || accept_older ? std::nullopt : read_host_state(uuid, trouble))
-      how.last_seen = seen->sequence_end;
-    if (!trouble.empty())
-      notices.push_back(trouble);
-    if (!uuid.empty())
-      how.on_record = [uuid](std::uint64_t end) { // before anything is written under the record
-        std::string unread;
-        host_state now = read_host_state(uuid, unread).value_or(host_state{uuid, "", 0, {}});
-        now.sequence_end = std::max(now.sequence_end, end);
-        (void)write_host_state(now); // a host without the folder is told so once the set is open
-      };
-    if (!uuid.empty())
-      break; // spares of two sets are refused anyway
-  }
+  keep_record(from, sets, how, accept_older, notices);
   for (;;) {
     std::vector<std::shared_ptr<store>> spares;
     for (std::size_t n = 1; n < from.members.size(); ++n)
@@ -139,8 +138,8 @@ result<std::unique_ptr<disk>> open_disk(set_members& from, open_options how, boo
     if (opened) {
       const auto info = TRY((*opened)->info());
       note_left_out(info, from, notices);
-      if (!how.read_only)
-        if (const auto kept = remember_set(info, from.members); !kept)
+      if (!how.read_only && from.keeper)
+        if (const auto kept = from.keeper->remember(info, from.members); !kept)
           notices.push_back(kept.error().text());
       return opened;
     }
@@ -152,18 +151,35 @@ result<std::unique_ptr<disk>> open_disk(set_members& from, open_options how, boo
   }
 }
 
-result<void> remember_set(const disk_info& info, const std::vector<open_member>& members) {
-  std::string trouble;
-  const auto before = read_host_state(info.set_uuid, trouble);
-  host_state now{info.set_uuid, info.set_name, info.sequence_end, {}};
+host_keeper::host_keeper(const std::string& uuid, std::string& trouble) {
+  if (auto before = read_host_state(uuid, trouble)) {
+    last_seen_ = before->sequence_end;
+    state_ = std::move(*before);
+  }
+  state_.uuid = uuid;
+  state_.sequence_end = 0; // what is seen now counts, also where it is older and was accepted by hand
+}
+
+void host_keeper::note_record(std::uint64_t sequence_end) {
+  const std::lock_guard lock(mutex_);
+  state_.sequence_end = std::max(state_.sequence_end, sequence_end);
+  [[maybe_unused]] const auto written = write_host_state(state_);
+}
+
+result<void> host_keeper::remember(const disk_info& info, const std::vector<open_member>& members) {
+  const std::lock_guard lock(mutex_);
+  const auto before = std::move(state_.spares);
+  state_.name = info.set_name;
+  state_.sequence_end = std::max(state_.sequence_end, info.sequence_end);
+  state_.spares.clear();
   for (const auto& spare : info.spares) {
     const auto* member = spare.present ? member_at(members, spare.path) : nullptr;
     if (member != nullptr)
-      now.spares[spare.uuid] = member->spec.text();
-    else if (before && before->spares.contains(spare.uuid))
-      now.spares[spare.uuid] = before->spares.at(spare.uuid); // absent: where it was
+      state_.spares[spare.uuid] = member->spec.text();
+    else if (const auto at = before.find(spare.uuid); at != before.end())
+      state_.spares[spare.uuid] = at->second; // absent: where it was
   }
-  return write_host_state(now);
+  return write_host_state(state_);
 }
 
 } // namespace dmremap

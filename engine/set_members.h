@@ -2,9 +2,13 @@
 #pragma once
 
 #include "engine/disk.h"
+#include "engine/host_state.h"
 #include "engine/member.h"
 
+#include <cstdint>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,9 +22,30 @@ struct left_out_spare {
   error why;
 };
 
+/// Keeps what this host sees of a set in its state folder. Thread-safe.
+class host_keeper {
+public:
+  /// Begins with what is kept of the set already; `trouble` says why that cannot be read.
+  host_keeper(const std::string& uuid, std::string& trouble);
+  /// What the next open compares with; nothing where the set was not seen before.
+  [[nodiscard]] std::optional<std::uint64_t> last_seen() const { return last_seen_; }
+  /// A session record is durable on the spares; durable here, too, on return. A failure is told by
+  /// remember().
+  void note_record(std::uint64_t sequence_end);
+  /// Further the set's name and where its spares are: after every change of them. Errors: "state-unwritable",
+  /// never a reason to stop.
+  [[nodiscard]] result<void> remember(const disk_info& info, const std::vector<open_member>& members);
+
+private:
+  std::mutex mutex_;
+  host_state state_;
+  std::optional<std::uint64_t> last_seen_;
+};
+
 struct set_members {
   std::vector<open_member> members; ///< main first
   std::vector<left_out_spare> left_out;
+  std::shared_ptr<host_keeper> keeper; ///< of a set that is open
 };
 
 /// As open_members(), but spares whose device or file is not there, has no size or cannot be opened are left
@@ -36,10 +61,6 @@ struct set_members {
 /// opened for writing is remembered. Errors: those of disk::open.
 [[nodiscard]] result<std::unique_ptr<disk>> open_disk(set_members& from, open_options how, bool accept_older,
                                                       std::vector<std::string>& notices);
-
-/// Keeps what this host saw of the set now: call it after every change of its spares. Errors:
-/// "state-unwritable", never a reason to stop.
-[[nodiscard]] result<void> remember_set(const disk_info& info, const std::vector<open_member>& members);
 
 /// The member whose store the engine shows under `path`; nothing where it is none of these.
 [[nodiscard]] const open_member* member_at(const std::vector<open_member>& members, const std::string& path);

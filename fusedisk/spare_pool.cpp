@@ -52,7 +52,7 @@ tl::unexpected<error> no_such_spare(unsigned index) {
 spare_pool::spare_pool(disk& set, event_log& log, set_members from, const disk_info& now, bool read_only,
                        std::string device)
     : set_(set), log_(log), read_only_(read_only), device_(std::move(device)), set_name_(now.set_name),
-      set_uuid_(now.set_uuid), main_(from.members.front()) {
+      set_uuid_(now.set_uuid), main_(from.members.front()), keeper_(from.keeper) {
   std::string trouble;
   const auto before = read_host_state(set_uuid_, trouble);
   for (const auto& spare : now.spares) {
@@ -185,8 +185,8 @@ std::string spare_pool::keep_record(const std::string& gone, std::string note) {
     if (!changed)
       add("the configuration still names " + gone + ": " + changed.error().text());
   }
-  if (auto info = set_.info()) {
-    if (const auto kept = remember_set(*info, all_members()); !kept)
+  if (auto info = set_.info(); info && keeper_) {
+    if (const auto kept = keeper_->remember(*info, all_members()); !kept)
       add(kept.error().text());
   }
   if (!note.empty())

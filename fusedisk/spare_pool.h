@@ -71,6 +71,7 @@ private:
   const std::string device_;
   std::string set_name_, set_uuid_;
   const open_member main_;
+  const std::shared_ptr<host_keeper> keeper_;
 
   std::mutex change_mutex_; ///< one change at a time; never held while an evacuation runs
 
