@@ -265,9 +265,16 @@ class Subject:
             self.figures["sectors lost"] += sum(home[s] in unreadable for s in chosen)
             self.figures["failed reads, each EIO"] += len(unreadable)
 
-    def written(self, number, first, count):
-        """These pages must read again."""
+    def write(self, number, first, count):
+        """Writes pages of a tagged file: they must read again. Where a kill comes between, a lost one may or may not."""
         pages = {(number, page) for page in range(first, first + count)}
+        self.doubtful_pages |= pages & self.lost_pages
+        self.lost_pages -= pages
+        self.files.write(self.mnt.path, number, first, count)
+        self.doubtful_pages -= pages
+
+    def removed(self, number):
+        pages = {(number, page) for page in range(self.files.pages[number])}
         self.lost_pages -= pages
         self.doubtful_pages -= pages
 
@@ -276,8 +283,7 @@ class Subject:
         with self.quiet:
             for number, page in sorted(self.lost_pages):
                 if self.chance.random() < 0.5:
-                    self.files.write(self.mnt.path, number, page, 1)
-                    self.written(number, page, 1)
+                    self.write(number, page, 1)
                     wrong, unreadable = self.files.check(self.mnt.path, only=[(number, page)])
                     if wrong or unreadable:
                         raise harness.Failure(f"file {number} page {page} was written again: {wrong or 'EIO'}")
