@@ -42,6 +42,13 @@ class Layout:
         self.replica_start = struct.unpack_from("<5L", block, 168)
         self.super_units = FIXED_UNITS + self.replica_start
 
+    def metadata_units(self):
+        """All units that hold superblocks and replicas."""
+        taken = set(self.super_units)
+        for start in self.replica_start:
+            taken.update(range(start, start + 1 + self.table_blocks))
+        return taken
+
     def block_unit(self, replica, block):
         """Unit of a table block's copy."""
         return self.replica_start[replica] + 1 + block

@@ -156,10 +156,7 @@ class NbdSet(harness.Set):
     def spare_data_sectors(self):
         """Sectors of the spare that hold no metadata, as the format's page places it."""
         from metadata import Layout
-        layout = Layout(self.spare_file)
-        taken = set(layout.super_units)
-        for start in layout.replica_start:
-            taken.update(range(start, start + 1 + layout.table_blocks))
+        taken = Layout(self.spare_file).metadata_units()
         units = self.spare_file.stat().st_size // harness.UNIT
         return [u * UNIT_SECTORS + s for u in range(units) if u not in taken for s in range(UNIT_SECTORS)]
 

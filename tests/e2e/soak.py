@@ -265,9 +265,16 @@ class Subject:
             self.figures["sectors lost"] += sum(home[s] in unreadable for s in chosen)
             self.figures["failed reads, each EIO"] += len(unreadable)
 
-    def written(self, number, first, count):
-        """These pages must read again."""
+    def write(self, number, first, count):
+        """Writes pages of a tagged file: they must read again. Where a kill comes between, a lost one may or may not."""
         pages = {(number, page) for page in range(first, first + count)}
+        self.doubtful_pages |= pages & self.lost_pages
+        self.lost_pages -= pages
+        self.files.write(self.mnt.path, number, first, count)
+        self.doubtful_pages -= pages
+
+    def removed(self, number):
+        pages = {(number, page) for page in range(self.files.pages[number])}
         self.lost_pages -= pages
         self.doubtful_pages -= pages
 
@@ -276,8 +283,7 @@ class Subject:
         with self.quiet:
             for number, page in sorted(self.lost_pages):
                 if self.chance.random() < 0.5:
-                    self.files.write(self.mnt.path, number, page, 1)
-                    self.written(number, page, 1)
+                    self.write(number, page, 1)
                     wrong, unreadable = self.files.check(self.mnt.path, only=[(number, page)])
                     if wrong or unreadable:
                         raise harness.Failure(f"file {number} page {page} was written again: {wrong or 'EIO'}")
@@ -298,14 +304,12 @@ class Subject:
             self.lost_pages.clear()
 
     def fail_spare_writes(self):
-        """Free places of the first spare cannot be written: the next ones are taken. In the places in use, too, where
-        the set can move what is there."""
-        layout = Layout(self.set.spares[0])
-        start = max(layout.super_units[:5]) + 1
-        end = min(r for r in layout.replica_start + (SPARE_SIZE // harness.UNIT,) if r > start)
+        """A free place of the first spare cannot be written: the next one is taken. Not under metadata: what is spoiled
+        there between rounds would be more than four copies."""
+        metadata = Layout(self.set.spares[0]).metadata_units()
         with self.moving:
             used = {r["spare_sector"] // UNIT_SECTORS for r in self.set.remaps().values()}
-            free = [u for u in range(start, end) if u not in used]
+            free = [u for u in range(SPARE_SIZE // harness.UNIT) if u not in used and u not in metadata]
             if len(free) < 1000:
                 return
             unit = self.chance.choice(free[:800])

@@ -49,7 +49,7 @@ class Writer(Busy):
                 files.make(self.mnt)
             elif kind < 0.25:
                 number = self.chance.choice(sorted(files.pages))
-                self.subject.written(number, 0, files.pages[number])
+                self.subject.removed(number)
                 files.remove(self.mnt, number)
             else:
                 self.rewrite(files)
@@ -60,8 +60,7 @@ class Writer(Busy):
         number = self.chance.choice(sorted(whole))
         first = self.chance.randrange(len(whole[number]))
         count = self.chance.randint(1, len(whole[number]) - first)
-        files.write(self.mnt, number, first, count)
-        self.subject.written(number, first, count)
+        self.subject.write(number, first, count)
 
 
 class Copier(Busy):
