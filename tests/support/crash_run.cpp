@@ -289,9 +289,8 @@ void crash_run::remap(std::uint64_t unit) {
 }
 
 void crash_run::unmap(std::uint64_t unit) {
-  const bool expected =
-      now_.mapped.contains(unit) && !touches_lost(unit * unit_sectors, unit_sectors) && !write_bad(unit) &&
-      !some_away();
+  const bool expected = now_.mapped.contains(unit) && !touches_lost(unit * unit_sectors, unit_sectors) &&
+                        !write_bad(unit) && !some_away();
   const auto done = disk_->unmap(sector_number(unit * unit_sectors));
   if (done && !expected && !some_away())
     note_failure("an unmap succeeds that cannot");
