@@ -114,7 +114,8 @@ struct crash_judge::devices {
     };
     auto opened = attempt(true);
     if (!opened && some_in_flight(state) &&
-        (opened.error().id == "no-superblock" || opened.error().id == "foreign-spare"))
+        (opened.error().id == "no-superblock" || opened.error().id == "foreign-spare" ||
+         opened.error().id == "mixed-superblocks"))
       return attempt(false);
     return opened;
   }

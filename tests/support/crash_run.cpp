@@ -108,7 +108,8 @@ void crash_run::note(const std::string& what) {
 
 bool crash_run::open() {
   auto opened = try_open(true);
-  if (!opened && (opened.error().id == "no-superblock" || opened.error().id == "foreign-spare"))
+  if (!opened && (opened.error().id == "no-superblock" || opened.error().id == "foreign-spare" ||
+                  opened.error().id == "mixed-superblocks"))
     opened = try_open(false);
   if (!opened) {
     note("does not open: " + opened.error().text());

@@ -159,8 +159,8 @@ void crash_run::evacuate(unsigned n) {
 
 void crash_run::vanish(unsigned n, std::uint64_t good_writes) {
   spare_part& p = now_.spares.at(n);
-  if (p.role != spare_role::member || given().size() < 2)
-    return;
+  if (p.role != spare_role::member || given().size() < 2 || some_away())
+    return; // two away at once may well be too many
   auto faults = spare_memory_[n]->faults();
   faults.all = io_error::gone;
   faults.all_after_writes = good_writes;
@@ -182,8 +182,8 @@ void crash_run::reopen_with_all() {
 }
 
 void crash_run::reopen_without(unsigned n) {
-  if (now_.spares.at(n).role != spare_role::member || given().size() < 2)
-    return;
+  if (now_.spares.at(n).role != spare_role::member || given().size() < 2 || some_away())
+    return; // two away at once may well be too many
   now_.spares[n].role = spare_role::away;
   mark(spare_name(n) + " is left out");
   kill_and_reopen();
