@@ -2,9 +2,9 @@
 // Each rule of the order of writes is broken in turn: a scenario must show the damage, or the table must say
 // why nothing can. With every rule kept no scenario finds anything.
 #include "engine/commit_rules.h"
-#include "tests/support/sanitized.h"
 #include "tests/support/crash_judge.h"
 #include "tests/support/pool_operations.h"
+#include "tests/support/sanitized.h"
 
 #include <catch2/catch.hpp>
 
@@ -312,7 +312,7 @@ constexpr std::uint64_t b = unit_b * page_sectors;
 /// Runs `what` on a set of several spares, then judges every crash in it; with `at_end`, only those after it.
 bool find_pool_damage(const set_state& start, const commit_rules& rules, const std::string& name,
                       const std::function<void(crash_run&)>& what, findings& found, bool full_copies = true,
-                      bool at_end = false) {
+                      bool at_end = false, std::optional<unsigned> absent = std::nullopt) {
   open_options options;
   options.rules = &rules;
   crash_run run(start, options);
@@ -329,6 +329,7 @@ bool find_pool_damage(const set_state& start, const commit_rules& rules, const s
   judging.mending_every = 0;
   judging.reopen_every = 8;
   judging.absent_every = 1;
+  judging.only_absent = absent;
   judging.expect_full_copies = full_copies;
   judging.most_violations = 1;
   judging.limits.combinations = 24;
@@ -358,6 +359,15 @@ void pool_plain(const commit_rules& rules, findings& found) {
             },
             found))
       return;
+  // What a flush of the host would have kept.
+  (void)find_pool_damage(
+      pool_started("fresh"), rules, "spare 0 absent",
+      [](crash_run& run) {
+        run.remap(unit_a);
+        run.write(unit_a * page_sectors, page_sectors);
+        run.flush();
+      },
+      found, true, true, 0);
 }
 
 /// The host of a sixth replica cannot write it any more, nor anything near.
@@ -464,10 +474,10 @@ void old_copy(const commit_rules& rules, findings& found) {
   expect_refused_or(now.truth.current(b), now, rules, found);
 }
 
-const scenario scenarios[] = {plain,        one_super_left,        one_replica_left,     deaf_main,
-                              one_write_gone, deaf_place,          copy_returns,         flush_fails,
-                              pool_plain,   host_fails,            vanishes_then_removed, vanishes_and_returns,
-                              sides_apart,  old_copy};
+const scenario scenarios[] = {plain,          one_super_left, one_replica_left,      deaf_main,
+                              one_write_gone, deaf_place,     copy_returns,          flush_fails,
+                              pool_plain,     host_fails,     vanishes_then_removed, vanishes_and_returns,
+                              sides_apart,    old_copy};
 
 struct mutant {
   const char* name;
@@ -514,11 +524,21 @@ const mutant mutants[] = {
 };
 #undef RULE
 
+// Under a sanitizer: those that are over soon. One thread: the thread sanitizer has nothing to see.
+bool too_long(scenario run) {
+  if (sanitized_threads)
+    return true;
+  return sanitized && run != one_super_left && run != one_replica_left && run != deaf_main &&
+         run != sides_apart && run != old_copy;
+}
+
 } // namespace
 
 TEST_CASE("with every rule kept no scenario finds damage") {
   const commit_rules rules;
   for (const scenario run : scenarios) {
+    if (too_long(run))
+      continue;
     findings found;
     run(rules, found);
     for (const std::string& what : found)
@@ -530,9 +550,8 @@ TEST_CASE("with every rule kept no scenario finds damage") {
 TEST_CASE("each rule of the order of writes is needed") {
   // A rule that is added must be listed.
   CHECK(sizeof(commit_rules) == std::size(mutants));
-  unsigned number = 0;
   for (const mutant& each : mutants) {
-    if (sanitized && number++ % 8 != 0)
+    if (sanitized && (each.shown_by == nullptr || too_long(each.shown_by)))
       continue;
     commit_rules rules;
     rules.*each.rule = false;

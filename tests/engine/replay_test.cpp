@@ -4,8 +4,8 @@
 //
 // DMREMAP_REPLAY=nightly goes further than the default, "ci"; DMREMAP_REPLAY_SEED varies what is sampled.
 #include "tests/support/crash_judge.h"
-#include "tests/support/sanitized.h"
 #include "tests/support/pool_operations.h"
+#include "tests/support/sanitized.h"
 
 #include <catch2/catch.hpp>
 
@@ -52,7 +52,7 @@ judge_options pool_options_for(std::uint64_t round, std::size_t operations) {
   options.limits.combinations = nightly() ? 512 : many ? 8 : 24;
   options.limits.torn_together = nightly() ? 16 : 1;
   options.limits.random_tears = nightly() ? 2 : 0;
-  options.mending_every = nightly() ? 20 : 199;
+  options.mending_every = nightly() ? 20 : 149;
   options.absent_every = nightly() ? 1 : 2;
   options.after_open = [](crash_run& run, std::uint64_t number) {
     const auto all = pool_operations();
@@ -124,8 +124,9 @@ public:
     WARN(name_ << ": " << rounds_ << " sequences, " << counts_.points << " crash points ("
                << counts_.sampled_points << " of them sampled), " << counts_.distinct_images
                << " distinct images, " << counts_.checks << " checks, " << counts_.mending_images
-               << " images of crashes after a crash, " << counts_.degraded_opens << " opened without a spare, "
-               << counts_.refused_opens << " refused so, " << took.count() << " s");
+               << " images of crashes after a crash, " << counts_.degraded_opens
+               << " opened without a spare, " << counts_.refused_opens << " refused so, " << took.count()
+               << " s");
   }
 
 private:

@@ -39,6 +39,13 @@ std::vector<version> read_all(disk& from, std::uint64_t sectors) {
 namespace {
 
 constexpr version written_meanwhile = 0x70000000;
+constexpr unsigned nobody = static_cast<unsigned>(-1);
+
+bool some_in_flight(const set_state& state) {
+  return std::any_of(state.spares.begin(), state.spares.end(), [](const spare_part& p) {
+    return p.role == spare_role::adding || p.role == spare_role::removing;
+  });
+}
 
 /// Whom to leave out: with a spare away already that one, as the others must not be used without each other.
 std::optional<unsigned> who_is_absent(const set_state& state, std::uint64_t number) {
@@ -106,10 +113,9 @@ struct crash_judge::devices {
       return disk::open(main, given, options);
     };
     auto opened = attempt(true);
-    const bool some = std::any_of(state.spares.begin(), state.spares.end(), [](const spare_part& p) {
-      return p.role == spare_role::adding || p.role == spare_role::removing;
-    });
-    if (!opened && some && (opened.error().id == "no-superblock" || opened.error().id == "foreign-spare"))
+    if (!opened && some_in_flight(state) &&
+        (opened.error().id == "no-superblock" || opened.error().id == "foreign-spare" ||
+         opened.error().id == "mixed-superblocks"))
       return attempt(false);
     return opened;
   }
@@ -175,8 +181,13 @@ crash_judge::observation crash_judge::look(const set_state& state) {
   }
   if (state.pool() && options_.absent_every != 0 && images_ % options_.absent_every == 0 &&
       seen.failure.empty())
-    if (const auto absent = who_is_absent(state, images_ / options_.absent_every))
-      look_without(state, *absent, seen);
+    // (A device that was just coming or going when a first crash came, a second crash, and a spare missing:
+    // the sides may have to be called forked.)
+    if (const auto absent = !first_level_ && some_in_flight(state) ? std::nullopt
+                            : options_.only_absent                 ? options_.only_absent
+                                                   : who_is_absent(state, images_ / options_.absent_every))
+      if (!checker_.some_stale(all_but(state, nobody), all_but(state, *absent)))
+        look_without(state, *absent, seen);
   return seen;
 }
 
@@ -282,13 +293,16 @@ bool crash_judge::compare(const observation& seen, const oracle& truth, const st
 /// Crashes while the open mends what a crash left behind, and in what is done next.
 void crash_judge::replay_mending(set_state state, const std::string& name) {
   const auto absent = state.pool() ? who_is_absent(state, images_) : std::nullopt;
+  const bool stale =
+      absent.has_value() && checker_.some_stale(all_but(state, nobody), all_but(state, *absent));
   const bool any_away = std::any_of(state.spares.begin(), state.spares.end(),
                                     [](const spare_part& p) { return p.role == spare_role::away; });
   // An away spare comes back at this open, or stays away; of those that are there one goes now and then.
   if (any_away && images_ / 3 % 2 == 0)
     for (spare_part& p : state.spares)
       p.role = p.role == spare_role::away ? spare_role::member : p.role;
-  else if (absent && images_ / 3 % 3 == 0 && checker_.map_is_known(all_but(state, *absent), state.spares[*absent].place))
+  else if (absent && !stale && images_ / 3 % 3 == 0 &&
+           checker_.map_is_known(all_but(state, *absent), state.spares[*absent].place))
     state.spares[*absent].role = spare_role::away;
   crash_run second(state, options_.open);
   if (!second.open())
@@ -310,7 +324,13 @@ void crash_judge::replay(const crash_run& run, const std::string& name, std::siz
     limits.combinations = std::min<std::size_t>(limits.combinations, 64);
     limits.samples = std::min(limits.samples, 8u);
     limits.exhaustive = std::min(limits.exhaustive, 4u);
+    if (run.at_epoch(0).pool()) {
+      limits.tears = false;
+      limits.combinations = std::min<std::size_t>(limits.combinations, 8);
+      limits.exhaustive = std::min(limits.exhaustive, 2u);
+    }
   }
+  first_level_ = first;
   crash_replay states(run.log(), limits);
   states.run([&](const crash_state& crash) {
     const set_state after = state_after(run, crash);
@@ -324,6 +344,7 @@ void crash_judge::replay(const crash_run& run, const std::string& name, std::siz
       return violations_.size() < options_.most_violations;
     if (first && images_ != before && options_.mending_every != 0 && images_ % options_.mending_every == 0)
       replay_mending(after, where);
+    first_level_ = first;
     return violations_.size() < options_.most_violations;
   });
   const replay_counts& counts = states.counts();

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -23,9 +24,10 @@ struct judge_options {
   std::function<void(crash_run&, std::uint64_t)> after_open;
   unsigned reopen_every = 4; ///< every so many new images are opened a second time; 0: none
   bool expect_full_copies =
-      true; ///< all copies of everything are good after an open (no faults on the spare)
+      true;                  ///< all copies of everything are good after an open (no faults on the spare)
   unsigned absent_every = 2; ///< of sets of several spares, every so many new images are opened without one
-  std::size_t most_violations = 3; ///< then the judge stops
+  std::optional<unsigned> only_absent; ///< then without this one; else without each in turn
+  std::size_t most_violations = 3;     ///< then the judge stops
 };
 
 struct judge_counts {
@@ -77,6 +79,7 @@ private:
   std::vector<std::string> violations_;
   judge_counts counts_;
   std::uint64_t images_ = 0;
+  bool first_level_ = true; ///< not a crash after a crash
 };
 
 } // namespace dmremap::test

@@ -108,7 +108,8 @@ void crash_run::note(const std::string& what) {
 
 bool crash_run::open() {
   auto opened = try_open(true);
-  if (!opened && (opened.error().id == "no-superblock" || opened.error().id == "foreign-spare"))
+  if (!opened && (opened.error().id == "no-superblock" || opened.error().id == "foreign-spare" ||
+                  opened.error().id == "mixed-superblocks"))
     opened = try_open(false);
   if (!opened) {
     note("does not open: " + opened.error().text());
@@ -289,9 +290,8 @@ void crash_run::remap(std::uint64_t unit) {
 }
 
 void crash_run::unmap(std::uint64_t unit) {
-  const bool expected =
-      now_.mapped.contains(unit) && !touches_lost(unit * unit_sectors, unit_sectors) && !write_bad(unit) &&
-      !some_away();
+  const bool expected = now_.mapped.contains(unit) && !touches_lost(unit * unit_sectors, unit_sectors) &&
+                        !write_bad(unit) && !some_away();
   const auto done = disk_->unmap(sector_number(unit * unit_sectors));
   if (done && !expected && !some_away())
     note_failure("an unmap succeeds that cannot");

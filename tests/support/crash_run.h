@@ -126,9 +126,7 @@ public:
   [[nodiscard]] std::size_t last_position() const { return last_; }
 
   [[nodiscard]] const crash_log& log() const { return *log_; }
-  [[nodiscard]] bool flush_has_failed(unsigned device) const {
-    return memory(device).failed_flushes() != 0;
-  }
+  [[nodiscard]] bool flush_has_failed(unsigned device) const { return memory(device).failed_flushes() != 0; }
   /// The state of affairs in an epoch of the log, without images.
   [[nodiscard]] const set_state& at_epoch(std::size_t epoch) const { return epochs_.at(epoch); }
   /// Everything as it is now, images too.

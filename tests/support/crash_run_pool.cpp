@@ -122,8 +122,8 @@ void crash_run::remove_spare(unsigned n) {
   spare_part& p = now_.spares.at(n);
   if (p.role != spare_role::member)
     return;
-  const bool serves = std::any_of(where_.begin(), where_.end(),
-                                  [&](const auto& each) { return each.second.spare == n; });
+  const bool serves =
+      std::any_of(where_.begin(), where_.end(), [&](const auto& each) { return each.second.spare == n; });
   const bool expected = !serves && given().size() > 1;
   p.role = spare_role::removing;
   mark("remove begins");
@@ -142,8 +142,9 @@ void crash_run::evacuate(unsigned n) {
     return;
   draining_.insert(n);
   const auto all = given();
-  const bool expected = p.role == spare_role::member && !some_away() &&
-                        std::any_of(all.begin(), all.end(), [&](unsigned m) { return !draining_.contains(m); });
+  const bool expected =
+      p.role == spare_role::member && !some_away() &&
+      std::any_of(all.begin(), all.end(), [&](unsigned m) { return !draining_.contains(m); });
   const place_map before = where_;
   const auto moved = disk_->evacuate_spare(p.place);
   if (!moved && expected)
@@ -151,15 +152,15 @@ void crash_run::evacuate(unsigned n) {
   if (moved)
     settle_moved(before);
   mark("evacuate answered");
-  if (moved && std::any_of(where_.begin(), where_.end(),
-                           [&](const auto& each) { return each.second.spare == n; }))
+  if (moved &&
+      std::any_of(where_.begin(), where_.end(), [&](const auto& each) { return each.second.spare == n; }))
     note("an evacuated spare serves units");
 }
 
 void crash_run::vanish(unsigned n, std::uint64_t good_writes) {
   spare_part& p = now_.spares.at(n);
-  if (p.role != spare_role::member || given().size() < 2)
-    return;
+  if (p.role != spare_role::member || given().size() < 2 || some_away())
+    return; // two away at once may well be too many
   auto faults = spare_memory_[n]->faults();
   faults.all = io_error::gone;
   faults.all_after_writes = good_writes;
@@ -181,8 +182,8 @@ void crash_run::reopen_with_all() {
 }
 
 void crash_run::reopen_without(unsigned n) {
-  if (now_.spares.at(n).role != spare_role::member || given().size() < 2)
-    return;
+  if (now_.spares.at(n).role != spare_role::member || given().size() < 2 || some_away())
+    return; // two away at once may well be too many
   now_.spares[n].role = spare_role::away;
   mark(spare_name(n) + " is left out");
   kill_and_reopen();
@@ -217,8 +218,9 @@ void crash_run::forget() {
 
 void crash_run::write_on_bad_place(std::uint64_t unit, std::uint64_t first, std::uint64_t count) {
   if (const auto at = where_.find(unit); at != where_.end())
-    break_spare({at->second.unit * unit_sectors, unit_sectors, direction::write, io_error::medium, always, false},
-                at->second.spare);
+    break_spare(
+        {at->second.unit * unit_sectors, unit_sectors, direction::write, io_error::medium, always, false},
+        at->second.spare);
   write(first, count);
 }
 

@@ -219,10 +219,12 @@ void spare_checker::check_slot_set(spare_report& report) {
 }
 
 /// One guest's sixth replica, which its host says is whole.
-void spare_checker::check_sixth(const page_image& guest_image, const page& guest, const page_image& host_image,
-                                const page& host, std::vector<std::string>& wrong) {
+void spare_checker::check_sixth(const page_image& guest_image, const page& guest,
+                                const page_image& host_image, const page& host,
+                                std::vector<std::string>& wrong) {
   const unsigned g = u32(guest, 132), h = u32(host, 132);
-  const std::string name = "the sixth replica of spare " + std::to_string(g) + " on spare " + std::to_string(h);
+  const std::string name =
+      "the sixth replica of spare " + std::to_string(g) + " on spare " + std::to_string(h);
   const std::uint64_t start = hosted_start(host, g);
   if (u32(guest, 728) != h || u32(guest, 732) != start || hosted_blocks(host, g) != table_blocks(guest)) {
     wrong.push_back(name + " is listed there, but not by the guest");
@@ -297,16 +299,32 @@ bool spare_checker::sixth_readable(const page_image& host_image, const page& hos
   return true;
 }
 
-bool spare_checker::map_is_known(const std::vector<const page_image*>& present, unsigned absent) {
+const page* spare_checker::newest_record(const std::vector<const page_image*>& spares) {
   const page* record = nullptr;
-  std::vector<const page*> supers;
-  for (const page_image* each : present) {
-    supers.push_back(newest_super(*each));
-    if (supers.back() != nullptr && (record == nullptr || u64(*supers.back(), 8) > u64(*record, 8)))
-      record = supers.back();
-  }
+  for (const page_image* each : spares)
+    if (const page* super = newest_super(*each);
+        super != nullptr && (record == nullptr || u64(*super, 8) > u64(*record, 8)))
+      record = super;
+  return record;
+}
+
+bool spare_checker::some_stale(const std::vector<const page_image*>& all,
+                               const std::vector<const page_image*>& present) {
+  const page* record = newest_record(all);
+  return std::any_of(present.begin(), present.end(), [&](const page_image* each) {
+    const page* super = newest_super(*each);
+    return record != nullptr && super != nullptr &&
+           u64(*record, 216 + 16 * u32(*super, 132) + 8) != u64(*record, 208);
+  });
+}
+
+bool spare_checker::map_is_known(const std::vector<const page_image*>& present, unsigned absent) {
+  const page* record = newest_record(present);
   if (record == nullptr)
     return false;
+  std::vector<const page*> supers;
+  for (const page_image* each : present)
+    supers.push_back(newest_super(*each));
   const std::uint64_t session = u64(*record, 208);
   const auto given = [&](unsigned spare) { return u64(*record, 216 + 16 * spare + 8); };
   const unsigned told = std::to_integer<unsigned>(record->data[1232 + absent]);

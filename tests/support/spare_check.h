@@ -45,6 +45,10 @@ public:
   /// Can a set of these spares be opened without that one: do they know its map? Where it is not known the
   /// set must be refused.
   [[nodiscard]] bool map_is_known(const std::vector<const page_image*>& present, unsigned absent);
+  /// Does one of those present hold what the newest record among all calls old? Used without the others it
+  /// would show old data, and could not know: that is for the administrator to avoid.
+  [[nodiscard]] bool some_stale(const std::vector<const page_image*>& all,
+                                const std::vector<const page_image*>& present);
   /// Main units that any valid copy of a table block of the spare names, on the spare itself and on others.
   [[nodiscard]] std::set<std::uint64_t> named_units(const page_image& spare,
                                                     const std::vector<const page_image*>& others);
@@ -60,6 +64,7 @@ private:
   void check_slots(const page& block, std::uint32_t number, spare_report& report);
   void check_slot_set(spare_report& report);
   const page* newest_super(const page_image& spare);
+  const page* newest_record(const std::vector<const page_image*>& spares);
   bool sixth_readable(const page_image& host_image, const page& host, unsigned guest);
   void add_named(const page_image& from, std::uint64_t first, std::uint32_t blocks,
                  std::set<std::uint64_t>& units);
