@@ -120,7 +120,7 @@ struct disk::impl {
   std::chrono::steady_clock::time_point window_start{};
   std::uint64_t breaker_remaps = 0;
   std::chrono::seconds breaker_window{};
-  std::uint64_t window_remaps = 0, window_bad_writes = 0, window_good_before = 0;
+  std::uint64_t window_remaps = 0, window_bad_writes = 0, window_good_before = 0, window_good_units = 0;
 
   std::atomic<bool> flush_owed{false}; ///< a spare has left with a failure that no flush has reported
 
@@ -161,9 +161,9 @@ struct disk::impl {
                                             std::span<const std::byte> piece,
                                             std::vector<slot_change>& changes,
                                             std::vector<moving_unit>& moves);
-  [[nodiscard]] io_result may_spend(std::span<const moving_unit> moves);
+  [[nodiscard]] io_result may_spend(std::span<const moving_unit> moves, std::uint64_t good);
   [[nodiscard]] bool main_answers_elsewhere(main_unit u);
-  [[nodiscard]] bool breaker_trips(std::uint64_t units);
+  [[nodiscard]] bool breaker_trips(std::uint64_t units, std::uint64_t good_units);
   void set_breaker(unsigned remaps, unsigned seconds);
   [[nodiscard]] commit_reply place(std::span<const moving_unit> units, std::vector<slot_change>& changes,
                                    flush_marks data_since, unsigned not_on = 0);

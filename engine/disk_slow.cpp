@@ -227,16 +227,20 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
   };
   std::vector<moving_unit> moves;
   std::vector<slot_change> changes;
+  std::uint64_t main_took = 0; // units that main wrote well: good writes for the breaker
   for (std::uint64_t done = 0; done < data.size();) {
     const std::uint64_t at = offset + done;
     const main_unit u = unit_at(at);
     const auto piece = data.subspan(done, std::min(data.size() - done, unit_bytes - at % unit_bytes));
     const map_entry e = set->lookup(u);
-    note(e.present() ? write_spare_piece(e, u, at, piece, changes, moves)
-                     : write_main_piece(u, at, piece, moves));
+    const std::size_t moved_before = moves.size();
+    const auto written = e.present() ? write_spare_piece(e, u, at, piece, changes, moves)
+                                     : write_main_piece(u, at, piece, moves);
+    main_took += !e.present() && written && moves.size() == moved_before ? 1u : 0u;
+    note(written);
     done += piece.size();
   }
-  if (auto allowed = may_spend(moves); !allowed) {
+  if (auto allowed = may_spend(moves, main_took); !allowed) {
     note(allowed);
     std::erase_if(moves, [](const moving_unit& m) { return !m.from.present(); });
   }
@@ -327,7 +331,7 @@ io_result disk::impl::patch(disk_member& m, std::uint64_t at, std::span<const st
 }
 
 /// Promise 8: is this a bad place, or a device that fails as a whole?
-io_result disk::impl::may_spend(std::span<const moving_unit> moves) {
+io_result disk::impl::may_spend(std::span<const moving_unit> moves, std::uint64_t good) {
   std::uint64_t from_main = 0;
   main_unit first;
   for (const moving_unit& m : moves)
@@ -339,7 +343,7 @@ io_result disk::impl::may_spend(std::span<const moving_unit> moves) {
     main_gone = true;
     return io_fail(io_error::gone);
   }
-  if (breaker_trips(from_main))
+  if (breaker_trips(from_main, good))
     return io_fail(io_error::medium);
   return {};
 }
@@ -350,20 +354,21 @@ void disk::impl::set_breaker(unsigned remaps, unsigned seconds) {
   breaker_window = std::chrono::seconds(seconds);
 }
 
-bool disk::impl::breaker_trips(std::uint64_t units) {
+bool disk::impl::breaker_trips(std::uint64_t units, std::uint64_t good_units) {
   request_counters sum;
   sum_counters(sum);
   const auto now = std::chrono::steady_clock::now();
   const std::lock_guard lock(breaker_mutex);
   if (now - window_start > breaker_window) {
     window_start = now;
-    window_remaps = window_bad_writes = 0;
+    window_remaps = window_bad_writes = window_good_units = 0;
     window_good_before = sum.writes;
   }
   window_remaps += units;
   ++window_bad_writes;
+  window_good_units += good_units; // a large request that failed in one unit was good in all others
   const std::uint64_t all = sum.writes - window_good_before;
-  const std::uint64_t good = all > window_bad_writes ? all - window_bad_writes : 0;
+  const std::uint64_t good = window_good_units + (all > window_bad_writes ? all - window_bad_writes : 0);
   if (window_remaps > breaker_remaps && good < window_bad_writes)
     breaker = true;
   return breaker;

@@ -52,7 +52,7 @@ judge_options pool_options_for(std::uint64_t round, std::size_t operations) {
   options.limits.combinations = nightly() ? 512 : many ? 8 : 24;
   options.limits.torn_together = nightly() ? 16 : 1;
   options.limits.random_tears = nightly() ? 2 : 0;
-  options.mending_every = nightly() ? 20 : 149;
+  options.mending_every = nightly() ? 20 : 1999;
   options.absent_every = nightly() ? 1 : 2;
   options.after_open = [](crash_run& run, std::uint64_t number) {
     const auto all = pool_operations();
@@ -186,15 +186,15 @@ TEST_CASE("crashes in sequences on a fresh set of two spares") {
 }
 
 TEST_CASE("crashes in sequences on two spares that both serve units") {
-  several_spares("spread", 1, 1999);
+  several_spares("spread", 3, 7993);
 }
 
 TEST_CASE("crashes in sequences on two spares and a lost sector, not closed") {
-  several_spares("killed", 7, 3989);
+  several_spares("killed", 13, 7993);
 }
 
 TEST_CASE("crashes in sequences on two spares of which one has gone") {
-  several_spares("gone", 5, 3989);
+  several_spares("gone", 13, 7993);
 }
 
 TEST_CASE("crashes in sequences on one spare that gets a second") {
@@ -202,7 +202,7 @@ TEST_CASE("crashes in sequences on one spare that gets a second") {
 }
 
 TEST_CASE("crashes in sequences on three spares") {
-  several_spares("three", 11, 7993);
+  several_spares("three", 23, 15991);
 }
 
 TEST_CASE("the crashes were enough") {

@@ -41,7 +41,8 @@ struct members {
     options.read_only = read_only;
     options.degraded = c.degraded;
     options.accept_main = c.accept_main;
-    options.accept_older = c.accept_older;
+    if (!c.accept_older)
+      options.last_seen = 2;
     options.auto_remap = c.auto_remap;
     std::vector<std::shared_ptr<store>> present(spares.begin(), spares.end());
     if (c.absent_spare)
