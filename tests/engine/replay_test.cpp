@@ -186,7 +186,7 @@ TEST_CASE("crashes in sequences on a fresh set of two spares") {
 }
 
 TEST_CASE("crashes in sequences on two spares that both serve units") {
-  several_spares("spread", 3, 7993);
+  several_spares("spread", 5, 15991);
 }
 
 TEST_CASE("crashes in sequences on two spares and a lost sector, not closed") {

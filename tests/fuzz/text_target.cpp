@@ -234,7 +234,7 @@ void reply(const std::string& text) {
   static_cast<void>(admin::status_text(result));
   static_cast<void>(admin::status_dm(result));
   static_cast<void>(admin::status_prometheus(result));
-  static_cast<void>(admin::stats_text(result));
+  static_cast<void>(admin::stats_text(result, result));
   static_cast<void>(admin::status_exit(result));
   const auto ranges = admin::read_lost(result);
   static_cast<void>(admin::lost_text(ranges));
