@@ -198,14 +198,14 @@ def fuzz_seconds():
     return int(text)
 
 
-def fuzz_one(name, seconds, learned, folder, environment):
-    """Runs one fuzzer; returns (whether it found nothing, what to print)."""
+def fuzz_one(name, seconds, seed, learned, folder, environment):
+    """Runs one fuzzer; returns (whether it found nothing, what to print). seed 0: any."""
     prefix = os.path.join(folder, f"{name}-")
     own = os.path.join(learned, name)
     os.makedirs(own, exist_ok=True)
     kept = os.path.join(ROOT, "tests", "fuzz")
     command = fixed_addresses() + [
-        os.path.join(ROOT, "build", "fuzz", "tests", "fuzz", f"fuzz_{name}"), f"-max_total_time={seconds}",
+        os.path.join(ROOT, "build", "fuzz", "tests", "fuzz", f"fuzz_{name}"), f"-max_total_time={seconds}", f"-seed={seed}",
         "-timeout=25", "-rss_limit_mb=2048", "-max_len=1024", "-print_final_stats=1", f"-artifact_prefix={prefix}",
         own, os.path.join(kept, "corpus", name), os.path.join(kept, "reproducers", name)]
     try:
@@ -229,7 +229,7 @@ def fuzz_one(name, seconds, learned, folder, environment):
     return False, "\n".join(text)
 
 
-def run_fuzzers(jobs, tally, environment, folder, learned):
+def run_fuzzers(jobs, tally, environment, folder, learned, seed=0):
     seconds = fuzz_seconds()
     if seconds == 0:
         say("skipped: the fuzzers (DMREMAP_FUZZ_SECONDS=0)")
@@ -240,7 +240,7 @@ def run_fuzzers(jobs, tally, environment, folder, learned):
     environment = dict(environment)
     environment["ASAN_OPTIONS"] = FUZZ_ASAN
     with concurrent.futures.ThreadPoolExecutor(max(jobs, 1)) as pool:
-        tasks = [(name, pool.submit(fuzz_one, name, seconds, learned, folder, environment)) for name in FUZZERS]
+        tasks = [(name, pool.submit(fuzz_one, name, seconds, seed, learned, folder, environment)) for name in FUZZERS]
         for name, task in tasks:
             good, text = task.result()
             say(text)
@@ -277,7 +277,8 @@ def run(mode, jobs, tally, folder, token):
             continue
         run_ctest(preset, label, jobs if label == "unit" else 1, tally, environment, folder)
     if mode == "all":
-        run_fuzzers(jobs, tally, environment, folder, os.path.join(folder, "learned"))
+        # Always the same inputs, as far as the time goes: what a run of all tests says must be repeatable. `fuzz` explores.
+        run_fuzzers(jobs, tally, environment, folder, os.path.join(folder, "learned"), seed=1)
 
 
 def main():
