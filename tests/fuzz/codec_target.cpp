@@ -103,7 +103,7 @@ std::unique_ptr<question> read_question(input& in) {
 /// What encode makes of an accepted superblock: the same, but for what has no meaning: reserved places, flags
 /// that are not known, what stands behind the end of a text.
 void make_canonical(block_bytes& block) {
-  constexpr std::pair<std::size_t, std::size_t> reserved[] = {{804, 4}, {1044, 4}, {1168, 112}, {2048, 2048}};
+  constexpr std::pair<std::size_t, std::size_t> reserved[] = {{804, 4}, {1044, 4}, {1248, 32}, {2048, 2048}};
   constexpr std::pair<std::size_t, std::size_t> texts[] = {{56, 64},  {816, 64}, {880, 64},
                                                            {944, 40}, {984, 40}, {1024, 16}};
   for (const auto& [at, length] : reserved)
