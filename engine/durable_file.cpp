@@ -46,7 +46,7 @@ tl::expected<void, write_failure> write_durably(const std::string& path, const s
   const auto slash = path.rfind('/');
   const std::string folder = path.substr(0, slash), name = path.substr(slash + 1);
   boost::system::error_code no_folder;
-  boost::filesystem::create_directories(folder, no_folder);
+  const bool made = boost::filesystem::create_directories(folder, no_folder);
   if (no_folder)
     return failed(folder, "make the folder", no_folder.value());
   std::string temporary = folder + "/." + name + ".XXXXXX";
@@ -57,8 +57,13 @@ tl::expected<void, write_failure> write_durably(const std::string& path, const s
   const unsigned flags = there == existing_file::keep ? RENAME_NOREPLACE : 0;
   if (why == 0 && ::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), flags) != 0)
     why = errno;
-  if (why == 0)
-    return sync_folder(folder);
+  if (why == 0) {
+    auto synced = sync_folder(folder);
+    for (auto above = boost::filesystem::path(folder).parent_path(); made && synced && !above.empty();
+         above = above.parent_path()) // any of them may be new
+      synced = sync_folder(above.string());
+    return synced;
+  }
   ::unlink(temporary.c_str());
   return failed(path, "write", why);
 }

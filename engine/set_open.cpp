@@ -114,7 +114,9 @@ result<void> remap_set::load_away(unsigned index, std::unique_ptr<spare_metadata
     auto head = start == 0 ? nullptr
                            : spare_metadata::absent(host_io, start, newest.set_uuid,
                                                     newest.spare_uuids[index], rules_);
-    bool whole = head != nullptr; // a chunk that the copy lacks would look as if it moved nothing
+    // Room for less than all of it would be given to others; a chunk that it lacks would look as if it moved
+    // nothing.
+    bool whole = head && spares_[from]->meta->super.hosted_blocks[index] == head->places().table_blocks;
     for (std::uint32_t c = 0; whole && c < head->places().chunks(); ++c)
       whole = head->super.good_replicas(c) == 0 || head->super.is_good(sixth_replica, c);
     if (!whole)

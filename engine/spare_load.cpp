@@ -93,7 +93,7 @@ std::unique_ptr<spare_metadata> spare_metadata::absent(std::shared_ptr<store> ho
   auto head = decode_superblock(bytes, sixth_super_copy, spare_unit(start));
   if (!head || head->set_uuid != set || head->spare_uuid != uuid ||
       !plausible(head->places, head->places.units * unit_bytes) ||
-      byte_of(spare_unit(start + 1 + head->places.table_blocks)) > host->size())
+      byte_of(spare_unit(std::uint64_t{start} + 1 + head->places.table_blocks)) > host->size())
     return nullptr;
   std::unique_ptr<spare_metadata> m(new spare_metadata(nullptr, rules));
   m->super = std::move(*head);
