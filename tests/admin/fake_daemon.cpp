@@ -6,8 +6,10 @@
 #include "engine/unique_fd.h"
 #include "tests/support/temp_dir.h"
 
+#include <cerrno>
 #include <csignal>
 #include <ctime>
+#include <fcntl.h>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <poll.h>
@@ -16,6 +18,8 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <system_error>
+#include <utility>
 
 namespace dmremap::test {
 namespace {
@@ -74,13 +78,13 @@ void serve_one(int listener, const std::string& dir, const fake_daemon::answerer
 }
 
 [[noreturn]] void serve(int listener, const std::string& dir, const std::string& name,
-                        const std::string& uuid, const fake_daemon::answerer& answer) {
+                        const std::string& uuid, unique_fd ready, const fake_daemon::answerer& answer) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   const auto segment = stats_segment::create(dir + "/stats");
   std::vector<unique_fd> held;
   for (;;) {
     publish(**segment, name, uuid);
-    std::ofstream(dir + "/ready").flush();
+    ready = unique_fd(); // whoever waits for the first figures sees the end of the pipe
     pollfd wait{listener, POLLIN, 0};
     if (::poll(&wait, 1, 20) == 1)
       serve_one(listener, dir, answer, held);
@@ -93,10 +97,15 @@ fake_daemon::fake_daemon(const std::string& name, const std::string& uuid, const
     : dir_(set_run_dir(name)) {
   boost::filesystem::create_directories(dir_);
   const auto listener = listen_at(dir_ + "/control");
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0)
+    throw std::system_error(errno, std::generic_category(), "pipe2");
+  const unique_fd figures(ends[0]);
+  unique_fd ready(ends[1]);
   pid_ = ::fork();
   if (pid_ == 0) {
     try {
-      serve(listener.get(), dir_, name, uuid, answer);
+      serve(listener.get(), dir_, name, uuid, std::move(ready), answer);
     } catch (const std::exception&) { // never back into the test program
       ::_exit(1);
     }
@@ -109,8 +118,10 @@ fake_daemon::fake_daemon(const std::string& name, const std::string& uuid, const
                   {"main", "/dev/main"},
                   {"spares", {"/dev/spare"}}};
   std::ofstream(dir_ + "/info.json") << info.dump() << '\n';
-  while (!boost::filesystem::exists(dir_ + "/ready")) // its first figures are written
-    ::usleep(1000);
+  ready = unique_fd();
+  char none;
+  while (::read(figures.get(), &none, 1) < 0 && errno == EINTR) { // until its first figures are written
+  }
 }
 
 fake_daemon::~fake_daemon() {

@@ -2,6 +2,8 @@
 // Sets of several spares: which spare serves, what happens where one is missing, comes back, is emptied.
 #include "tests/support/pool_fixture.h"
 
+#include "engine/codec.h"
+
 using namespace dmremap;
 using namespace dmremap::test;
 
@@ -115,6 +117,33 @@ TEST_CASE("an unprotected spare must be there") {
   f.spares[1]->clear_faults();
   f.open(true);
   REQUIRE(f.shows(4) == "its spare is absent");
+}
+
+TEST_CASE("a replica that its host gives less room than it takes is not used") {
+  pool_fixture f(2);
+  put_on(f, 4, 1, one);
+  f.kill();
+  const std::uint64_t units = f.spares[0]->size() / unit_bytes;
+  for (std::uint64_t at = 0; at < units; ++at) { // every superblock copy of the host, with valid checksums
+    block_bytes bytes;
+    REQUIRE(f.spares[0]->read(bytes.span(), at * unit_bytes));
+    for (unsigned copy = 0; copy < super_copies; ++copy)
+      if (auto s = decode_superblock(bytes, copy, spare_unit(at))) {
+        --s->hosted_blocks[1];
+        encode_superblock(*s, copy, spare_unit(at), bytes);
+        REQUIRE(f.spares[0]->write(bytes.span(), at * unit_bytes));
+      }
+  }
+  f.there[1] = false;
+  open_options options;
+  options.degraded = true;
+  const auto refused = f.try_open(options);
+  REQUIRE_FALSE(refused.has_value());
+  REQUIRE(refused.error().id == "spare-unprotected");
+  f.there[1] = true;
+  f.open();
+  REQUIRE(f.shows(4) == "byte 101");
+  REQUIRE(f.status(1).protected_by == 0); // a new one
 }
 
 TEST_CASE("a spare that vanishes while the set runs costs what it holds, until it is back") {
