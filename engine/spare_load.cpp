@@ -146,6 +146,7 @@ result<void> spare_metadata::choose_super() {
     if (c.super.sequence == super.sequence)
       valid_supers_ |= 1u << c.number;
   }
+  super.super_good |= valid_supers_; // such a copy could be written, whatever a wrong mask says
   supers_damaged_ = (super.super_good & ~valid_supers_) != 0;
   if ((super.feature_incompat & ~known_incompat) != 0)
     return fail("unsupported-feature", path, "uses a feature of the format that this version does not know");

@@ -205,7 +205,7 @@ def fuzz_one(name, seconds, seed, learned, folder, environment):
     os.makedirs(own, exist_ok=True)
     kept = os.path.join(ROOT, "tests", "fuzz")
     command = fixed_addresses() + [
-        os.path.join(ROOT, "build", "fuzz", "tests", "fuzz", f"fuzz_{name}"), f"-max_total_time={seconds}", f"-seed={seed}",
+        os.path.join(ROOT, "build", "asan-ubsan", "tests", "fuzz", f"fuzz_{name}"), f"-max_total_time={seconds}", f"-seed={seed}",
         "-timeout=25", "-rss_limit_mb=2048", "-max_len=1024", "-print_final_stats=1", f"-artifact_prefix={prefix}",
         own, os.path.join(kept, "corpus", name), os.path.join(kept, "reproducers", name)]
     try:
@@ -234,7 +234,7 @@ def run_fuzzers(jobs, tally, environment, folder, learned, seed=0):
     if seconds == 0:
         say("skipped: the fuzzers (DMREMAP_FUZZ_SECONDS=0)")
         return
-    if not tally.require("fuzz: build", build("fuzz", jobs, "fuzzers")):
+    if not tally.require("fuzz: build", build("asan-ubsan", jobs, "fuzzers")):
         return
     say(f"== fuzz: {', '.join(FUZZERS)}, {seconds} s each, {jobs} at once")
     environment = dict(environment)
@@ -263,7 +263,7 @@ def run(mode, jobs, tally, folder, token):
         "TSAN_OPTIONS": "halt_on_error=1 second_deadlock_stack=1",
     })
     if mode == "fuzz":
-        run_fuzzers(jobs, tally, environment, folder, os.path.join(ROOT, "build", "fuzz", "learned"))
+        run_fuzzers(jobs, tally, environment, folder, os.path.join(ROOT, "build", "learned"))
         return
     built = {}
     for preset, label in plan_of(mode):

@@ -4,6 +4,7 @@
 //
 // DMREMAP_MODEL_OPS sets the number of operations, DMREMAP_MODEL_SEED the first seed ("random": any).
 #include "tests/support/memory_store.h"
+#include "tests/support/sanitized.h"
 #include "tests/support/spare_check.h"
 
 #include "engine/disk.h"
@@ -31,7 +32,7 @@ constexpr bool keep_well(std::uint64_t unit) {
 
 std::uint64_t operations_wanted() {
   const char* const value = std::getenv("DMREMAP_MODEL_OPS");
-  return value != nullptr ? std::strtoull(value, nullptr, 0) : 400000;
+  return value != nullptr ? std::strtoull(value, nullptr, 0) : sanitized ? 50000 : 800000;
 }
 
 std::uint64_t first_seed() {
@@ -450,6 +451,7 @@ constexpr std::pair<std::uint32_t, std::uint32_t> block_sizes[] = {
 
 TEST_CASE("random operations agree with an array in memory") {
   const std::uint64_t all = operations_wanted(), each = 5000;
+  std::uint64_t salvaged = 0;
   for (std::uint64_t round = 0; round * each < all; ++round) {
     const std::uint64_t seed = first_seed() + round;
     const auto [main_block, spare_block] = block_sizes[round % std::size(block_sizes)];
@@ -457,14 +459,14 @@ TEST_CASE("random operations agree with an array in memory") {
     try {
       INFO("DMREMAP_MODEL_SEED=" << seed << " with blocks of " << main_block << " and " << spare_block);
       m.run(each);
-      const auto& c = m.counts();
-      CAPTURE(c.failed_reads, c.failed_writes, c.lost, c.salvaged, c.remaps, c.unmaps, c.by_hand,
-              c.moved_by_errors);
-      CHECK(std::min({c.failed_reads, c.failed_writes, c.lost, c.salvaged, c.remaps, c.unmaps, c.by_hand,
-                      c.moved_by_errors}) > 0);
+      const auto& one = m.counts();
+      CHECK(std::min({one.failed_reads, one.failed_writes, one.lost, one.remaps, one.unmaps, one.by_hand,
+                      one.moved_by_errors}) > 0);
+      salvaged += one.salvaged;
     } catch (...) {
       UNSCOPED_INFO("seed " << seed << ", operation " << m.done());
       throw;
     }
   }
+  CHECK(salvaged >= all / each); // a few a seed, in some none
 }

@@ -215,7 +215,7 @@ void run_round(std::uint64_t seed, std::uint32_t spare_block, std::uint64_t oper
 } // namespace
 
 TEST_CASE("threads that share units each find their own bytes") {
-  const std::uint64_t all = number_from("DMREMAP_MODEL_OPS", 400000), each = 20000;
+  const std::uint64_t all = number_from("DMREMAP_MODEL_OPS", 1000000), each = 20000;
   const std::uint64_t seed = number_from("DMREMAP_MODEL_SEED", 1);
   for (std::uint64_t round = 0; round * each < all; ++round)
     run_round(seed + round, round % 2 == 0 ? 512 : 4096, each);

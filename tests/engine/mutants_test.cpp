@@ -350,11 +350,11 @@ void pool_plain(const commit_rules& rules, findings& found) {
       {"one", {"add"}},
       {"gone", {"write B whole", "all back"}},
   };
-  for (const auto& [start, operations] : all)
+  for (const auto& one : all)
     if (find_pool_damage(
-            pool_started(start), rules, start,
+            pool_started(one.first), rules, one.first,
             [&](crash_run& run) {
-              for (const std::string& each : operations)
+              for (const std::string& each : one.second)
                 find_pool_operation(each).run(run);
             },
             found))

@@ -387,7 +387,6 @@ private:
     const std::uint64_t unit = some_unit();
     if (!place)
       return;
-    std::optional<remap_entry> before;
     const auto now = set_->add_remap(sector_number(unit * unit_sectors), std::nullopt, unit_sectors, *place);
     if (!now)
       return doubtful_unit(unit);

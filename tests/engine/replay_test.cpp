@@ -104,7 +104,7 @@ public:
     run({});
     std::uint64_t number = seed(), single = 0;
     for (const operation* each : all)
-      if (!sanitized || single++ % 8 == 0)
+      if (!sanitized || single++ % (sanitized_threads ? 64 : 8) == 0)
         run({each});
     for (const operation* first : firsts)
       for (const operation* second : all)
