@@ -234,7 +234,7 @@ def run_fuzzers(jobs, tally, environment, folder, learned, seed=0):
     if seconds == 0:
         say("skipped: the fuzzers (DMREMAP_FUZZ_SECONDS=0)")
         return
-    if not tally.require("fuzz: build", build("asan-ubsan", jobs, "fuzzers")):
+    if not tally.require("fuzz: build", build("fuzz", jobs, "fuzzers")):
         return
     say(f"== fuzz: {', '.join(FUZZERS)}, {seconds} s each, {jobs} at once")
     environment = dict(environment)
