@@ -39,13 +39,18 @@ private:
   std::uint64_t word_ = 0;
 };
 
-/// main unit → map_entry: open addressing with linear probing, behind a filter of 1 MiB regions that have
-/// ever held a remap. lookup() takes no lock and never waits; writers exclude each other outside (one at a
-/// time). A key, once placed, keeps its cell: removal stores an empty entry there. A table that grew stays
-/// allocated until the map goes, because readers may still walk it; sizes double, so that costs at most as
-/// much again.
+/// main unit → map_entry: open addressing with linear probing, behind a filter of 1 MiB regions that may hold
+/// a remap. lookup() takes no lock, never waits for a writer and writes nothing; writers exclude each other
+/// outside (one at a time). A key, once placed, keeps its cell: removal stores an empty entry there, and the
+/// next rebuild leaves it out.
+///
+/// A table that was replaced is emptied at once, readers or not: its generation turns odd first, and a reader
+/// that then finds it changed looks into the current table instead. Its addresses stay mapped until the map
+/// goes (so that a late reader touches memory of a table, whatever is in it), its pages go back to the
+/// system, and the next table of that size takes its place: at most two exist of any size.
 class remap_map {
 public:
+  /// Throws std::bad_alloc, here and where set() grows: the map is as before then.
   explicit remap_map(std::uint64_t expected = 0);
   ~remap_map();
   remap_map(const remap_map&) = delete;
@@ -69,28 +74,46 @@ public:
   }
   /// Writers only. Visible to readers on return.
   void set(main_unit u, map_entry e);
-  void erase(main_unit u);
+  void erase(main_unit u) noexcept;
   /// Present entries; exact for a writer, recent for others.
   [[nodiscard]] std::uint64_t size() const noexcept { return size_.load(std::memory_order_relaxed); }
   /// Units present, ascending. Any thread; entries that come or go meanwhile may or may not be in it.
   [[nodiscard]] std::vector<main_unit> units() const;
+  /// Memory that the map may hold at most, in bytes: the current table as if all of it was touched, replaced
+  /// tables where their pages could not be given back, the filter. Writers only.
+  [[nodiscard]] std::uint64_t bytes() const noexcept;
 
 private:
-  struct cell {
-    std::atomic<std::uint64_t> key{0}; // main unit + 1; 0: never used
-    std::atomic<std::uint64_t> entry{0};
+  struct cell {            // by std::atomic_ref only
+    std::uint64_t key = 0; // main unit + 1; 0: never used
+    std::uint64_t entry = 0;
   };
+  /// Zeroed cells in pages of their own.
   struct table {
-    explicit table(std::uint64_t cells) : mask(cells - 1), at(std::make_unique<cell[]>(cells)) {}
-    std::uint64_t mask;
-    std::unique_ptr<cell[]> at;
+    explicit table(std::uint64_t cells);
+    ~table();
+    table(const table&) = delete;
+    table& operator=(const table&) = delete;
+    /// Makes all cells zero, by giving their pages back where the system can; whoever still reads sees old
+    /// cells or zeros.
+    void empty() noexcept;
+    [[nodiscard]] std::size_t size() const noexcept { return (mask + 1) * sizeof(cell); }
+
+    const std::uint64_t mask;
+    cell* at = nullptr;
+    std::atomic<std::uint64_t> generation{1}; // odd: not in use, or being filled
+    bool has_pages = false;                   // for bytes()
   };
   static constexpr unsigned region_shift = 8;
   static constexpr std::uint64_t region_bits = 1u << 20;
+  static constexpr std::uint64_t least_cells = 256; // a page
 
   [[nodiscard]] static std::uint64_t hash(std::uint64_t v) noexcept {
     v *= 0x9E3779B97F4A7C15ull;
     return v ^ v >> 32;
+  }
+  [[nodiscard]] static std::uint64_t region_of(std::uint64_t unit) noexcept {
+    return unit >> region_shift & (region_bits - 1);
   }
   [[nodiscard]] bool region_bit(std::uint64_t region) const noexcept {
     const std::uint64_t bit = region & (region_bits - 1);
@@ -100,13 +123,16 @@ private:
     return used_.load(std::memory_order_acquire) != 0 && region_bit(u.value >> region_shift);
   }
   [[nodiscard]] map_entry probe(main_unit u) const noexcept;
-  [[nodiscard]] cell& place(table& t, main_unit u);
-  void grow();
+  [[nodiscard]] static map_entry find(const table& t, main_unit u) noexcept;
+  [[nodiscard]] static cell& place(table& t, main_unit u) noexcept;
+  [[nodiscard]] table& unused_table(std::uint64_t cells);
+  void rebuild();
+  void drop_empty_regions(const std::vector<std::uint64_t>& live) noexcept;
 
   std::atomic<table*> current_{nullptr};
-  std::vector<std::unique_ptr<table>> tables_; // the last one is current
+  std::vector<std::unique_ptr<table>> tables_; // all that ever were
   std::unique_ptr<std::atomic<std::uint64_t>[]> regions_;
-  std::atomic<std::uint64_t> used_{0}; // cells with a key
+  std::atomic<std::uint64_t> used_{0}; // cells of the current table with a key
   std::atomic<std::uint64_t> size_{0};
 };
 

@@ -32,7 +32,7 @@ map_entry slot_change::entry() const {
 // -----------------------------------------------------------------------------------------------------
 
 std::vector<main_unit> remap_set::remapped_units() const {
-  const std::lock_guard lock(map_mutex_); // growth swaps the table under the iteration's feet otherwise
+  const std::lock_guard lock(map_mutex_); // as of one moment
   return map_.units();
 }
 

@@ -26,7 +26,8 @@ LONG_ENOUGH = 600          # a shorter run shows the figures and judges only the
 
 
 class Memory:
-    """Descriptors and resident memory of the daemon that is never stopped, when it is idle between two rounds."""
+    """Descriptors and memory of the daemon that is never stopped, when it is idle between two rounds. Of memory, what
+    it has written to and nobody shares (Private_Dirty): pages of programs come and go as the system likes."""
 
     def __init__(self, seconds):
         self.started, self.settled = time.monotonic(), min(SETTLED_AFTER, seconds / 4)
@@ -40,8 +41,8 @@ class Memory:
         return seconds >= self.settled if self.first is None else seconds >= self.seconds - LAST_ROUNDS
 
     def look(self, pid, remaps):
-        status = Path(f"/proc/{pid}/status").read_text()
-        kib = int(status.split("VmRSS:")[1].split()[0])
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        kib = int(rollup.split("Private_Dirty:")[1].split()[0])
         seconds = time.monotonic() - self.started
         # The fewest of a few: a reply that was just given may still have its socket open.
         descriptors = []
@@ -61,7 +62,7 @@ class Memory:
             print("   the daemon that stays was looked at less than twice: no word about its growth")
             return ["the daemon that stays was looked at less than twice"] if self.long_enough else []
         for seconds, descriptors, size, remaps in (self.first, self.last):
-            print(f"   after {seconds / 60:.1f} minutes: {descriptors} descriptors, {size / 2**20:.2f} MiB resident, "
+            print(f"   after {seconds / 60:.1f} minutes: {descriptors} descriptors, {size / 2**20:.2f} MiB of its own, "
                   f"{remaps} units on the spares")
         growth = self.last[2] - self.first[2] - BYTES_A_REMAP * (self.last[3] - self.first[3])
         print(f"   growth less {BYTES_A_REMAP} bytes a remap: {growth / 2**20:.2f} MiB")
