@@ -3,8 +3,8 @@
 #include "admin/commands.h"
 #include "admin/figures.h"
 #include "admin/lookup.h"
-#include "admin/progress.h"
 #include "engine/member.h"
+#include "engine/progress.h"
 #include "engine/unique_fd.h"
 #include "engine/units.h"
 

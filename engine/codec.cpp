@@ -232,6 +232,30 @@ std::optional<superblock_hint> hint_of_superblock(const block_bytes& in) {
   return hint;
 }
 
+block_kind kind_of_block(const std::byte* head) noexcept {
+  std::uint32_t magic;
+  std::memcpy(&magic, head + offsetof(dmr_table_block, magic), sizeof magic);
+  switch (little(magic) & DMR_MAGIC_MASK) {
+  case DMR_MAGIC_SUPER& DMR_MAGIC_MASK:
+    return block_kind::super;
+  case DMR_MAGIC_TABLE& DMR_MAGIC_MASK:
+    return block_kind::table;
+  default:
+    return block_kind::none;
+  }
+}
+
+stated_place stated_place_of(const block_bytes& in, block_kind kind) {
+  if (kind == block_kind::super) {
+    const auto b = load<dmr_superblock>(in);
+    uuid_bytes owner{};
+    std::memcpy(owner.data(), b.spare_uuid, sizeof b.spare_uuid);
+    return {little(b.copy), spare_unit(little(b.unit)), low_half(owner)};
+  }
+  const auto b = load<dmr_table_block>(in);
+  return {little(b.number), spare_unit(little(b.unit)), little(b.owner_low)};
+}
+
 void encode_table_block(const table_block& t, std::uint64_t owner_low, std::uint32_t number, spare_unit place,
                         block_bytes& out) {
   dmr_table_block b;

@@ -28,7 +28,7 @@ inline constexpr std::uint64_t sequence_limit = 1ull << 48;
 inline constexpr std::uint64_t main_unit_limit = 1ull << 48;
 inline constexpr unsigned max_spares = 16;
 inline constexpr std::uint32_t no_host = 0xFFFFFFFFu;
-inline constexpr unsigned sixth_replica = 5;    // number of the replica on another spare
+inline constexpr unsigned sixth_replica = 5;     // number of the replica on another spare
 inline constexpr unsigned sixth_super_copy = 10; // number of the superblock copy at its head
 
 /// A slot in memory, packed as on disk but in the machine's byte order.
@@ -128,6 +128,20 @@ void encode_table_block(const table_block& t, std::uint64_t owner_low, std::uint
                                                                  std::uint64_t owner_low,
                                                                  std::uint32_t number, spare_unit place,
                                                                  table_block& out);
+
+/// Which kind of block bytes may be, by their letters alone; nothing is checked.
+enum class block_kind : std::uint8_t { none, super, table };
+/// `head`: at least the first 8 bytes of the block. Cheap: for a search through a whole device.
+[[nodiscard]] block_kind kind_of_block(const std::byte* head) noexcept;
+
+/// Where a block says that it lies: for a search that finds blocks without knowing where they should be.
+struct stated_place {
+  std::uint32_t number = 0; ///< copy of a superblock, or number of a table block
+  spare_unit unit;          ///< of the spare that holds it
+  std::uint64_t owner_low = 0;
+};
+/// What the header of a block of this kind says; nothing is checked.
+[[nodiscard]] stated_place stated_place_of(const block_bytes& in, block_kind kind);
 
 /// CRC32 with zlib's polynomial.
 [[nodiscard]] std::uint32_t crc32_of(std::span<const std::byte> bytes);

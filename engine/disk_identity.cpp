@@ -1,60 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // What a spare remembers of its main, and whether a main is that one (promise 7).
 #include "engine/disk_impl.h"
+#include "engine/main_match.h"
 
 namespace dmremap {
 namespace {
 
-/// CRC32 of one sampled unit of main; nothing where it cannot be read.
-std::optional<std::uint32_t> take_sample(store& main, std::uint64_t main_sectors, unsigned index) {
-  const std::uint64_t units = main_sectors / unit_sectors;
-  if (units == 0)
-    return std::nullopt;
-  block_bytes bytes;
-  if (!main.read(bytes.span(), sample_unit(units, index).value * unit_bytes))
-    return std::nullopt;
-  return crc32_of(bytes.span());
-}
-
-bool differs(const std::string& remembered, const std::string& found) {
-  return !remembered.empty() && !found.empty() && remembered != found;
-}
-
-/// Superblocks of a spare at the front of what should be main: the two were swapped, or it is some set's
-/// spare.
-bool looks_like_spare(store& main) {
-  for (unsigned copy = 0; copy < fixed_supers; ++copy) {
-    const spare_unit place = geometry{}.super_place(copy);
-    block_bytes bytes;
-    if (byte_of(place) + unit_bytes <= main.size() && main.read(bytes.span(), byte_of(place)) &&
-        decode_superblock(bytes, copy, place))
-      return true;
-  }
-  return false;
-}
-
 std::string mismatch(const superblock& s, store& main) {
-  const store_identity& found = main.identity();
-  if (differs(s.main_serial, found.serial))
-    return "serial number " + found.serial + ", the set's main has " + s.main_serial;
-  if (differs(s.main_wwn, found.wwn))
-    return "WWN " + found.wwn + ", the set's main has " + s.main_wwn;
-  if (differs(s.main_partuuid, found.partuuid))
-    return "partition UUID " + found.partuuid + ", the set's main has " + s.main_partuuid;
-  if (!s.samples_valid)
-    return {}; // written since: content proves nothing
-  unsigned taken = 0, wrong = 0;
-  for (unsigned i = 0; i < s.samples.size(); ++i) {
-    if ((s.sample_mask >> i & 1) == 0)
-      continue;
-    const auto sample = take_sample(main, s.main_sectors, i);
-    if (!sample)
-      continue; // a sector that went bad meanwhile is what this program is for
-    ++taken;
-    wrong += *sample != s.samples[i] ? 1u : 0u;
-  }
-  if (wrong != 0)
-    return std::to_string(wrong) + " of " + std::to_string(taken) +
+  const main_match m = match_main(s, main);
+  if (m.device == main_match::identity::differs)
+    return m.difference;
+  if (m.wrong != 0)
+    return std::to_string(m.wrong) + " of " + std::to_string(m.taken) +
            " content samples differ from what main held when the set was last closed";
   return {};
 }

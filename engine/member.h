@@ -66,4 +66,7 @@ struct signature {
 /// good one is found.
 [[nodiscard]] std::vector<signature> probe_set_signatures(store& member);
 
+/// Sectors at which a copy of the metadata of dm-remap 4 begins; passes over what cannot be read.
+[[nodiscard]] std::vector<std::uint64_t> upstream_v4_copies(store& member);
+
 } // namespace dmremap

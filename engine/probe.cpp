@@ -200,6 +200,12 @@ void each_upstream_magic(store& member, Visit&& visit) {
 
 } // namespace
 
+std::vector<std::uint64_t> upstream_v4_copies(store& member) {
+  std::vector<std::uint64_t> sectors;
+  each_upstream_magic(member, [&](spare_unit place) { sectors.push_back(place.value * unit_sectors); });
+  return sectors;
+}
+
 std::vector<signature> probe_set_signatures(store& member) {
   std::vector<signature> found;
   each_own_super(member, [&](spare_unit, const superblock& s) {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Reading the metadata of a spare: choosing among copies. Writes nothing.
+#include "engine/member.h"
 #include "engine/spare_metadata.h"
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <optional>
 
 namespace dmremap {
@@ -24,21 +24,6 @@ tl::expected<superblock, block_fault> read_super(store& io, unsigned copy, spare
   if (byte_of(place) + unit_bytes > io.size() || !io.read(bytes.span(), byte_of(place)))
     return tl::make_unexpected(block_fault::unreadable);
   return decode_superblock(bytes, copy, place);
-}
-
-/// Upstream's version 4 keeps a magic of its own at the start of its metadata (sectors 0, 256, 512, 768,
-/// 1024).
-bool has_upstream_v4(store& io) {
-  for (const std::uint64_t sector : {0u, 256u, 512u, 768u, 1024u, 2048u, 4096u, 8192u}) {
-    block_bytes bytes;
-    if ((sector + unit_sectors) * sector_bytes > io.size() || !io.read(bytes.span(), sector * sector_bytes))
-      continue;
-    std::uint32_t magic;
-    std::memcpy(&magic, bytes.bytes.data(), sizeof magic);
-    if (magic == 0x444D5234u)
-      return true;
-  }
-  return false;
 }
 
 /// The copies that belong together: those of the spare UUID that most copies carry. Nothing: two as often.
@@ -126,7 +111,7 @@ result<void> spare_metadata::choose_super() {
     for (unsigned copy = fixed_supers; copy < super_copies; ++copy)
       look(copy, heads.super_place(copy));
   if (found.empty()) {
-    if (has_upstream_v4(*io_))
+    if (!upstream_v4_copies(*io_).empty())
       return fail("upstream-v4", path,
                   "carries metadata of the earlier dm-remap 4, which this program does not open");
     if (unreadable == super_copies)

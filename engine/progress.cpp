@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "admin/progress.h"
+#include "engine/progress.h"
 
 #include <fmt/format.h>
 #include <ostream>
 #include <unistd.h>
 
-namespace dmremap::admin {
+namespace dmremap {
 
-progress::progress(std::ostream& err, std::string label, int fd)
-    : err_(err), label_(std::move(label)), fd_(fd), terminal_(::isatty(STDERR_FILENO) == 1) {}
+progress::progress(std::ostream& err, std::string label, int fd, std::string counted)
+    : err_(err), label_(std::move(label)), counted_(std::move(counted)), fd_(fd),
+      terminal_(::isatty(STDERR_FILENO) == 1) {}
 
 progress::~progress() {
   if (drawn_)
@@ -25,9 +26,9 @@ void progress::show(std::uint64_t done, std::uint64_t all) {
     return;
   constexpr std::uint64_t width = 40;
   const auto full = all == 0 ? width : std::min(width, done * width / all);
-  err_ << fmt::format("\r{} [{:<40}] {} of {} units", label_, std::string(full, '#'), done, all)
+  err_ << fmt::format("\r{} [{:<40}] {} of {} {}", label_, std::string(full, '#'), done, all, counted_)
        << std::flush;
   drawn_ = true;
 }
 
-} // namespace dmremap::admin
+} // namespace dmremap

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "recover/deep_search.h"
+
+#include <chrono>
+
+namespace dmremap::recover {
+
+/// Keeps how far a search is in a file of its own, so that another run goes on from there. Durable each time
+/// it is kept. Without a path it keeps nothing. Not thread-safe.
+class resume_file {
+public:
+  /// Errors: "resume-file" (the file is there and is not one of ours, or cannot be read).
+  [[nodiscard]] static result<resume_file> open(const std::string& path);
+  /// What is known of a device; empty where nothing is, or where the size is another one now.
+  [[nodiscard]] deep_state state_of(const std::string& member, std::uint64_t bytes) const;
+  /// Takes over what is known now, and writes the file where the last time is `interval` ago. Errors:
+  /// "resume-file".
+  [[nodiscard]] result<void> keep(const std::string& member, std::uint64_t bytes, const deep_state& state,
+                                  std::chrono::milliseconds interval);
+
+private:
+  struct entry {
+    std::uint64_t bytes = 0;
+    deep_state state;
+  };
+  std::string path_;
+  std::map<std::string, entry> devices_;
+  std::chrono::steady_clock::time_point kept_{};
+};
+
+} // namespace dmremap::recover
