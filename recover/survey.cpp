@@ -97,10 +97,20 @@ private:
     return true;
   }
 
+  /// Our letters where a superblock should be, in a block that is no sound one. A sound one from elsewhere is
+  /// that of a spare in a partition.
   static bool has_letters(store& io) {
-    const auto found = probe_set_signatures(io);
-    return std::any_of(found.begin(), found.end(),
-                       [](const signature& one) { return one.type == "dmremap"; });
+    for (unsigned copy = 0; copy < fixed_supers; ++copy) {
+      const spare_unit place = geometry{}.super_place(copy);
+      block_bytes block;
+      if (byte_of(place) + unit_bytes > io.size() || !io.read(block.span(), byte_of(place)) ||
+          kind_of_block(block.bytes.data()) != block_kind::super)
+        continue;
+      const auto said = stated_place_of(block, block_kind::super);
+      if (!decode_superblock(block, said.number, said.unit))
+        return true;
+    }
+    return false;
   }
 
   result<void> search() {

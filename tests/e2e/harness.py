@@ -47,8 +47,9 @@ def build_dir():
 
 
 def program(name):
-    """Path of fusedisk, dmremap or bench_passthrough in the build folder."""
-    folder = {"fusedisk": "fusedisk", "dmremap": "admin", "bench_passthrough": "bench"}[name]
+    """Path of one of our programs in the build folder."""
+    folder = {"fusedisk": "fusedisk", "dmremap": "admin", "bench_passthrough": "bench",
+              "dmremap-scan": "recover"}[name]
     return str(build_dir() / folder / name)
 
 
