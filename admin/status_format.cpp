@@ -51,6 +51,8 @@ std::string state_words(const json& spare) {
   const auto state = text_in(spare, "state", "present");
   if (state == "absent")
     return ", ABSENT: its units answer EIO";
+  if (state == "unwritable")
+    return ", TAKES NO WRITES: what it holds is read";
   if (state == "failed")
     return ", FAILED: none of its superblocks can be read";
   if (state == "draining")
@@ -60,14 +62,17 @@ std::string state_words(const json& spare) {
 
 void add_spare(lines& out, const json& spare, std::size_t place, std::size_t count) {
   const auto usable = number_in(spare, "usable_units"), used = number_in(spare, "allocated_units");
+  const bool unwritable = text_in(spare, "state") == "unwritable";
   const bool absent = text_in(spare, "state") == "absent";
   const auto path = text_in(spare, "path"), uuid = text_in(spare, "uuid");
   out.add(fmt::format("spare {}", number_in(spare, "index", place)).c_str(),
           "{}{}, {} of {} units used, {} free{}", path.empty() ? uuid : path, state_words(spare), used,
-          usable, size_text(absent ? 0 : (usable - std::min(used, usable)) * unit_bytes),
+          usable, size_text(absent || unwritable ? 0 : (usable - std::min(used, usable)) * unit_bytes),
           flag_in(spare, "direct", true) ? "" : ", buffered (no O_DIRECT)");
   if (absent)
     out.add("", "UUID {}; `dmremap spare forget` gives it up, if it will not come back", uuid);
+  else if (unwritable)
+    out.add("", "UUID {}; `dmremap spare evacuate` moves what it holds, then `dmremap spare forget`", uuid);
   else
     out.add("", "metadata: {} of 5 superblocks, {} of 5 at replicas, every table block in at least {} copies",
             number_in(spare, "super_copies_valid"), number_in(spare, "head_copies_valid"),

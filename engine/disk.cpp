@@ -69,6 +69,8 @@ io_result disk_member::flush_if_written() {
     raise(flushed, now);
     return {};
   }
+  if (unwritable)
+    raise(flushed, now); // told once: what it had not kept then it never will
   // A write that was answered meanwhile has a caller of its own to be told.
   raise(reported, written.load() == now ? failed_after : failed_before);
   return done ? io_fail(io_error::medium) : done;
@@ -142,10 +144,7 @@ result<std::unique_ptr<disk>> disk::open(std::shared_ptr<store> main,
   for (unsigned n = 0; n < i.set->places(); ++n)
     if (i.set->listed(n))
       i.set_member(n, i.set->io_of(n));
-  i.set->on_absent = [&i](unsigned n) {
-    if (!i.spares[n]->absent.exchange(true))
-      ++i.spares_absent;
-  };
+  i.set->on_absent = [&i](unsigned n, bool readable) { i.lose_member(n, readable); };
   i.set->on_present = [&i](unsigned n, std::shared_ptr<store> io) { i.set_member(n, std::move(io)); };
   i.set->on_record = options.on_record;
   i.set_breaker(options.breaker_remaps, options.breaker_seconds);
@@ -162,7 +161,7 @@ void disk::impl::note_what_was_found() {
   for (unsigned n = 0; n < set->places(); ++n)
     set->with_metadata(n, [&](spare_metadata& m) {
       const std::string of = set->places() > 1 ? " of spare " + std::to_string(n) : "";
-      if (!m.present())
+      if (!m.share_io())
         notices.push_back("spare " + std::to_string(n) + " (" + to_text(m.super.spare_uuid) +
                           ") is absent: its units answer EIO");
       if (!m.damaged().empty())
@@ -183,7 +182,23 @@ void disk::impl::set_member(unsigned n, std::shared_ptr<store> io) {
   spares[n] = std::move(m);
 }
 
+/// Its flags only ever go from here to there: the one that was there before says what it was counted as.
+void disk::impl::lose_member(unsigned n, bool readable) {
+  disk_member& m = *spares[n];
+  if (readable) {
+    spares_unwritable += m.unwritable.exchange(true) ? 0 : 1;
+    return;
+  }
+  spares_absent += m.absent.exchange(true) ? 0 : 1;
+  spares_unwritable -= m.unwritable.exchange(false) ? 1 : 0;
+}
+
 bool disk::impl::is_absent(unsigned n) const {
+  const std::lock_guard lock(members_mutex);
+  return !spares[n] || !spares[n]->takes_writes();
+}
+
+bool disk::impl::gone_or_removed(unsigned n) const {
   const std::lock_guard lock(members_mutex);
   return !spares[n] || spares[n]->absent;
 }
@@ -322,7 +337,7 @@ attempt disk::impl::try_write(io_context::impl& c, std::span<const std::byte> da
         if (e.in_doubt()) {
           end = {attempt_end::doubtful, {}, false};
         } else if ((e.lost() & touched_sectors(unit_at(offset + done), offset + done, length)) != 0 ||
-                   m.absent || !fits_blocks(*m.io, at, length)) {
+                   !m.takes_writes() || !fits_blocks(*m.io, at, length)) {
           end = {attempt_end::needs_slow, {}, false}; // a table change, or read-modify-write under a freeze
         } else if (auto wrote = m.write(data.subspan(done, length), at); !wrote) {
           end = {attempt_end::failed, wrote.error(), !e.present(), e.spare()};
@@ -378,7 +393,7 @@ io_result disk::flush() {
   const auto flush_spare = [&i](unsigned n, disk_member& m) {
     const std::uint64_t written = m.written.load();
     const auto flushed = m.flush_if_written();
-    if (!flushed && !m.absent) {
+    if (!flushed && m.takes_writes()) {
       i.check_spare(n, flushed.error());
       if (m.absent && m.written.load() == written)
         (void)m.flush_if_written(); // its going is told by this very failure

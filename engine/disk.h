@@ -41,8 +41,8 @@ struct open_options {
   /// Called in the thread of the request, after the remap is durable. Must not wait, nor call the disk.
   std::function<void(const remap_event&)> on_remap;
   /// Called with disk_info::sequence_end once a session record is durable on all spares present, before
-  /// anything is written under it: at the open and whenever a spare comes or goes. What it keeps is `last_seen`
-  /// of the next open. Runs under the lock of all table changes: must not call the disk.
+  /// anything is written under it: at the open and whenever a spare comes or goes. What it keeps is
+  /// `last_seen` of the next open. Runs under the lock of all table changes: must not call the disk.
   std::function<void(std::uint64_t)> on_record;
   unsigned breaker_remaps = 64;  ///< more remaps than this within breaker_seconds, with fewer good than bad
   unsigned breaker_seconds = 10; ///< writes, stop automatic remapping (promise 8)
@@ -87,7 +87,8 @@ struct disk_stats {
 struct spare_status {
   unsigned index = 0; ///< its place in the set's list
   std::string uuid, path;
-  bool present = true;            ///< false: its units answer EIO
+  bool present = true;            ///< false: its units answer EIO, but where it is
+  bool readable = false;          ///< not present because it takes no writes: what it holds is read
   bool draining = false;          ///< takes no new data
   int protected_by = -1;          ///< index of the spare that holds a copy of its map; -1: none
   std::uint64_t units = 0;        ///< all

@@ -143,8 +143,8 @@ result<void> disk::unmap(sector_number sector) {
     return refuse(fail("not-remapped", what, "is not remapped"));
   if (e.in_doubt())
     return refuse(fail("commit-in-doubt", what, "an earlier change of this unit is not complete yet"));
-  if (i.member_of(e).absent)
-    return refuse(fail("spare-absent", what, "its unit is on a spare that is absent"));
+  if (i.is_absent(e.spare()))
+    return refuse(fail("spare-absent", what, "its unit is on a spare that is absent, or takes no writes"));
   if (i.set->shadowed(u))
     return refuse(
         fail("spare-absent", what,
@@ -190,7 +190,7 @@ static result<void> salvage_unit(disk::impl& i, main_unit u, salvage_reply& answ
   const unsigned mark = i.gate.freeze({u.value, 1});
   const auto thaw = [&] { i.gate.thaw(mark, [] {}); };
   const map_entry e = i.set->lookup(u);
-  if (!e.present() || e.in_doubt() || e.lost() == 0 || i.member_of(e).absent) {
+  if (!e.present() || e.in_doubt() || e.lost() == 0 || i.is_absent(e.spare())) {
     thaw();
     return {};
   }

@@ -28,7 +28,9 @@ struct disk_member {
   std::atomic<std::uint64_t> crossed{0};
   std::atomic<std::uint64_t> reported{0}; ///< of failed_flushes(): those that a caller of flush was told of
 
-  std::atomic<bool> absent{false}; ///< does not answer, or was not there at the open: io may be null
+  std::atomic<bool> absent{false};     ///< does not answer, or was not there at the open: io may be null
+  std::atomic<bool> unwritable{false}; ///< what it holds is read; to the set it is absent
+  [[nodiscard]] bool takes_writes() const { return !absent && !unwritable; }
 
   [[nodiscard]] std::uint64_t failed_flushes() const { return io->failed_flushes() + crossed.load(); }
   /// Writes for somebody who will flush later.
@@ -94,7 +96,7 @@ struct disk::impl {
   /// By place in the set's list. An entry that the map names does not change; all others: members_mutex.
   std::array<std::shared_ptr<disk_member>, max_spares> spares;
   mutable std::mutex members_mutex;
-  std::atomic<unsigned> spares_absent{0};
+  std::atomic<unsigned> spares_absent{0}, spares_unwritable{0};
   std::unique_ptr<remap_set> set;
   range_gate<> gate;
   open_options options;
@@ -182,7 +184,9 @@ struct disk::impl {
   void set_member(unsigned spare, std::shared_ptr<store> io);
   void drop_member(unsigned spare);
   void settle_member(unsigned spare);
-  [[nodiscard]] bool is_absent(unsigned spare) const; ///< or removed
+  void lose_member(unsigned spare, bool readable);
+  [[nodiscard]] bool is_absent(unsigned spare) const; ///< or takes no writes, or removed
+  [[nodiscard]] bool gone_or_removed(unsigned spare) const;
   [[nodiscard]] io_result patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data);
 
   // disk_identity.cpp

@@ -40,11 +40,12 @@ io_result disk::impl::allocate_and_write(const moving_unit& unit, std::vector<sl
     note_error({attempt_end::failed, written.error(), false, s}, true);
     if (written.error() == io_error::medium) {
       changes.push_back({s, got->unit, slot_kind::retired, main_unit(0), 0, 0}); // and the next one
-      if (++failed[s] < tries_before_doubt || (failed[s] == tries_before_doubt && spare_answers(s)))
+      if (++failed[s] < tries_before_doubt)
         continue;
-      if (failed[s] == tries_before_doubt) // it does not answer at all
+      const bool in_question = failed[s] == tries_before_doubt;
+      if (in_question && !spare_answers(s))
         check_spare(s, io_error::gone);
-      else if (set->present_count() == 1)
+      else if (in_question ? set->takes_writes(s) : set->present_count() == 1)
         continue;
     } else {
       set->release_unit(*got);
@@ -61,7 +62,14 @@ io_result disk::impl::allocate_and_write(const moving_unit& unit, std::vector<sl
 
 /// A spare failed: if it is gone as a whole, its use ends.
 void disk::impl::check_spare(unsigned spare, io_error why) {
-  if (options.read_only || is_absent(spare) || set->present_count() < 2)
+  if (options.read_only)
+    return;
+  if (is_absent(spare)) {
+    if (why == io_error::gone || (why == io_error::medium && !spare_answers(spare)))
+      set->lose_readable(spare);
+    return;
+  }
+  if (set->present_count() < 2)
     return;
   if (why == io_error::gone || (why == io_error::medium && !spare_answers(spare)))
     (void)set->drop_spare(spare);

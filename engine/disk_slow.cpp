@@ -59,7 +59,7 @@ io_result disk::impl::resolve_read(io_context::impl& c, std::span<std::byte> buf
     note_error(last, false);
     if (!last.on_main) {
       check_spare(last.spare, last.why);
-      if (range.count == 1 && is_absent(last.spare))
+      if (range.count == 1 && gone_or_removed(last.spare))
         return io_fail(io_error::absent);
     }
     if (last.why != io_error::medium)
@@ -299,12 +299,12 @@ io_result disk::impl::write_spare_piece(map_entry e, main_unit u, std::uint64_t 
   if ((e.lost() & touched_sectors(u, offset, piece.size()) & ~covered) != 0)
     return io_fail(io_error::lost);
   disk_member& m = member_of(e);
-  if (m.absent)
+  if (!m.takes_writes())
     return rehome_piece(e, u, offset, piece, moves);
   if (auto written = patch(m, byte_of(e.unit()) + (offset - byte_of(u)), piece); !written) {
     note_error({attempt_end::failed, written.error(), false}, true);
     check_spare(e.spare(), written.error());
-    if (m.absent || written.error() == io_error::medium)
+    if (!m.takes_writes() || written.error() == io_error::medium)
       return rehome_piece(e, u, offset, piece, moves);
     return written;
   }

@@ -12,7 +12,7 @@ io_result disk::impl::rehome_piece(map_entry e, main_unit u, std::uint64_t offse
                                    std::span<const std::byte> piece, std::vector<moving_unit>& moves) {
   const disk_member& m = member_of(e);
   const io_error why = m.absent ? io_error::absent : io_error::medium;
-  if (!m.absent && !auto_remap)
+  if (m.takes_writes() && !auto_remap)
     return io_fail(why);
   const std::uint8_t covered = covered_sectors(u, offset, piece.size());
   const auto needed = static_cast<std::uint8_t>(sector_mask(0, valid_sectors(u)) & ~covered);
@@ -22,7 +22,7 @@ io_result disk::impl::rehome_piece(map_entry e, main_unit u, std::uint64_t offse
   moving_unit moving{u, {}};
   moving.kind = now.serves() ? now.kind() : slot_kind::remap; // a release was in doubt when the spare went
   moving.from = e;
-  moving.retire_from = !m.absent;
+  moving.retire_from = m.takes_writes();
   if (needed != 0)
     CHECK_OK(read_image_from_spare(e, moving.image, needed));
   if ((moving.image.lost & touched_sectors(u, offset, piece.size())) != 0)

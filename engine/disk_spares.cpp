@@ -131,10 +131,13 @@ result<void> disk::remove_spare(unsigned index) {
   const std::lock_guard admin(i.admin_mutex);
   if (!i.set->listed(index))
     return no_such_spare(index);
-  if (!i.set->present(index))
-    return fail("spare-absent", i.set->overview(index)->uuid,
-                "is absent; if it will not come back: dmremap spare forget");
-  const bool draining = i.set->overview(index)->draining;
+  const auto before = i.set->overview(index);
+  if (!before->present)
+    return fail("spare-absent", before->uuid,
+                before->readable
+                    ? "takes no writes; empty it: dmremap spare evacuate, then dmremap spare forget"
+                    : "is absent; if it will not come back: dmremap spare forget");
+  const bool draining = before->draining;
   i.set->set_draining(index, true); // nothing new may come between the look and the removal
   i.settle_member(index);
   auto removed = i.set->remove_spare(index);
@@ -156,9 +159,9 @@ disk::evacuate_spare(unsigned index, const std::function<bool(std::uint64_t, std
   const auto before = i.set->overview(index);
   if (!before)
     return no_such_spare(index);
-  if (!before->present)
+  if (!before->present && !before->readable)
     return fail("spare-absent", before->uuid, "is absent: nothing can be read from it");
-  if (i.set->present_count() < 2)
+  if (before->present && i.set->present_count() < 2)
     return fail("last-spare", before->path, "is the only spare that is present");
   i.set->set_draining(index, true);
   evacuate_reply answer;
@@ -191,6 +194,8 @@ result<forget_reply> disk::plan_forget(unsigned index) {
     return no_such_spare(index);
   if (o->present)
     return fail("spare-present", o->path, "is present: evacuate it, then remove it");
+  if (o->readable && !i.set->units_on(index).empty())
+    return fail("spare-in-use", o->path, "takes no writes, but can be read: evacuate it first");
   forget_reply plan;
   for (const main_unit u : i.set->units_on(index)) {
     ++plan.units;
@@ -252,6 +257,8 @@ void disk::impl::drop_member(unsigned index) {
   out = std::move(spares[index]);
   if (out && out->absent && spares_absent != 0)
     --spares_absent;
+  if (out && out->unwritable && spares_unwritable != 0)
+    --spares_unwritable;
 }
 
 /// What the next flush would have said of a spare that is about to leave, it will still say.

@@ -65,6 +65,8 @@ disk_stats disk::stats() const {
     s.state = "breaker open: automatic remapping stopped";
   else if (i.spares_absent != 0)
     s.state = "spare absent";
+  else if (i.spares_unwritable != 0)
+    s.state = "a spare takes no writes";
   else if (i.set->in_doubt())
     s.state = "a table change is in doubt";
   else if (i.spare_full)
@@ -99,6 +101,7 @@ result<disk_info> disk::info() {
     s.uuid = o->uuid;
     s.path = o->path;
     s.present = o->present;
+    s.readable = o->readable;
     s.draining = o->draining;
     s.protected_by = o->sixth_host;
     s.units = o->units;

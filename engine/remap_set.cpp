@@ -233,8 +233,8 @@ void remap_set::run_batch(std::span<request* const> batch) {
     r.finished = true;
   };
   const auto suspect = [&](unsigned spare, io_error why) {
-    if (why == io_error::gone ||
-        (why == io_error::medium && count_present() > 1 && !spares_[spare]->meta->answers()))
+    if (why == io_error::gone || (why == io_error::medium && count_present() > 1 &&
+                                  (!spares_[spare]->meta->answers() || !can_be_written(spare))))
       dead |= 1u << spare;
   };
   auto ready = record_pending_ ? record_session() : io_result{};

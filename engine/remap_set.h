@@ -55,6 +55,7 @@ struct taken_unit {
 /// What is known of one spare of the set.
 struct spare_overview {
   bool present = false;
+  bool readable = false; ///< not present, but only its writes fail
   bool draining = false;
   std::string uuid, path;
   std::uint64_t units = 0, usable = 0, allocated = 0;
@@ -99,9 +100,9 @@ public:
   [[nodiscard]] std::shared_ptr<store> io_of(unsigned spare) const; ///< null: absent
   [[nodiscard]] std::optional<spare_overview> overview(unsigned spare) const;
   [[nodiscard]] flush_marks marks() const;
-  /// Called with a spare's number when it is found to be gone, under the lock of all metadata: must not call
-  /// back nor wait.
-  std::function<void(unsigned)> on_absent;
+  /// Called with a spare's number when it is found to be gone, or to take no writes: then with true, and what
+  /// it holds is read on; false may follow. Under the lock of all metadata: must not call back nor wait.
+  std::function<void(unsigned, bool)> on_absent;
   /// Called with the end of the reserved sequences once a session record is durable, in the same way.
   std::function<void(std::uint64_t)> on_record;
   /// Called before a new spare is used, in the same way.
@@ -109,6 +110,11 @@ public:
   /// Ends the use of a spare that does not answer: its sixth replica is completed, its absence recorded.
   /// False where it is the only one present: it stays, and what needs it fails.
   bool drop_spare(unsigned spare);
+  /// Writes the spare's superblock to find out. Where it cannot be written the spare's use ends as above, but
+  /// for reading what it holds. True, too, where it is the only one present.
+  bool takes_writes(unsigned spare);
+  /// A spare that takes no writes does not answer at all any more.
+  void lose_readable(unsigned spare);
   /// Formats and takes in a spare. Durable on return. Errors: "too-many-spares", "spare-too-small",
   /// "format-failed", "read-only".
   [[nodiscard]] result<unsigned> add_spare(std::shared_ptr<store> io);
@@ -199,6 +205,9 @@ private:
   [[nodiscard]] io_result record_session();
   [[nodiscard]] io_result write_supers();
   bool vanish(unsigned spare);
+  [[nodiscard]] bool matters_in_doubt(unsigned spare) const;
+  void stay_away(unsigned spare, bool readable);
+  [[nodiscard]] bool can_be_written(unsigned spare);
   void doubt_is_absent(const slot_change& c);
   [[nodiscard]] static bool is_dead(io_error e) { return e == io_error::gone || e == io_error::medium; }
   [[nodiscard]] io_result settle_protection();
@@ -246,6 +255,7 @@ private:
   std::uint64_t session_ = 0;   ///< of the last record,
   unsigned session_for_ = 0;    ///< and the spares that were present, bit a spare
   bool writable_ = false;
+  bool degraded_ = false;
   unsigned protect_tries_ = 0; // a host that fails again and again is not tried for ever
 
   mutable std::mutex map_mutex_; // writers of map_

@@ -173,7 +173,7 @@ result<void> host_keeper::remember(const disk_info& info, const std::vector<open
   state_.sequence_end = std::max(state_.sequence_end, info.sequence_end);
   state_.spares.clear();
   for (const auto& spare : info.spares) {
-    const auto* member = spare.present ? member_at(members, spare.path) : nullptr;
+    const auto* member = spare.present || spare.readable ? member_at(members, spare.path) : nullptr;
     if (member != nullptr)
       state_.spares[spare.uuid] = member->spec.text();
     else if (const auto at = before.find(spare.uuid); at != before.end())

@@ -26,6 +26,7 @@ result<std::unique_ptr<remap_set>> remap_set::assemble(std::vector<std::unique_p
                                                        bool degraded, const commit_rules& rules) {
   const set_record record = TRY(choose_record(spares));
   std::unique_ptr<remap_set> set(new remap_set(rules));
+  set->degraded_ = degraded;
   for (const unsigned n : record.ignored)
     set->notices_.push_back(spares[n]->path() + " was removed from the set; it is left alone");
   CHECK_OK(set->load_spares(std::move(spares), record, degraded));
@@ -227,10 +228,11 @@ void remap_set::build_map() {
 result<void> remap_set::start_session() {
   const std::lock_guard lock(metadata_mutex_);
   const std::string name = leader().super.set_name;
+  std::string other_way;
   const auto cannot = [&](std::string_view step, io_error why) {
     return fail("cannot-mend", name,
                 std::string(step) + " cannot be made durable in two copies (" + std::string(name_of(why)) +
-                    "); open it with -o ro to read what is there");
+                    "); open it with -o ro to read what is there" + (degraded_ ? "" : other_way));
   };
   std::uint64_t start = 0;
   for (const auto& p : spares_)
@@ -266,8 +268,10 @@ result<void> remap_set::start_session() {
   if (rules_.session_first)
     if (auto mended = mend_all(); !mended)
       return cannot("mending the table", mended.error());
-  if (auto back = take_back_returned(); !back)
+  if (auto back = take_back_returned(); !back) {
+    other_way = ", or with -o degraded to go on with that spare only read";
     return cannot("the map of a spare that is back", back.error());
+  }
   if (auto released = release_losers(); !released)
     return cannot("releasing superseded slots", released.error());
   if (auto settled = settle_protection(); !settled)
@@ -292,17 +296,25 @@ io_result remap_set::mend(pool_spare& p) {
 }
 
 /// A spare that was away while the set was in use holds old tables: they are written anew from what the
-/// record says is its map, and only then is it in use again.
+/// record says is its map, and only then is it in use again. One that takes no writes stays away: where that
+/// was allowed by hand, what it holds is read.
 io_result remap_set::take_back_returned() {
-  bool any = false;
-  for (auto& p : spares_) {
-    if (!p || !p->returned)
+  unsigned back = 0; // bit a spare
+  for (unsigned i = 0; i < max_spares; ++i) {
+    if (!spares_[i] || !spares_[i]->returned)
       continue;
-    if (p->meta->has_sixth() && rules_.return_from_sixth)
-      CHECK_OK(p->meta->rewrite_tables());
-    any = true;
+    pool_spare& p = *spares_[i];
+    if (p.meta->has_sixth() && rules_.return_from_sixth)
+      if (auto rewritten = p.meta->rewrite_tables(); !rewritten) {
+        if (!degraded_ || !is_dead(rewritten.error()))
+          return rewritten;
+        p.returned = false;
+        stay_away(i, p.meta->answers());
+        continue;
+      }
+    back |= 1u << i;
   }
-  if (!any)
+  if (back == 0)
     return {};
   for (auto& p : spares_)
     if (p && p->returned) {
@@ -314,7 +326,10 @@ io_result remap_set::take_back_returned() {
     if (spares_[i] && spares_[i]->present)
       note_map(i, 0);
   CHECK_OK(record_session());
-  for (auto& p : spares_) // those whose own copies were their map
+  for (unsigned i = 0; i < max_spares && !degraded_; ++i)
+    if ((back >> i & 1) != 0 && !spares_[i]->present)
+      return io_fail(io_error::medium); // it has gone again
+  for (auto& p : spares_)               // those whose own copies were their map
     if (p && p->present)
       CHECK_OK(mend(*p));
   return {};

@@ -72,6 +72,7 @@ std::optional<spare_overview> remap_set::overview(unsigned spare) const {
   const superblock& s = p.meta->super;
   spare_overview o;
   o.present = p.present;
+  o.readable = !p.present && p.meta->share_io() != nullptr;
   o.draining = p.draining;
   o.uuid = to_text(s.spare_uuid);
   o.path = p.meta->path();
@@ -200,9 +201,8 @@ bool remap_set::vanish(unsigned spare) {
     unlist(spare);
   }
   p.present = false;
-  p.meta->lose();
-  if (on_absent)
-    on_absent(spare);
+  // What is read from it must be what the next open finds there, too: no change may be half done.
+  stay_away(spare, (kept || (p.meta->copies_agree() && !matters_in_doubt(spare))) && p.meta->answers());
   for (unsigned g = 0; g < max_spares; ++g) // guests on it: unprotected, in the same superblock change
     if (spares_[g] && spares_[g]->present && spares_[g]->meta->has_sixth() &&
         spares_[g]->meta->super.sixth_host == spare)
@@ -218,6 +218,8 @@ bool remap_set::vanish(unsigned spare) {
   for (const slot_change& c : doubt_)
     if (c.spare == spare)
       (kept && !record_pending_ ? settled : unknown).push_back(c);
+  if (!unknown.empty() && matters_in_doubt(spare))
+    stay_away(spare, false);
   std::erase_if(doubt_, [&](const slot_change& c) { return c.spare == spare; });
   doubt_count_.store(doubt_.size());
   publish(settled);
@@ -230,6 +232,51 @@ bool remap_set::vanish(unsigned spare) {
       old_.add(s.main(), spare, u);
   });
   return true;
+}
+
+/// A change in doubt that decides what a unit of main shows.
+bool remap_set::matters_in_doubt(unsigned spare) const {
+  return std::any_of(doubt_.begin(), doubt_.end(), [&](const slot_change& c) {
+    return c.spare == spare && !c.loser && c.kind != slot_kind::retired;
+  });
+}
+
+/// It is not present any more. `readable`: what it holds is.
+void remap_set::stay_away(unsigned spare, bool readable) {
+  spares_[spare]->meta->lose(readable);
+  if (on_absent)
+    on_absent(spare, readable);
+}
+
+bool remap_set::takes_writes(unsigned spare) {
+  const std::lock_guard lock(metadata_mutex_);
+  if (!spares_[spare] || !spares_[spare]->present)
+    return false;
+  if (!writable_ || count_present() < 2)
+    return true;
+  if (!can_be_written(spare) && vanish(spare)) {
+    ensure_protected();
+    return false;
+  }
+  return true;
+}
+
+/// Asks the spare itself, by writing its superblock anew.
+bool remap_set::can_be_written(unsigned spare) {
+  auto written = reserve_sequences(16);
+  if (written)
+    written = spares_[spare]->meta->write_super(sequences_);
+  if (written) {
+    spares_[spare]->held = spares_[spare]->meta->super.session;
+    stale_lists_ &= ~(1u << spare);
+  }
+  return written || !is_dead(written.error());
+}
+
+void remap_set::lose_readable(unsigned spare) {
+  const std::lock_guard lock(metadata_mutex_);
+  if (spares_[spare] && !spares_[spare]->present)
+    stay_away(spare, false);
 }
 
 /// A change that was in doubt on a spare that is absent now, and nobody knows whether the spare has it: the
@@ -408,7 +455,7 @@ result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
     p.present = false;
     const auto out = put(nullptr);
     if (on_absent)
-      on_absent(place);
+      on_absent(place, false);
     (void)record_session(); // the others do not list it
     if (out->meta->present())
       (void)out->meta->erase_supers();
@@ -488,10 +535,10 @@ result<void> remap_set::remove_spare(unsigned spare) {
     return cannot(recorded.error());
   }
   if (on_absent)
-    on_absent(spare);
+    on_absent(spare, false);
   if (out->meta->present())
     (void)out->meta->erase_supers(); // where this fails it is a spare that no set lists
-  out->meta->lose();
+  out->meta->lose(false);
   const std::lock_guard map_lock(map_mutex_);
   old_.remove_all(spare);
   const std::lock_guard allocation(allocation_mutex_);

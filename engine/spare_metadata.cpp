@@ -36,7 +36,8 @@ result<std::unique_ptr<spare_metadata>> spare_metadata::blank(std::shared_ptr<st
 
 const std::string& spare_metadata::path() const {
   static const std::string nowhere = "(absent)";
-  return io_ ? io_->identity().path : nowhere;
+  const auto known = share_io();
+  return known ? known->identity().path : nowhere;
 }
 
 spare_unit spare_metadata::place_of(unsigned replica, std::uint32_t number) const {
@@ -177,10 +178,11 @@ unsigned spare_metadata::verify_supers() {
 }
 
 bool spare_metadata::answers() {
-  for (unsigned c = 0; c < super_copies && io_; ++c) {
+  const auto io = share_io();
+  for (unsigned c = 0; c < super_copies && io; ++c) {
     block_bytes bytes;
     const spare_unit place = places().super_place(c);
-    if (!io_->read(bytes.span(), byte_of(place)))
+    if (!io->read(bytes.span(), byte_of(place)))
       continue;
     if (const auto s = decode_superblock(bytes, c, place); s && s->spare_uuid == super.spare_uuid)
       return true;
@@ -473,6 +475,7 @@ io_result spare_metadata::complete_sixth(std::set<std::uint32_t> blocks, sequenc
 
 io_result spare_metadata::rewrite_tables() {
   const std::uint64_t failed_before = io_->failed_flushes();
+  superblock after = super;
   for (std::uint32_t c = 0; c < places().chunks(); ++c) {
     const bool initialised = super.is_good(sixth_replica, c);
     unsigned written = 0;
@@ -485,14 +488,16 @@ io_result spare_metadata::rewrite_tables() {
         good = wrote.has_value();
         written += good ? 1u : 0u;
       }
-      super.set_good(r, c, good);
+      after.set_good(r, c, good);
     }
     if (initialised && written < 2)
       return io_fail(io_error::medium);
   }
+  CHECK_OK(flush_since(*io_, failed_before));
+  super.good = after.good;
   damaged_.clear();
   sure_.clear();
-  return flush_since(*io_, failed_before);
+  return {};
 }
 
 } // namespace dmremap

@@ -60,10 +60,14 @@ public:
 
   [[nodiscard]] bool present() const { return io_ != nullptr; }
   [[nodiscard]] store& io() { return *io_; }
-  [[nodiscard]] std::shared_ptr<store> share_io() const { return io_; }
+  [[nodiscard]] std::shared_ptr<store> share_io() const { return io_ ? io_ : read_only_; }
   [[nodiscard]] const std::string& path() const;
-  /// The spare does not answer any more: from now on its tables live in memory and in the sixth replica.
-  void lose() { io_.reset(); }
+  /// The spare does not answer any more, or takes no writes (`readable`): from now on its tables live in
+  /// memory and in the sixth replica.
+  void lose(bool readable) {
+    read_only_ = readable ? io_ : nullptr;
+    io_.reset();
+  }
   [[nodiscard]] const geometry& places() const { return super.places; }
   [[nodiscard]] slot get(spare_unit u) const;
   /// In memory only; write_blocks() makes it durable.
@@ -98,12 +102,14 @@ public:
   [[nodiscard]] io_result complete_sixth(std::set<std::uint32_t> blocks, sequence_counter& sequences);
   /// A spare that is back: its own replicas are written anew from memory, which has them from the sixth,
   /// under the sequences that they have there; the good bits say which could be. Durable but for the
-  /// superblock, which is the caller's to write.
+  /// superblock, which is the caller's to write. On an error memory is as before.
   [[nodiscard]] io_result rewrite_tables();
 
   /// Blocks whose copies differed or could not be read at the load, and superblock copies that were not the
   /// newest.
   [[nodiscard]] const std::vector<damaged_block>& damaged() const { return damaged_; }
+  /// All that could be read of the table was alike in all good copies, and no change of it is on its way.
+  [[nodiscard]] bool copies_agree() const { return sure_.empty(); }
   [[nodiscard]] bool supers_damaged() const { return supers_damaged_; }
   [[nodiscard]] std::uint64_t highest_sequence() const { return highest_sequence_; }
   [[nodiscard]] unsigned
@@ -156,8 +162,9 @@ private:
   [[nodiscard]] unsigned sure_copies(std::uint32_t number) const;
   [[nodiscard]] io_result super_attempt(bool& again);
 
-  std::shared_ptr<store> io_;    // null: absent
-  std::shared_ptr<store> sixth_; // the host's; null: no sixth replica
+  std::shared_ptr<store> io_;        // null: absent
+  std::shared_ptr<store> read_only_; // null: it does not even answer reads, or is present
+  std::shared_ptr<store> sixth_;     // the host's; null: no sixth replica
   const commit_rules& rules_;
   std::vector<std::unique_ptr<table_block>> blocks_; // null: every slot as in a fresh chunk
   std::vector<std::uint64_t> empty_sequence_;        // of blocks that are null

@@ -87,6 +87,7 @@ json to_json(const spare_status& s, const disk_info& info) {
   return {{"index", s.index},
           {"state", spare_state(s)},
           {"present", s.present},
+          {"readable", s.present || s.readable},
           {"draining", s.draining},
           {"protected_by", host != nullptr ? json(host->uuid) : json(nullptr)},
           {"uuid", s.uuid},

@@ -55,7 +55,7 @@ const spare_status* spare_at(const disk_info& info, unsigned index) {
 
 std::string spare_state(const spare_status& spare) {
   if (!spare.present)
-    return "absent";
+    return spare.readable ? "unwritable" : "absent";
   if (spare.super_copies_valid + spare.head_copies_valid == 0)
     return "failed";
   if (spare.draining)
@@ -88,7 +88,8 @@ std::string dm_line(const disk_stats& s, const disk_info& info) {
 std::string spare_stats_text(const disk_stats& stats, const disk_info& info) {
   unsigned available = 0, in_use = 0, full = 0, failed = 0;
   for (const auto& spare : info.spares) {
-    if (const auto state = spare_state(spare); state == "absent" || state == "failed")
+    if (const auto state = spare_state(spare);
+        state == "absent" || state == "unwritable" || state == "failed")
       ++failed;
     else if (is_full(spare))
       ++full;
@@ -110,9 +111,10 @@ std::string metadata_status_text(const disk_info& info) {
   std::string out;
   for (const auto& s : info.spares) {
     if (!s.present) {
-      out += fmt::format("{}spare {} ({}): absent, sequence {}, {} allocated{}", out.empty() ? "" : "\n",
-                         s.uuid, s.path.empty() ? "path not known" : s.path, s.sequence, s.allocated_units,
-                         spare_remarks(s, info).substr(std::string(", absent").size()));
+      const std::string state = spare_state(s);
+      out += fmt::format("{}spare {} ({}): {}, sequence {}, {} allocated{}", out.empty() ? "" : "\n", s.uuid,
+                         s.path.empty() ? "path not known" : s.path, state, s.sequence, s.allocated_units,
+                         spare_remarks(s, info).substr(state.size() + 2));
       continue;
     }
     out += fmt::format(
@@ -179,8 +181,10 @@ std::string health_text(const disk_stats& s, const disk_info& info) {
   add(s.saves_done < s.saves_tried,
       fmt::format("{} of {} saves of metadata failed", s.saves_tried - s.saves_done, s.saves_tried));
   for (const auto& spare : info.spares)
-    add(!spare.present, fmt::format("spare {} ({}) is absent: its units answer EIO", spare.uuid,
-                                    spare.path.empty() ? "path not known" : spare.path));
+    add(!spare.present,
+        fmt::format("spare {} ({}) {}", spare.uuid, spare.path.empty() ? "path not known" : spare.path,
+                    spare.readable ? "takes no writes: what it holds is read, writes go to other spares"
+                                   : "is absent: its units answer EIO"));
   for (const auto& spare : info.spares)
     add(spare.present && spare.usable_units != 0 && spare.allocated_units * 10 >= spare.usable_units * 9,
         fmt::format("spare {} is {} % full", spare.path, spare.allocated_units * 100 / spare.usable_units));

@@ -25,7 +25,7 @@ namespace dmremap {
 
 /// The spare with this place in the set's list; null where there is none.
 [[nodiscard]] const spare_status* spare_at(const disk_info& info, unsigned index);
-/// "present", "absent", "failed" (no metadata can be read), "draining", or "full".
+/// "present", "absent", "unwritable" (only read), "failed" (no metadata can be read), "draining", or "full".
 [[nodiscard]] std::string spare_state(const spare_status& spare);
 
 /// True where nothing needs attention.

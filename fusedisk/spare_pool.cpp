@@ -56,7 +56,7 @@ spare_pool::spare_pool(disk& set, event_log& log, set_members from, const disk_i
   std::string trouble;
   const auto before = read_host_state(set_uuid_, trouble);
   for (const auto& spare : now.spares) {
-    if (const auto* member = spare.present ? member_at(from.members, spare.path) : nullptr)
+    if (const auto* member = spare.present || spare.readable ? member_at(from.members, spare.path) : nullptr)
       spares_.emplace(spare.index, held_spare{spare.uuid, *member});
     else if (before && before->spares.contains(spare.uuid))
       away_[spare.uuid] = before->spares.at(spare.uuid);
@@ -108,7 +108,8 @@ void spare_pool::describe(disk_info& info) const {
   for (auto& spare : info.spares) {
     if (spare.present)
       continue;
-    spare.path = known_text(spare.uuid);
+    if (const auto known = known_text(spare.uuid); !known.empty() || !spare.readable)
+      spare.path = known;
     const std::string bare = "not protected against the loss of spare " + spare.uuid;
     for (auto& notice : info.notices)
       if (notice == bare && !spare.path.empty())
@@ -366,10 +367,10 @@ result<evacuation_state> spare_pool::evacuate(unsigned index) {
     return no_such_spare(index);
   if (read_only_)
     return fail("read-only", set_name_, "the set is open read-only");
-  if (!spare->present)
+  if (!spare->present && !spare->readable)
     return fail("spare-absent", spare->uuid, "is absent: nothing can be read from it");
   if (std::count_if(info.spares.begin(), info.spares.end(), [](const spare_status& s) { return s.present; }) <
-      2)
+      (spare->present ? 2 : 1))
     return fail("last-spare", spare->path, "is the only spare that is present: add another one first");
   {
     const std::lock_guard lock(evacuation_mutex_);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Random operations on sets of several spares against a model in memory: main and spares fail, spares vanish
-// in the middle of anything, stay away, come back, are added, emptied, removed and forgotten.
+// in the middle of anything or take no writes any more, stay away, come back, are added, emptied, removed and
+// forgotten.
 //
 // DMREMAP_MODEL_OPS sets the number of operations, DMREMAP_MODEL_SEED the first seed ("random": any).
 #include "tests/support/mortal_store.h"
@@ -72,7 +73,8 @@ public:
   [[nodiscard]] std::uint64_t done() const { return done_; }
   struct tally {
     std::uint64_t vanished = 0, returned = 0, degraded = 0, refused = 0, added = 0, removed = 0,
-                  evacuated = 0, forgotten = 0, lost = 0, absent_reads = 0, failed_writes = 0, moved = 0;
+                  evacuated = 0, forgotten = 0, lost = 0, absent_reads = 0, failed_writes = 0, moved = 0,
+                  rejecting = 0, read_only = 0, opened_read_only = 0;
   };
   [[nodiscard]] const tally& counts() const { return counts_; }
 
@@ -126,6 +128,8 @@ private:
       return (void)set_->sync();
     case 20:
       return salvage();
+    case 21:
+      return reject_writes();
     default:
       return pick(2) == 0 ? read() : write(pick(8) == 0);
     }
@@ -275,13 +279,15 @@ private:
   void heal() {
     main_->clear_bad(pick(sectors), 60);
     for (auto& s : spares_)
-      if (pick(3) == 0)
-        s->inner().clear_faults();
+      if (pick(3) == 0) {
+        counts_.read_only += read_only_spares();
+        s->inner().clear_faults(); // one that rejected writes may be out of the record until the next open
+      }
   }
   [[nodiscard]] unsigned alive() const {
     unsigned n = 0;
     for (const auto& s : spares_)
-      n += !s->dead() && !dying_.contains(s.get()) ? 1 : 0;
+      n += !s->dead() && !dying_.contains(s.get()) && !rejecting_.contains(s.get()) ? 1 : 0;
     return n;
   }
   void kill_spare() {
@@ -293,6 +299,28 @@ private:
     s.die_after(pick(3) == 0 ? 0 : pick(60));
     dying_.insert(&s);
     ++counts_.vanished;
+  }
+
+  /// The spare takes no writes from now on, but answers reads.
+  void reject_writes() {
+    mortal_store& s = *spares_[pick(spares_.size())];
+    if (pick(3) != 0 || alive() < 2 || s.dead() || dying_.contains(&s))
+      return;
+    s.inner().add_bad({0, s.size() / sector_bytes, direction::write});
+    rejecting_.insert(&s);
+    ++counts_.rejecting;
+  }
+  void take_writes_again() {
+    for (mortal_store* s : rejecting_)
+      s->inner().clear_faults();
+  }
+  /// How many are only read: all that they hold must be there.
+  std::uint64_t read_only_spares() {
+    std::uint64_t n = 0;
+    const auto info = set_->info();
+    for (const spare_status& i : info->spares)
+      n += i.readable ? 1 : 0;
+    return n;
   }
 
   // --- spares
@@ -319,6 +347,7 @@ private:
   }
   void drop(mortal_store* gone) {
     dying_.erase(gone);
+    rejecting_.erase(gone);
     uuid_of_.erase(gone);
     std::erase_if(spares_, [&](const auto& s) { return s.get() == gone; });
   }
@@ -389,7 +418,7 @@ private:
       return;
     const auto now = set_->add_remap(sector_number(unit * unit_sectors), std::nullopt, unit_sectors, *place);
     if (!now)
-      return doubtful_unit(unit);
+      return doubtful_unit(unit, now.error().id == "commit-in-doubt");
     if (now->units == 0)
       return;
     // It shows what the spare held: written at once, so that the model knows it.
@@ -398,9 +427,9 @@ private:
     known_by_writing(unit);
   }
   /// A remap by hand that failed may yet come to stand; what the unit shows then is the spare's old content.
-  void doubtful_unit(std::uint64_t unit) {
+  void doubtful_unit(std::uint64_t unit, bool in_doubt) {
     std::vector<std::byte> got(unit_bytes);
-    if (!set_->read(*context_, got, unit * unit_bytes))
+    if (in_doubt || !set_->read(*context_, got, unit * unit_bytes))
       known_by_writing(unit);
   }
   void known_by_writing(std::uint64_t unit) {
@@ -460,6 +489,8 @@ private:
     std::vector<std::shared_ptr<store>> present;
     unsigned back = 0, away = 0;
     kill();
+    if (pick(2) == 0)
+      take_writes_again();
     for (auto& s : spares_) {
       const bool was_dead = s->dead() || dying_.contains(s.get());
       if (was_dead && pick(2) == 0) {
@@ -471,9 +502,10 @@ private:
       dying_.erase(s.get());
       present.push_back(s);
     }
-    if (!present.empty() && away != 0) {
+    if (!present.empty() && (away != 0 || !rejecting_.empty())) {
       if (const auto opened = try_open(present, true)) {
-        ++counts_.degraded;
+        counts_.degraded += away != 0 ? 1 : 0;
+        counts_.opened_read_only += read_only_spares();
         counts_.returned += back;
         note_places();
         for (auto& s : spares_)
@@ -483,21 +515,24 @@ private:
       } else {
         INFO(opened.error().id << ": " << opened.error().text());
         REQUIRE((opened.error().id == "spare-unprotected" || opened.error().id == "spare-missing" ||
-                 opened.error().id == "block-destroyed"));
+                 opened.error().id == "block-destroyed" ||
+                 (opened.error().id == "cannot-mend" && !rejecting_.empty())));
         ++counts_.refused;
       }
     }
+    take_writes_again();
     for (auto& s : spares_)
       s->revive();
     dying_.clear();
     counts_.returned += back;
     open(true);
+    rejecting_.clear();
   }
 
   std::mt19937_64 random_;
   std::shared_ptr<memory_store> main_;
   std::vector<std::shared_ptr<mortal_store>> spares_;
-  std::set<mortal_store*> dying_;
+  std::set<mortal_store*> dying_, rejecting_;
   std::array<mortal_store*, 16> in_place_{};
   std::map<mortal_store*, std::string> uuid_of_;
   unsigned made_ = 0;
@@ -530,11 +565,14 @@ TEST_CASE("random operations on several spares agree with a model in memory") {
     sum.added += c.added, sum.removed += c.removed, sum.evacuated += c.evacuated,
         sum.forgotten += c.forgotten;
     sum.lost += c.lost, sum.absent_reads += c.absent_reads, sum.failed_writes += c.failed_writes;
-    sum.moved += c.moved;
+    sum.moved += c.moved, sum.rejecting += c.rejecting, sum.read_only += c.read_only;
+    sum.opened_read_only += c.opened_read_only;
   }
   CAPTURE(sum.vanished, sum.returned, sum.degraded, sum.refused, sum.added, sum.removed, sum.evacuated,
-          sum.forgotten, sum.lost, sum.absent_reads, sum.failed_writes, sum.moved);
+          sum.forgotten, sum.lost, sum.absent_reads, sum.failed_writes, sum.moved, sum.rejecting,
+          sum.read_only, sum.opened_read_only);
   // A model that meets none of them proves nothing.
   CHECK(std::min({sum.vanished, sum.returned, sum.degraded, sum.added, sum.removed, sum.evacuated,
-                  sum.forgotten, sum.lost, sum.absent_reads, sum.failed_writes, sum.moved}) > 0);
+                  sum.forgotten, sum.lost, sum.absent_reads, sum.failed_writes, sum.moved, sum.read_only,
+                  sum.opened_read_only}) > 0);
 }

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A spare that fails every write and can be read: what it holds is served, nothing new comes to it, and it
+// never brings old data back.
+#include "tests/support/pool_fixture.h"
+
+using namespace dmremap;
+using namespace dmremap::test;
+
+namespace {
+
+constexpr std::byte one{101}, two{102}, three{103};
+
+void put_on(pool_fixture& f, std::uint64_t unit, unsigned spare, std::byte value) {
+  const auto made = f.set->add_remap(sector_number(unit * unit_sectors), std::nullopt, unit_sectors, spare);
+  if (!made)
+    FAIL(made.error().text());
+  REQUIRE(f.write(unit, value));
+  REQUIRE(f.entry(unit)->spare_index == spare);
+}
+
+/// From now on no sector of the spare can be written.
+void reject_writes(pool_fixture& f, unsigned spare) {
+  f.spares[spare]->add_bad({0, f.spares[spare]->size() / sector_bytes, direction::write});
+}
+
+open_options degraded() {
+  open_options options;
+  options.degraded = true;
+  return options;
+}
+
+/// Units 4, 5 and 6 on the spare, flushed; then it takes no writes, and a write to unit 5 finds that out.
+void prepare(pool_fixture& f, unsigned spare) {
+  put_on(f, 4, spare, one);
+  put_on(f, 5, spare, one);
+  put_on(f, 6, spare, one);
+  REQUIRE(f.set->flush());
+  reject_writes(f, spare);
+  REQUIRE(f.write(5, two));
+}
+
+} // namespace
+
+TEST_CASE("a spare that takes no writes serves what it holds, and its units are written elsewhere") {
+  const unsigned spare = GENERATE(0u, 1u, 2u);
+  CAPTURE(spare);
+  pool_fixture f(3);
+  prepare(f, spare);
+  REQUIRE(f.shows(4) == "byte 101");
+  REQUIRE(f.shows(5) == "byte 102");
+  REQUIRE(f.entry(5)->spare_index != spare);
+  REQUIRE(f.write_sector(6 * unit_sectors + 2, three)); // the rest of the unit comes along
+  REQUIRE(f.entry(6)->spare_index != spare);
+  REQUIRE(f.shows_sector(6 * unit_sectors + 2) == "byte 103");
+  REQUIRE(f.shows_sector(6 * unit_sectors + 3) == "byte 101");
+  f.remap(9); // nothing new comes to it
+  REQUIRE(f.entry(9)->spare_index != spare);
+  REQUIRE(f.set->flush().has_value());
+  REQUIRE_FALSE(f.status(spare).present);
+  REQUIRE(f.status(spare).readable);
+  REQUIRE(f.set->stats().state == "a spare takes no writes");
+  REQUIRE_FALSE(f.set->unmap(sector_number(4 * unit_sectors)).has_value());
+  REQUIRE(f.shows(4) == "byte 101");
+}
+
+TEST_CASE("a set with a spare that takes no writes opens for writing where that is allowed by hand") {
+  const unsigned spare = GENERATE(0u, 1u, 2u);
+  pool_fixture f(3);
+  prepare(f, spare);
+  REQUIRE(f.set->flush().has_value());
+  SECTION("killed") {}
+  SECTION("closed") {
+    f.close();
+  }
+  const auto refused = f.try_open();
+  REQUIRE_FALSE(refused.has_value());
+  REQUIRE(refused.error().id == "cannot-mend");
+  REQUIRE(refused.error().why.find("-o degraded") != std::string::npos);
+  for (const std::byte value : {two, three}) {
+    f.open(true);
+    REQUIRE(f.shows(4) == "byte 101");
+    REQUIRE(f.shows(5) == (value == two ? "byte 102" : "byte 103"));
+    REQUIRE(f.status(spare).readable);
+    REQUIRE_FALSE(f.status(spare).present);
+    REQUIRE(f.write(5, three));
+    REQUIRE(f.set->flush().has_value());
+  }
+  REQUIRE(f.write(4, two));
+  f.spares[spare]->clear_faults(); // it takes writes again
+  f.open();
+  REQUIRE(f.status(spare).present);
+  REQUIRE(f.shows(4) == "byte 102");
+  REQUIRE(f.shows(5) == "byte 103");
+  REQUIRE(f.shows(6) == "byte 101");
+  REQUIRE(f.set->unmap(sector_number(4 * unit_sectors)).has_value());
+  REQUIRE(f.shows(4) == "byte 102");
+  f.close();
+  f.open();
+  REQUIRE(f.set->info()->notices.empty());
+}
+
+TEST_CASE("a spare that takes no writes and that nobody protects is read, too, and must be there") {
+  pool_fixture f(2);
+  put_on(f, 4, 1, one);
+  f.spares[0]->add_bad({3300 * unit_sectors, 796 * unit_sectors, direction::write}); // no room for its sixth
+  put_on(f, 5, 1, one);
+  REQUIRE(f.status(1).protected_by < 0);
+  REQUIRE(f.set->flush());
+  reject_writes(f, 1);
+  REQUIRE(f.write(5, two));
+  REQUIRE(f.shows(4) == "byte 101");
+  REQUIRE_FALSE(f.try_open().has_value());
+  f.open(true);
+  REQUIRE(f.shows(4) == "byte 101");
+  REQUIRE(f.shows(5) == "byte 102");
+  REQUIRE(f.write(4, three));
+  REQUIRE(f.set->flush().has_value());
+  f.there[1] = false;
+  REQUIRE_FALSE(f.try_open(degraded()).has_value());
+  f.there[1] = true;
+  f.spares[1]->clear_faults();
+  f.open();
+  REQUIRE(f.shows(4) == "byte 103");
+  REQUIRE(f.shows(5) == "byte 102");
+}
+
+TEST_CASE("a change in doubt on a spare that takes no writes any more is not shown from there") {
+  pool_fixture f(2);
+  put_on(f, 4, 1, one);
+  f.spares[0]->add_bad({3300 * unit_sectors, 796 * unit_sectors, direction::write});
+  put_on(f, 5, 1, one);
+  REQUIRE(f.status(1).protected_by < 0);
+  REQUIRE(f.set->flush());
+  REQUIRE(f.set->evacuate_spare(0).has_value()); // new units go to spare 1
+  // The metadata cannot be written any more, the data can.
+  const spare_unit first_data = f.entry(4)->spare;
+  f.spares[1]->add_bad({0, first_data.value * unit_sectors, direction::write});
+  f.main->add_bad({7 * unit_sectors, unit_sectors, direction::write});
+  (void)f.write(7, two);
+  const std::string shown = f.shows(7);
+  f.kill();
+  f.spares[1]->clear_faults();
+  f.open();
+  if (shown == "byte 102") // what was shown once stays
+    REQUIRE(f.shows(7) == "byte 102");
+  REQUIRE(f.shows(4) == "byte 101");
+}
+
+TEST_CASE("a spare that takes no writes is emptied and forgotten without losing a sector") {
+  pool_fixture f(3);
+  prepare(f, 1);
+  const auto too_soon = f.set->forget_spare(1);
+  REQUIRE_FALSE(too_soon.has_value());
+  REQUIRE(too_soon.error().id == "spare-in-use");
+  const auto moved = f.set->evacuate_spare(1);
+  REQUIRE(moved.has_value());
+  REQUIRE(moved->moved == 2);
+  REQUIRE(moved->lost_sectors == 0);
+  REQUIRE(f.shows(4) == "byte 101");
+  REQUIRE(f.set->forget_spare(1).has_value());
+  REQUIRE(f.shows(6) == "byte 101");
+  f.there[1] = false;
+  f.close();
+  f.open();
+  REQUIRE(f.shows(4) == "byte 101");
+  REQUIRE(f.shows(5) == "byte 102");
+  REQUIRE(f.set->info()->notices.empty());
+}
+
+TEST_CASE("a spare that takes no writes and then goes for good answers an error") {
+  pool_fixture f(3);
+  prepare(f, 1);
+  f.break_spare(1);
+  REQUIRE(f.shows(4) == "its spare is absent");
+  REQUIRE_FALSE(f.status(1).readable);
+  REQUIRE(f.set->stats().state == "spare absent");
+  REQUIRE(f.shows(5) == "byte 102");
+  REQUIRE(f.write(4, three));
+  REQUIRE(f.shows(4) == "byte 103");
+  REQUIRE(f.set->forget_spare(1).has_value());
+  REQUIRE(f.shows(6) == "lost sector");
+}
+
+TEST_CASE("bad places of a spare that takes no writes move on with what is left") {
+  pool_fixture f(3);
+  prepare(f, 1);
+  f.spares[1]->add_bad({f.entry(4)->spare.value * unit_sectors + 8 * 0, 8, direction::read});
+  REQUIRE(f.shows(4) == "lost sector");
+  REQUIRE(f.entry(4)->spare_index != 1);
+  REQUIRE(f.shows(6) == "byte 101");
+  REQUIRE(f.status(1).readable);
+}
+
+TEST_CASE("a flush tells once of what a spare that takes no writes may have dropped") {
+  pool_fixture f(3);
+  put_on(f, 4, 1, one);
+  put_on(f, 5, 1, one);
+  REQUIRE(f.set->flush());
+  REQUIRE(f.write(4, two)); // in its cache
+  reject_writes(f, 1);
+  f.spares[1]->fail_flushes(always);
+  REQUIRE(f.write(5, two));
+  REQUIRE_FALSE(f.set->flush().has_value());
+  REQUIRE(f.set->flush().has_value());
+  REQUIRE(f.write(6, two));
+  REQUIRE(f.set->flush().has_value());
+}
