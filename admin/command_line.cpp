@@ -73,6 +73,7 @@ void add_create(builder& b) {
       ->allow_extra_args(false);
   sub->add_option("--destroy-set", o->destroy_set, "the set of this UUID on the spare may go")
       ->type_name("UUID");
+  sub->add_flag("--sparse", o->sparse, "set aside no space for spares that are files");
   sub->add_flag("--no-persist", o->no_persist, "write no configuration file");
   sub->add_flag("-n,--dry-run", o->dry_run, "print what would be done; open nothing for writing");
 }
@@ -179,6 +180,7 @@ void add_spare(builder& b) {
       ->allow_extra_args(false);
   sub->add_option("--destroy-set", o->destroy_set, "add: the set of this UUID on it may go")
       ->type_name("UUID");
+  sub->add_flag("--sparse", o->sparse, "add: set aside no space for a file");
   sub->add_flag("--cancel", o->cancel, "evacuate: stop it; the spare takes new data again");
   sub->add_option("--progress", o->progress, "evacuate: write lines \"DONE ALL\" of units to this descriptor")
       ->type_name("FD");

@@ -20,6 +20,7 @@ struct create_options {
   std::string table;             ///< instead of main and spares
   std::vector<std::string> wipe; ///< types of signatures that may go
   std::string destroy_set;       ///< UUID of a set that may go
+  bool sparse = false;           ///< spare files are left with the space that they have
   bool no_persist = false;
   bool dry_run = false;
 };
@@ -69,6 +70,7 @@ struct spare_options {
   std::string member;            ///< of all but list: a member, or what names a spare of the set
   std::vector<std::string> wipe; ///< add: types of signatures that may go
   std::string destroy_set;       ///< add: UUID of a set that may go
+  bool sparse = false;           ///< add: a file is left with the space that it has
   bool dry_run = false;
   bool yes = false;    ///< forget: do not ask
   bool cancel = false; ///< evacuate: stop it, and let the spare take new data again

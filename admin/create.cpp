@@ -6,6 +6,7 @@
 #include "engine/config.h"
 #include "engine/disk.h"
 #include "engine/paths.h"
+#include "engine/preallocate.h"
 #include "engine/uuid.h"
 #include "engine/wipe.h"
 
@@ -119,6 +120,16 @@ result<void> keep_config(const create_plan& plan) {
   return saved;
 }
 
+/// Room for all spares comes first: where one has none, those before it give theirs back.
+result<void> set_space_aside(const std::vector<open_member>& members) {
+  std::vector<preallocation> rooms;
+  for (std::size_t i = 1; i < members.size(); ++i)
+    rooms.push_back(TRY(preallocation::take(members[i].spec)));
+  for (auto& room : rooms)
+    room.keep();
+  return {};
+}
+
 result<void> format_set(std::vector<open_member>& members, create_plan& plan) {
   std::vector<store*> spares;
   for (std::size_t i = 1; i < members.size(); ++i) {
@@ -212,8 +223,11 @@ result<exit_code> create(context& c, const create_options& options) {
   CHECK_OK(make_plan(options, members, plan));
   CHECK_OK(check_config(plan, persist));
   if (!options.dry_run) {
-    if (plan.done != create_plan::outcome::opened)
+    if (plan.done != create_plan::outcome::opened) {
+      if (!options.sparse)
+        CHECK_OK(set_space_aside(members));
       CHECK_OK(format_set(members, plan));
+    }
     CHECK_OK(keep_config(plan));
   }
   report_plan(c, plan);

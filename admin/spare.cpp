@@ -108,9 +108,12 @@ result<exit_code> list_spares(const context& c, const running_set& set) {
 
 result<exit_code> add_spare(const context& c, const running_set& set, const spare_options& o) {
   const auto member = TRY(parse_member(o.member)).text();
-  const auto reply = TRY(
-      ask(set, "spare_add",
-          {{"member", member}, {"wipe", o.wipe}, {"destroy_set", o.destroy_set}, {"dry_run", o.dry_run}}));
+  const auto reply = TRY(ask(set, "spare_add",
+                             {{"member", member},
+                              {"wipe", o.wipe},
+                              {"destroy_set", o.destroy_set},
+                              {"sparse", o.sparse},
+                              {"dry_run", o.dry_run}}));
   show(c, set.name, reply);
   return exit_code::ok;
 }

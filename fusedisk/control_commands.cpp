@@ -351,6 +351,7 @@ result<answer> do_spare_add(control_target& t, const json& args) {
     request.destroy_set = TRY(text_argument(args, "destroy_set"));
   request.dry_run = TRY(flag_argument(args, "dry_run"));
   const auto r = TRY(t.spare_add(request));
+  request.sparse = TRY(flag_argument(args, "sparse"));
   return answer{text_of(r),
                 {{"member", r.member},
                  {"uuid", r.uuid.empty() ? json(nullptr) : json(r.uuid)},

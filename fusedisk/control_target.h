@@ -36,6 +36,7 @@ struct spare_add_request {
   std::string member;            ///< as parse_member() takes it, with a whole path
   std::vector<std::string> wipe; ///< types of signatures that may go
   std::string destroy_set;       ///< UUID of a set that may go
+  bool sparse = false;           ///< a file is left with the space that it has
   bool dry_run = false;
 };
 
@@ -102,7 +103,8 @@ public:
 
   /// Checks the member as `create` does, claims it, formats it and takes it into the set and its
   /// configuration. Errors: those of parse_member, open_members, probe_signatures, check_spare,
-  /// check_surroundings, check_configured, disk::add_spare and of the configuration; "member-is-image".
+  /// check_surroundings, check_configured, preallocation::take, disk::add_spare and of the configuration;
+  /// "member-is-image".
   [[nodiscard]] virtual result<spare_add_reply> spare_add(const spare_add_request& request) = 0;
   /// Errors: those of disk::remove_spare, "evacuation-running".
   [[nodiscard]] virtual result<spare_change_reply> spare_remove(unsigned index, bool dry_run) = 0;

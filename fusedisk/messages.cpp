@@ -83,7 +83,7 @@ result<std::string> on_metadata_status(control_target& t, const word_list&) {
 
 /// A message takes away no signature: `dmremap spare add --wipe` does.
 result<std::string> on_spare_add(control_target& t, const word_list& w) {
-  return text_of(TRY(t.spare_add({w[1], {}, "", false})));
+  return text_of(TRY(t.spare_add({w[1], {}, "", false, false})));
 }
 
 result<std::string> on_spare_remove(control_target& t, const word_list& w) {

@@ -247,7 +247,8 @@ result<bool> spare_pool::check_candidate(const open_member& member, const spare_
 
 /// The configuration comes first: a spare must be named there before it can hold data. One that it names and
 /// that is no spare of the set is passed over at the next start.
-result<void> spare_pool::put_into_set(const open_member& member, bool wipe, spare_add_reply& reply) {
+result<void> spare_pool::put_into_set(const open_member& member, bool wipe, preallocation room,
+                                      spare_add_reply& reply) {
   bool written = false;
   static_cast<void>(TRY(change_configured_spares(set_uuid_, [&](std::vector<std::string>& lines) {
     if (std::any_of(lines.begin(), lines.end(), [&](const std::string& l) { return names(l, reply.member); }))
@@ -264,6 +265,7 @@ result<void> spare_pool::put_into_set(const open_member& member, bool wipe, spar
   if (wipe)
     if (auto wiped = wipe_signatures(*member.io); !wiped)
       return back_out(wiped.error());
+  room.keep();
   const auto index = set_.add_spare(member.io);
   if (!index)
     return back_out(index.error());
@@ -294,7 +296,10 @@ result<spare_add_reply> spare_pool::add(const spare_add_request& request) {
       reply.wiped.push_back(one.type);
   if (request.dry_run)
     return reply;
-  CHECK_OK(put_into_set(member, wipe, reply));
+  preallocation room;
+  if (!request.sparse)
+    room = TRY(preallocation::take(spec));
+  CHECK_OK(put_into_set(member, wipe, std::move(room), reply));
   const auto now = set_.info();
   if (const auto* added = now ? status_of(*now, reply.index) : nullptr)
     reply.uuid = added->uuid;

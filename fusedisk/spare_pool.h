@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include "engine/preallocate.h"
 #include "engine/set_members.h"
 #include "fusedisk/control_target.h"
 #include "fusedisk/log.h"
@@ -57,7 +58,8 @@ private:
   [[nodiscard]] result<open_member> open_candidate(const member_spec& spec, bool dry_run);
   [[nodiscard]] result<bool> check_candidate(const open_member& member, const spare_add_request& request,
                                              const disk_info& info) const;
-  [[nodiscard]] result<void> put_into_set(const open_member& member, bool wipe, spare_add_reply& reply);
+  [[nodiscard]] result<void> put_into_set(const open_member& member, bool wipe, preallocation room,
+                                          spare_add_reply& reply);
   void take(open_member member, const std::string& uuid);
   void drop(const std::string& uuid);
   std::string keep_record(const std::string& gone, std::string note = {});

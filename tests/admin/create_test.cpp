@@ -72,6 +72,10 @@ TEST_CASE("create makes a set, keeps its configuration, and writes nothing on ma
   CHECK(config->main == files.main);
   CHECK(config->spares == std::vector{files.spare});
 
+  struct stat facts {};
+  REQUIRE(::stat(files.spare.c_str(), &facts) == 0);
+  CHECK(static_cast<std::uint64_t>(facts.st_blocks) * 512 >= 32 * mib); // set aside
+
   SECTION("once: the same pair is opened as it is") {
     const auto held = files.contents();
     const auto again = files.create();
@@ -307,4 +311,12 @@ TEST_CASE_METHOD(two_files, "the state that this host keeps of a set goes with i
   CHECK(damaged.err.find(kept) != std::string::npos);
   REQUIRE(dmremap_with({"destroy", "set3"}).status == 0);
   CHECK(!boost::filesystem::exists(kept));
+}
+
+TEST_CASE("create --sparse leaves a spare file with the space that it needs") {
+  const two_files files;
+  REQUIRE(files.create({"--sparse"}).status == 0);
+  struct stat facts {};
+  REQUIRE(::stat(files.spare.c_str(), &facts) == 0);
+  CHECK(static_cast<std::uint64_t>(facts.st_blocks) * 512 < 4 * mib);
 }

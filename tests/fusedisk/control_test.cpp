@@ -90,7 +90,8 @@ TEST_CASE("spares are changed by request") {
                                   {"usable_units", 4000},
                                   {"wiped", {"ext4", "xfs"}},
                                   {"configuration_problem", nullptr}});
-  const json planned = ask(t, command("spare_add", {{"member", "/x/new"}, {"dry_run", true}})).at("result");
+  const json planned =
+      ask(t, command("spare_add", {{"member", "/x/new"}, {"sparse", true}, {"dry_run", true}})).at("result");
   CHECK(planned.at("uuid").is_null());
   CHECK(planned.at("index").is_null());
   CHECK(ask(t, command("spare_remove", {{"spare", path}})).at("result").at("member") == path);
@@ -108,9 +109,9 @@ TEST_CASE("spares are changed by request") {
   CHECK(ask(t, command("evacuation")).at("result").at("running") == false);
   ask(t, command("spare_refill", {{"spare", path}}));
   CHECK(t.asked() == std::vector<std::string>{"spare_add /x/new wipe ext4 wipe xfs destroy u",
-                                              "spare_add /x/new dry", "spare_remove 0", "spare_remove 0 dry",
-                                              "spare_forget 0 dry", "spare_forget 0", "spare_evacuate 0",
-                                              "stop_evacuation", "spare_refill 0"});
+                                              "spare_add /x/new sparse dry", "spare_remove 0",
+                                              "spare_remove 0 dry", "spare_forget 0 dry", "spare_forget 0",
+                                              "spare_evacuate 0", "stop_evacuation", "spare_refill 0"});
   for (const char* name : {"spare_remove", "spare_forget", "spare_evacuate", "spare_refill"}) {
     CHECK(failure_of(t, command(name, {{"spare", "/x/nowhere"}})) == "no-such-spare");
     CHECK(failure_of(t, command(name)) == "bad-request");

@@ -94,7 +94,8 @@ public:
     std::string text = "spare_add " + r.member;
     for (const auto& type : r.wipe)
       text += " wipe " + type;
-    note(text + (r.destroy_set.empty() ? "" : " destroy " + r.destroy_set) + (r.dry_run ? " dry" : ""));
+    note(text + (r.destroy_set.empty() ? "" : " destroy " + r.destroy_set) + (r.sparse ? " sparse" : "") +
+         (r.dry_run ? " dry" : ""));
     if (!refusal.id.empty())
       return tl::make_unexpected(refusal);
     return spare_add_reply{r.member, r.dry_run ? "" : "aaaaaaaa-2222-3333-4444-555555555555", 1, 4000, r.wipe,
