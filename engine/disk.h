@@ -209,7 +209,7 @@ public:
   /// "spare-in-use" ("Cannot remove spare PATH: N active allocations"), "last-spare", "no-such-spare".
   [[nodiscard]] result<void> remove_spare(unsigned index);
   /// Moves all that a spare holds to the others; from now on it takes no new data. Unit by unit, I/O goes on.
-  /// `progress(done, all)` is called now and then; false ends the work: what was moved stays moved, and
+  /// `progress(done, all)` is called before each unit; false ends the work: what was moved stays moved, and
   /// calling again goes on. Errors: "no-spare-capacity", "no-such-spare", "spare-absent", "cancelled".
   [[nodiscard]] result<evacuate_reply>
   evacuate_spare(unsigned index, const std::function<bool(std::uint64_t, std::uint64_t)>& progress = {});

@@ -10,8 +10,6 @@
 namespace dmremap {
 namespace {
 
-constexpr std::uint64_t units_per_report = 64;
-
 tl::unexpected<error> no_such_spare(unsigned index) {
   return fail("no-such-spare", "", "the set has no spare " + std::to_string(index));
 }
@@ -169,7 +167,7 @@ disk::evacuate_spare(unsigned index, const std::function<bool(std::uint64_t, std
   for (auto units = i.set->units_on(index); !units.empty(); units = i.set->units_on(index)) {
     const std::uint64_t moved_before = answer.moved;
     for (std::size_t n = 0; n < units.size(); ++n) {
-      if (progress && n % units_per_report == 0 && !progress(answer.moved, answer.moved + units.size() - n))
+      if (progress && !progress(answer.moved, answer.moved + units.size() - n))
         return fail("cancelled", before->path,
                     std::to_string(answer.moved) + " units were moved; call again to go on");
       const std::lock_guard admin(i.admin_mutex);

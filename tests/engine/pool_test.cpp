@@ -280,6 +280,30 @@ TEST_CASE("a spare is added, filled, emptied and removed while the disk is in us
   REQUIRE(f.set->remove_spare(1).error().id == "last-spare");
 }
 
+TEST_CASE("an evacuation that is stopped moves no further unit, and goes on after a restart") {
+  pool_fixture f(2);
+  for (unsigned n = 0; n < 10; ++n)
+    put_on(f, 3 + n, 0, one);
+  const unsigned stop_at = GENERATE(0u, 1u, 7u);
+  const auto stopped = f.set->evacuate_spare(0, [&](std::uint64_t done, std::uint64_t all) {
+    REQUIRE(all == 10);
+    return done < stop_at;
+  });
+  REQUIRE_FALSE(stopped);
+  CHECK(stopped.error().id == "cancelled");
+  CHECK(f.status(0).allocated_units == 10 - stop_at);
+  CHECK(f.status(0).draining);
+  f.close();
+  f.open();
+  CHECK_FALSE(f.status(0).draining); // not remembered: the same command goes on
+  const auto rest = f.set->evacuate_spare(0);
+  REQUIRE(rest);
+  CHECK(rest->moved == 10 - stop_at);
+  CHECK(f.status(0).allocated_units == 0);
+  for (unsigned n = 0; n < 10; ++n)
+    CHECK(f.shows(3 + n) == "byte 101");
+}
+
 TEST_CASE("a bad place on a spare is left, and its data moves on") {
   pool_fixture f(2);
   put_on(f, 3, 0, one);
