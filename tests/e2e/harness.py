@@ -411,6 +411,10 @@ class Set:
         self.workspace.dmremap("create", self.name, "--main", self.main_member, "--spare", self.spare_member)
         return self
 
+    def what_to_serve(self):
+        """The members, as fusedisk gets them; a subclass may name the set instead."""
+        return [self.main_member, *self.spare_members]
+
     def start(self, options=None, on_file=False, wait=True, timeout=60):
         """Starts fusedisk in the foreground, on a folder or on a file; Daemon once the mount serves."""
         self._starts += 1
@@ -419,7 +423,7 @@ class Set:
             mountpoint.touch() if on_file else mountpoint.mkdir(exist_ok=True)
         log_path = self.workspace.path / f"{self.name}.{self._starts}.log"
         command = [program("fusedisk"), "--foreground", *(["-o", options] if options else []),
-                   self.main_member, *self.spare_members, str(mountpoint)]
+                   *self.what_to_serve(), str(mountpoint)]
         with open(log_path, "w") as log:
             process = subprocess.Popen(command, env=self.workspace.env, stdin=subprocess.DEVNULL, stdout=log,
                                        stderr=log, start_new_session=self.workspace.own_sessions)

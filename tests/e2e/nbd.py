@@ -18,6 +18,7 @@ from harness import MIB, SECTOR, UNIT_SECTORS, Failure
 
 PLUGIN = Path(__file__).resolve().parent / "nbd_plugin.py"
 ONE_PERCENT = 0.01
+SEED = int(os.environ.get("DMREMAP_SEED", "1"))  # the same bad sectors and the same load each time, but for this
 
 
 def draw(seed, sectors, part=ONE_PERCENT):
@@ -42,7 +43,7 @@ class Export:
         self.folder = workspace.folder(f"nbd-{name}")
         self.path = self.folder / "disk"
         self.bad = {"read": set(), "write": set()}
-        self.filters, self.parameters = [], []
+        self.filters, self.parameters = [], []  # parameters: of the filters and of the plugin
         self._server = self._client = None
         self._starts = 0
 

@@ -5,6 +5,8 @@ file=PATH   what the drive holds
 bad=PATH    which of its sectors fail: lines "read FIRST COUNT" and "write FIRST COUNT" (sectors of 512 bytes); read when
             the server starts, so they are as fixed as those of a real drive
 
+killer=PATH a file of nbd_killer.py: the process named there is killed with the write counted there
+
 As on a real drive, a write that fails has written what lies before its first bad sector.
 """
 
@@ -12,14 +14,20 @@ import bisect
 import errno
 import io
 import os
+import sys
+import threading
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import nbd_killer
 import nbdkit
 
 API_VERSION = 2
 SECTOR = 512
-_settings = {"file": None, "bad": None}
+_settings = {"file": None, "bad": None, "killer": None}
 _bad = {"read": [], "write": []}  # sorted sector numbers
 _fd = -1
+_killer = None
+_killer_lock = threading.Lock()
 
 
 def thread_model():
@@ -33,8 +41,10 @@ def config(key, value):
 
 
 def get_ready():
-    global _fd
+    global _fd, _killer
     _fd = os.open(_settings["file"], os.O_RDWR | os.O_CLOEXEC)
+    if _settings["killer"]:
+        _killer = nbd_killer.Killer(_settings["killer"])
     if not _settings["bad"]:
         return
     with io.open(_settings["bad"], encoding="ascii") as lines:
@@ -81,11 +91,18 @@ def pread(h, buf, offset, flags):
 def pwrite(h, buf, offset, flags):
     sector = _first_bad("write", offset, len(buf))
     length = len(buf) if sector is None else max(sector * SECTOR - offset, 0)
+    dead = False
+    if _killer:
+        with _killer_lock:
+            kept = _killer.write_came(length)
+        dead, length = kept < length, min(kept, length)
     done = 0
     while done < length:
         done += os.pwritev(_fd, [memoryview(buf)[done:length]], offset + done)
     if sector is not None:
         _fail(f"sector {sector} cannot be written")
+    if dead:
+        _fail("whoever wrote this is dead")
 
 
 def flush(h, flags):

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""kill -9 of the daemon within changes of its spares: at each write to a spare in turn, from the first to the last that
+the change makes. Afterwards the set opens, all data is compared byte for byte, and the change is made again to its end.
+
+The spares are ranges of one file behind an NBD server, which kills the daemon itself when the write comes: as exact as a
+switch in the daemon would be, without one. DMREMAP_KILL_POINTS: at how many writes of each change (5), or "all";
+DMREMAP_SEED says which.
+"""
+
+import functools
+import os
+import random
+import shutil
+
+import harness
+import nbd
+from harness import MIB, SECTOR, UNIT, UNIT_SECTORS, DirectFile
+from nbd_killer import Killer
+
+POINTS = os.environ.get("DMREMAP_KILL_POINTS", "5")
+SEED = nbd.SEED
+
+MAIN_SIZE, SPARE_SIZE = 2 * MIB, 16 * MIB
+MAIN_UNITS, SPARE_SECTORS = MAIN_SIZE // UNIT, SPARE_SIZE // SECTOR
+ON_A, ON_B = range(20, 36), range(60, 76)
+OLD, NEW, NEWEST = "old", "new", "newest"
+UNREADABLE = None
+
+
+@functools.lru_cache(maxsize=4096)
+def content(version, unit):
+    return harness.pattern(f"{version} {unit}", UNIT)
+
+
+class Dead(Exception):
+    """The daemon was killed under a request."""
+
+
+class Pool(harness.Set):
+    def what_to_serve(self):
+        return ["--name", self.name]
+
+
+class KillSpares(harness.TestCase):
+    def setUp(self):
+        super().setUp()
+        w = self.workspace
+        self.set = Pool(w, "pool", main_size=MAIN_SIZE, spare_size=3 * SPARE_SIZE)
+        self.set.main.write_bytes(b"".join(content(OLD, u) for u in range(MAIN_UNITS)))
+        control = w.path / "killer"
+        self.killer = Killer(control)
+        self.export = nbd.Export(w, "spares", self.set.spare)
+        self.export.parameters.append(f"killer={control}")
+        self.export.start()
+        self.links = [w.path / f"spare-{letter}" for letter in "abc"]
+        self.members = [f"{link}@{n * SPARE_SECTORS}+{SPARE_SECTORS}" for n, link in enumerate(self.links)]
+        for n in range(3):
+            self.bring(n)
+
+    def bring(self, n):
+        if not self.links[n].is_symlink():
+            self.links[n].symlink_to(self.export.path)
+
+    def take_away(self, n):
+        self.links[n].unlink()
+
+    # --- the set ---
+
+    def open(self, degraded=False):
+        """Serves; whoever is to be killed is this daemon."""
+        daemon = self.set.start("degraded" if degraded else None, wait=False)
+        self.killer.victim(daemon.pid)
+        try:
+            self.set._wait_ready(60)
+        except harness.Failure:
+            if not self.killer.killed():
+                raise
+            raise Dead() from None
+
+    def control(self, command, **arguments):
+        try:
+            return self.set.control(command, **arguments)
+        except (OSError, ValueError):
+            self.died_or_raise()
+
+    def died_or_raise(self):
+        if not self.killer.killed():
+            raise
+        raise Dead() from None
+
+    def must(self, command, *also_good, **arguments):
+        """An answer that is good, or a refusal that says that there is nothing left to do."""
+        reply = self.control(command, **arguments)
+        if not reply["ok"] and reply["error"]["id"] not in also_good:
+            raise harness.Failure(f"{command} {arguments}: {reply['error']}")
+        return reply
+
+    def write(self, units, version):
+        """Acknowledged or not, the data is followed."""
+        try:
+            with DirectFile(self.set.image, write=True) as f:
+                for unit in units:
+                    self.may_hold[unit] = [*self.may_hold[unit], version]
+                    f.write(unit * UNIT, content(version, unit))
+                    self.may_hold[unit] = [version]
+        except OSError:  # of a close, too
+            self.died_or_raise()
+
+    def compare(self, when):
+        """Every byte of the disk. What is found is what must be there from now on."""
+        wrong = []
+        with DirectFile(self.set.image) as f:
+            for unit in range(MAIN_UNITS):
+                try:
+                    data = f.read(unit * UNIT, UNIT)
+                except OSError:
+                    data = None
+                found = [v for v in self.may_hold[unit] if data == (None if v is UNREADABLE else content(v, unit))]
+                if not found:
+                    is_ = next((v for v in (OLD, NEW, NEWEST) if data == content(v, unit)), "something else")
+                    wrong.append(f"unit {unit}: {self.may_hold[unit]} expected, "
+                                 f"{'unreadable' if data is None else is_} found")
+                self.may_hold[unit] = found[-1:] or self.may_hold[unit]
+        self.assertEqual(wrong, [], when)
+
+    def uuids(self):
+        return {s["index"]: s["uuid"] for s in self.control("status")["result"]["spares"]}
+
+    # --- the state to begin with, and back to it ---
+
+    def make(self, spares):
+        """A set of the first so many spares; 16 units on each of the first two, newer than what main has of them."""
+        words = [word for member in self.members[:spares] for word in ("--spare", member)]
+        self.workspace.dmremap("create", self.set.name, "--main", self.set.main, *words)
+        self.may_hold = {unit: [OLD] for unit in range(MAIN_UNITS)}
+        self.killer.arm(0)
+        self.open()
+        for index, units in ((0, ON_A), (1, ON_B)):
+            self.must("add_remap", dest=units[0] * UNIT_SECTORS, source=None, sectors=len(units) * UNIT_SECTORS,
+                      spare=str(index))
+            self.write(units, NEW)
+        self.uuid = self.uuids()
+        self.set_uuid = self.control("status")["result"]["uuid"]
+        self.set.stop()
+
+    KEPT = ("conf", "state")
+
+    def keep(self):
+        self.kept = (dict(self.may_hold), [link.is_symlink() for link in self.links])
+        base = self.workspace.folder("base")
+        for path in (self.set.main, self.set.spare):
+            self.workspace.run("cp", "--sparse=always", path, base / path.name)
+        for name in self.KEPT:
+            shutil.copytree(self.workspace.path / name, base / name)
+
+    def go_back(self):
+        base = self.workspace.path / "base"
+        self.may_hold = dict(self.kept[0])
+        for n, there in enumerate(self.kept[1]):
+            (self.bring if there else lambda n: self.links[n].unlink(missing_ok=True))(n)
+        shutil.copyfile(base / self.set.main.name, self.set.main)
+        with open(base / self.set.spare.name, "rb") as old, open(self.set.spare, "r+b") as now:
+            shutil.copyfileobj(old, now, MIB)
+        for name in self.KEPT:
+            shutil.rmtree(self.workspace.path / name)
+            shutil.copytree(base / name, self.workspace.path / name)
+
+    # --- killing ---
+
+    def kill_everywhere(self, name, change, opened=True, degraded=False, afterwards=None):
+        """`change` is made with the set open, unless it opens it; what it does again must be harmless."""
+        self.keep()
+        writes = self.run_once(change, 0, 0, opened, degraded)
+        self.set.stop()
+        chance = random.Random(f"{SEED} {name}")
+        every = range(1, writes + 1)
+        points = every if POINTS == "all" else sorted({1, writes, *chance.sample(every, min(int(POINTS), writes))})
+        killed = 0
+        for at in points:
+            kept = chance.choice((0, 512 * chance.randrange(1, 8), UNIT))
+            when = f"{name}: killed at write {at} of {writes}, {kept} bytes of it kept, seed {SEED}"
+            with self.subTest(when):
+                self.go_back()
+                self.run_once(change, at, kept, opened, degraded)
+                killed += self.killer.killed()
+                self.set.kill()
+                self.killer.arm(0)
+                self.open(degraded)
+                self.compare(when)
+                if afterwards and chance.random() < 0.5:
+                    afterwards(when)  # without the rest of the change
+                if opened:
+                    change()
+                self.compare(f"{when}, then done again")
+                self.set.stop()
+                if afterwards:
+                    self.open(degraded)
+                    afterwards(when)
+                    self.set.stop()
+        print(f"{name}: {writes} writes, killed at {killed} of them", flush=True)
+        self.assertGreaterEqual(killed, len(points) - 1, f"{name}: it makes fewer writes than it did first")
+        self.go_back()
+
+    def run_once(self, change, at, kept, opened, degraded):
+        """How many writes came."""
+        self.killer.arm(0)
+        if opened:
+            self.open(degraded)
+        self.killer.arm(at, kept)
+        if opened:
+            self.killer.victim(self.set.daemon.pid)
+        try:
+            change()
+        except Dead:
+            self.set.daemon.wait()
+        return self.killer.writes()
+
+    # --- the changes ---
+
+    def add(self):
+        request = {"member": self.members[2], "wipe": [], "dry_run": False}
+        reply = self.must("spare_add", "in-use", "members-overlap", "spare-in-set", destroy_set="", **request)
+        if not reply["ok"] and reply["error"]["id"] == "spare-in-set":  # half made
+            self.must("spare_add", destroy_set=self.set_uuid, **request)
+        self.assertEqual(len(self.uuids()), 3)
+
+    def remove(self):
+        self.must("spare_remove", "no-such-spare", spare=self.uuid[2], dry_run=False)
+        self.assertEqual(sorted(self.uuids()), [0, 1])
+
+    def evacuate(self):
+        self.must("spare_evacuate", spare=self.uuid[0])
+        while (now := self.must("evacuation")["result"])["running"]:
+            pass
+        self.assertIsNone(now["error"])
+        held = {s["index"]: s["allocated_units"] for s in self.control("status")["result"]["spares"]}
+        self.assertEqual((held[0], held[1]), (0, len(ON_A) + len(ON_B)))
+
+    def forget(self):
+        self.must("spare_forget", "no-such-spare", spare=self.uuid[1], dry_run=False)
+        self.assertEqual(sorted(self.uuids()), [0])
+        lost = {s for r in self.control("lost")["result"]["lost"] for s in range(r["sector"], r["sector"] + r["count"])}
+        self.assertEqual(lost, set(range(ON_B[0] * UNIT_SECTORS, (ON_B[-1] + 1) * UNIT_SECTORS)))
+
+    def work_without_b(self):
+        """Units of the spare that is away are rewritten, others removed and remapped elsewhere."""
+        self.write(ON_B[:4], NEWEST)
+        for unit in ON_A[:3]:
+            self.must("unmap", "not-remapped", sector=unit * UNIT_SECTORS)
+        for unit in (100, 101):
+            self.must("remap", sector=unit * UNIT_SECTORS)
+        self.write((100, 101), NEWEST)
+        self.write(ON_A[1:2], NEWEST)
+        for unit in (*ON_A[1:3], ON_B[1]):
+            self.must("remap", sector=unit * UNIT_SECTORS)
+        self.write([*ON_A[2:4], ON_B[0]], NEWEST)
+
+    def bring_b_back(self, when):
+        """What it holds of units that were not written meanwhile is shown again, and nothing else of it."""
+        self.set.stop()
+        self.bring(1)
+        for unit in ON_B:
+            self.may_hold[unit] = [NEW if v is UNREADABLE else v for v in self.may_hold[unit]]
+        self.open()
+        self.compare(f"{when}, and the spare is back")
+
+    # --- the tests ---
+
+    def test_add(self):
+        self.make(2)
+        self.kill_everywhere("add", self.add)
+
+    def test_remove(self):
+        self.make(3)
+        self.kill_everywhere("remove", self.remove)
+
+    def test_evacuate(self):
+        self.make(2)
+        self.kill_everywhere("evacuate", self.evacuate)
+
+    def away(self):
+        self.make(2)
+        self.take_away(1)
+        for unit in ON_B:
+            self.may_hold[unit] = [UNREADABLE]
+
+    def test_forget(self):
+        self.away()
+        self.kill_everywhere("forget", self.forget, degraded=True)
+
+    def test_away_and_back(self):
+        self.away()
+        self.kill_everywhere("work while one is away", self.work_without_b, degraded=True, afterwards=self.bring_b_back)
+        self.open(degraded=True)
+        self.work_without_b()
+        self.set.stop()
+        self.bring(1)
+        for unit in ON_B:
+            self.may_hold[unit] = [NEW if v is UNREADABLE else v for v in self.may_hold[unit]]
+        shutil.rmtree(self.workspace.path / "base")
+        self.kill_everywhere("open when it is back", self.open, opened=False)
+
+
+if __name__ == "__main__":
+    nbd.main()
