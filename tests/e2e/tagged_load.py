@@ -4,6 +4,7 @@
 import errno
 import random
 import threading
+import time
 
 import harness
 from harness import SECTOR, UNIT_SECTORS
@@ -127,11 +128,16 @@ def split(device, sectors, threads, seed, **options):
             for n in range(threads)]
 
 
-def run_for(areas, seconds):
-    """Lets all work; raises what a thread failed of. Complaints stay in the areas."""
+def run_for(areas, seconds, writes=0):
+    """Lets all work for that long, and until there were that many writes, however busy the machine is; raises what a
+    thread failed of. Complaints stay in the areas."""
     for area in areas:
         area.start()
     areas[0].over.wait(seconds)
+    deadline = time.monotonic() + 120
+    while sum(a.figures["writes"] for a in areas) < writes and time.monotonic() < deadline and \
+            all(a.is_alive() for a in areas):
+        areas[0].over.wait(0.05)
     for area in areas:
         area.over.set()
     for area in areas:

@@ -13,7 +13,6 @@ import tagged_load
 from harness import MIB, SECTOR, UNIT_SECTORS
 from tagged import contents
 
-SEED = int(os.environ.get("DMREMAP_SEED", time.time_ns() % 1_000_000))
 SECONDS = float(os.environ.get("DMREMAP_NBD_SECONDS", "3"))
 MAIN_SIZE = 32 * MIB
 MAIN_SECTORS = MAIN_SIZE // SECTOR
@@ -25,7 +24,7 @@ SLOW_MS, HANGING = 700, 6     # fewer than the threads that nbdfuse has; each op
 class Device(nbd.NbdCase):
     def start(self, options=None, before=lambda: None):
         """A set of version 0 with some units on the spare; `before` changes the export once it is created."""
-        print(f"seed {SEED} (DMREMAP_SEED)", flush=True)
+        print(f"seed {nbd.SEED} (DMREMAP_SEED)", flush=True)
         self.set = nbd.NbdSet(self.workspace, main_size=MAIN_SIZE)
         self.set.main_file.write_bytes(contents(0, MAIN_SECTORS, 0))
         self.set.start_exports().create()
@@ -38,12 +37,12 @@ class Device(nbd.NbdCase):
         self.open(options)
 
     def areas(self, **options):
-        return tagged_load.split(self.device, MAIN_SECTORS, 4, SEED, **options)
+        return tagged_load.split(self.device, MAIN_SECTORS, 4, nbd.SEED, **options)
 
     def compare(self, areas, when):
         for area in areas:
             area.compare_all()
-        self.assertEqual(tagged_load.complaints(areas), [], f"{when}, seed {SEED}")
+        self.assertEqual(tagged_load.complaints(areas), [], f"{when}, seed {nbd.SEED}")
 
     # --- gone ---
 
@@ -94,7 +93,7 @@ class Device(nbd.NbdCase):
         switch = self.workspace.path / "writes-fail"
         self.start(before=lambda: self.set.main_export.filter("error", "error-pwrite-rate=100%",
                                                               f"error-pwrite-file={switch}"))
-        area = tagged_load.Area(self.device, 0, MAIN_SECTORS, SEED, may_fail=lambda sector: False, may_refuse=True)
+        area = tagged_load.Area(self.device, 0, MAIN_SECTORS, nbd.SEED, may_fail=lambda sector: False, may_refuse=True)
         for unit in range(200, 300):
             area.write(unit * UNIT_SECTORS, UNIT_SECTORS)
         self.assertEqual(area.figures["refused writes"], 0)

@@ -5,14 +5,12 @@ files are made of sectors that say which file, which sector and which version th
 
 import errno
 import os
-import time
 
 import harness
 import nbd
 from harness import MIB, SECTOR, UNIT_SECTORS
 from tagged_files import Files
 
-SEED = int(os.environ.get("DMREMAP_SEED", time.time_ns() % 1_000_000))
 SIZE = 48 * MIB  # small for the sake of time: each of the bad places costs a change of the table
 MAKE = {"ext4": ["mkfs.ext4", "-q"], "btrfs": ["mkfs.btrfs", "-q", "--mixed"]}  # mixed: for small disks
 FILES = 80
@@ -20,14 +18,14 @@ FILES = 80
 
 class FileSystems(nbd.NbdCase):
     def prepare(self, fs_type, main, spare=()):
-        print(f"seed {SEED} (DMREMAP_SEED)", flush=True)
+        print(f"seed {nbd.SEED} (DMREMAP_SEED)", flush=True)
         self.fs_type = fs_type
         self.set = nbd.NbdSet(self.workspace, main_size=SIZE, spare_size=32 * MIB, export_spare=bool(spare))
         for mode in main:
-            self.set.main_export.bad[mode] = nbd.draw(SEED, range(self.set.main_sectors))
+            self.set.main_export.bad[mode] = nbd.draw(nbd.SEED, range(self.set.main_sectors))
         self.set.start_exports().create()
         for mode in spare:
-            self.set.spare_export.bad[mode] = nbd.draw(SEED + 1, self.set.spare_data_sectors())
+            self.set.spare_export.bad[mode] = nbd.draw(nbd.SEED + 1, self.set.spare_data_sectors())
         if spare:
             self.set.spare_export.restart()
         self.open()
@@ -67,12 +65,12 @@ class FileSystems(nbd.NbdCase):
 
     def assert_all_there(self, files, when):
         harness.drop_caches()
-        self.assertEqual(files.check(self.mnt.path), ([], set()), f"{when}, seed {SEED}")
+        self.assertEqual(files.check(self.mnt.path), ([], set()), f"{when}, seed {nbd.SEED}")
 
     def work_unnoticed(self):
         """A file system's life; no error at all may show."""
         self.make_file_system()
-        files = Files(SEED)
+        files = Files(nbd.SEED)
         files.make(self.mnt.path, FILES)
         files.rewrite(self.mnt.path, FILES)
         self.assert_all_there(files, "written")
@@ -131,13 +129,13 @@ class FileSystems(nbd.NbdCase):
         """1 % of what the files lie on cannot be read any more. Just those pages answer EIO, until they are written."""
         self.prepare(fs_type, ())
         self.make_file_system()
-        files = Files(SEED)
+        files = Files(nbd.SEED)
         files.make(self.mnt.path, FILES)
         os.sync()
         self.mnt.unmount()
         home = self.places(files)
         self.mnt = self.workspace.mount(self.loop, fs_type=fs_type)
-        bad = nbd.draw(SEED, home)
+        bad = nbd.draw(nbd.SEED, home)
         self.set.main_export.bad["read"] = bad
         self.remount()
         wrong, unreadable = files.check(self.mnt.path)

@@ -4,7 +4,6 @@ Every sector is tagged with its number and its version; a read gives what was wr
 """
 
 import os
-import time
 
 import harness
 import nbd
@@ -12,28 +11,29 @@ import tagged_load
 from harness import MIB, SECTOR, UNIT_SECTORS
 from tagged import contents
 
-SEED = int(os.environ.get("DMREMAP_SEED", time.time_ns() % 1_000_000))
 SECONDS = float(os.environ.get("DMREMAP_NBD_SECONDS", "2.5"))
 THREADS = 4
 MAIN_SIZE = 32 * MIB
 MAIN_SECTORS = MAIN_SIZE // SECTOR
-# With bad places on the spare as well: at most this part of the writes may be refused, and of the sectors read fail.
-REFUSED_WRITES_WITH_BOTH_BAD = 0.2
+LEAST_WRITES = 300
+# With bad places on the spare as well: no write is refused, as another place is found for what it writes; of the sectors
+# at most this part may be unreadable, those that were lost before somebody wrote them again.
+REFUSED_WRITES_WITH_BOTH_BAD = 0
 FAILED_SECTORS_WITH_BOTH_BAD = 0.05
 
 
 class Sectors(nbd.NbdCase):
     def prepare(self, main, spare=()):
         """A set whose main holds version 0 of every sector, open on a loop device, its bad sectors in place."""
-        print(f"seed {SEED} (DMREMAP_SEED)", flush=True)
+        print(f"seed {nbd.SEED} (DMREMAP_SEED)", flush=True)
         self.set = nbd.NbdSet(self.workspace, main_size=MAIN_SIZE, export_spare=bool(spare))
         self.set.main_file.write_bytes(contents(0, MAIN_SECTORS, 0))
         for mode in main:
-            self.set.main_export.bad[mode] = nbd.draw(SEED, range(MAIN_SECTORS))
+            self.set.main_export.bad[mode] = nbd.draw(nbd.SEED, range(MAIN_SECTORS))
         self.set.start_exports().create()
         if spare:
             for mode in spare:
-                self.set.spare_export.bad[mode] = nbd.draw(SEED + 1, self.set.spare_data_sectors())
+                self.set.spare_export.bad[mode] = nbd.draw(nbd.SEED + 1, self.set.spare_data_sectors())
             self.set.spare_export.restart()
         self.open()
 
@@ -45,25 +45,25 @@ class Sectors(nbd.NbdCase):
             area.device = self.device
 
     def split(self, **options):
-        return tagged_load.split(self.device, MAIN_SECTORS, THREADS, SEED, **options)
+        return tagged_load.split(self.device, MAIN_SECTORS, THREADS, nbd.SEED, **options)
 
     def work(self, **options):
         """Load, then every sector compared; again after a restart of everything, and again after kill -9."""
         areas = self.split(**options)
-        tagged_load.run_for(areas, SECONDS)
+        tagged_load.run_for(areas, SECONDS, LEAST_WRITES)
         self.compare(areas, "under load")
         for kill in (False, True):
             self.reopen(areas, kill)
             self.compare(areas, f"after a restart, {'killed' if kill else 'closed'}")
         self.figures = tagged_load.total(areas)
         print(self.figures, flush=True)
-        self.assertGreater(self.figures["writes"], 300)
+        self.assertGreaterEqual(self.figures["writes"], LEAST_WRITES)
         return areas
 
     def compare(self, areas, when):
         for area in areas:
             area.compare_all()
-        self.assertEqual(tagged_load.complaints(areas), [], f"{when}, seed {SEED}")
+        self.assertEqual(tagged_load.complaints(areas), [], f"{when}, seed {nbd.SEED}")
 
     def assert_only_bad_units_moved(self, *modes):
         """What is on the spare has a bad sector on main, and nothing else is called lost."""
@@ -128,9 +128,9 @@ class Sectors(nbd.NbdCase):
 
     def assert_few_failed(self, areas):
         refused, writes = self.figures["refused writes"], self.figures["writes"]
-        self.assertLessEqual(refused, writes * REFUSED_WRITES_WITH_BOTH_BAD)
         failed = sum(len(a.unreadable) for a in areas)
         print(f"{refused} of {writes} writes refused, {failed} sectors cannot be read", flush=True)
+        self.assertLessEqual(refused, REFUSED_WRITES_WITH_BOTH_BAD)
         self.assertLessEqual(failed, MAIN_SECTORS * FAILED_SECTORS_WITH_BOTH_BAD)
 
     def test_both_bad_for_reads(self):
@@ -155,7 +155,7 @@ class Sectors(nbd.NbdCase):
         self.compare(areas, "while the spare is good")
         on_spare = self.set.remaps()
         held = sorted(s for r in on_spare.values() for s in range(r["spare_sector"], r["spare_sector"] + UNIT_SECTORS))
-        spare.bad = {"read": nbd.draw(SEED, held, 0.02), "write": nbd.draw(SEED + 1, held, 0.02)}
+        spare.bad = {"read": nbd.draw(nbd.SEED, held, 0.02), "write": nbd.draw(nbd.SEED + 1, held, 0.02)}
         self.close()
         spare.restart()
         self.open()
