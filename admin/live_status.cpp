@@ -27,6 +27,7 @@ json as_json(const disk_stats& s) {
           {"main_write_errors", s.main_write_errors},
           {"spare_read_errors", s.spare_read_errors},
           {"spare_write_errors", s.spare_write_errors},
+          {"spare_host_full_errors", s.spare_host_full_errors},
           {"flush_errors", s.flush_errors},
           {"lost_reads", s.lost_reads},
           {"slow_requests", s.slow_requests},

@@ -64,6 +64,9 @@ constexpr counter counters[] = {
     {"main_write_errors", "main_write_errors_total", "Write errors of main since the set was opened."},
     {"spare_read_errors", "spare_read_errors_total", "Read errors of spares since the set was opened."},
     {"spare_write_errors", "spare_write_errors_total", "Write errors of spares since the set was opened."},
+    {"spare_host_full_errors", "spare_host_full_errors_total",
+     "Writes of spares that failed because no space was left where a spare file lies, since the set was "
+     "opened."},
     {"flush_errors", "flush_errors_total", "Failed flushes of a member since the set was opened."},
     {"lost_reads", "lost_reads_total", "Reads that failed on a lost sector since the set was opened."},
     {"slow_requests", "slow_requests_total", "Requests that left the fast path since the set was opened."},

@@ -398,7 +398,7 @@ io_result disk::flush() {
       if (m.absent && m.written.load() == written)
         (void)m.flush_if_written(); // its going is told by this very failure
     }
-    return flushed;
+    return flushed.map_error(said_by_spare);
   };
   for (unsigned n = 0; n < max_spares; ++n) {
     std::shared_ptr<disk_member> s;

@@ -72,6 +72,7 @@ struct disk_stats {
   std::uint64_t reads = 0, writes = 0, flushes = 0, zeroes = 0; ///< requests
   std::uint64_t read_bytes = 0, written_bytes = 0;
   std::uint64_t main_read_errors = 0, main_write_errors = 0, spare_read_errors = 0, spare_write_errors = 0;
+  std::uint64_t spare_host_full_errors = 0; ///< writes to a spare whose host had no space: its hardware is well
   std::uint64_t flush_errors = 0, lost_reads = 0, slow_requests = 0;
   std::uint64_t remapped_units = 0, auto_remapped_units = 0,
                 manual_remapped_units = 0; ///< active now: all, by errors, by hand
@@ -90,6 +91,7 @@ struct spare_status {
   bool present = true;            ///< false: its units answer EIO, but where it is
   bool readable = false;          ///< not present because it takes no writes: what it holds is read
   bool draining = false;          ///< takes no new data
+  bool host_full = false;         ///< a write failed for want of space on its host; none has shown room since
   int protected_by = -1;          ///< index of the spare that holds a copy of its map; -1: none
   std::uint64_t units = 0;        ///< all
   std::uint64_t usable_units = 0; ///< less metadata and retired

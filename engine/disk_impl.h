@@ -13,6 +13,7 @@
 #include <array>
 #include <chrono>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <shared_mutex>
 #include <vector>
@@ -28,6 +29,11 @@ struct disk_member {
   std::atomic<std::uint64_t> crossed{0};
   std::atomic<std::uint64_t> reported{0}; ///< of failed_flushes(): those that a caller of flush was told of
 
+  /// Where a write last failed because the member's host is full. One that succeeds there shows room.
+  static constexpr std::uint64_t nowhere = UINT64_MAX, in_tables = UINT64_MAX - 1,
+                                 in_doubt = UINT64_MAX - 2; ///< in a table, and until nothing is in doubt
+  std::atomic<std::uint64_t> full_at{nowhere};
+
   std::atomic<bool> absent{false};     ///< does not answer, or was not there at the open: io may be null
   std::atomic<bool> unwritable{false}; ///< what it holds is read; to the set it is absent
   [[nodiscard]] bool takes_writes() const { return !absent && !unwritable; }
@@ -36,7 +42,14 @@ struct disk_member {
   /// Writes for somebody who will flush later.
   [[nodiscard]] io_result write(std::span<const std::byte> data, std::uint64_t at) {
     const std::uint64_t failed_before = io->failed_flushes();
-    CHECK_OK(io->write(data, at));
+    if (auto wrote = io->write(data, at); !wrote) [[unlikely]] {
+      if (wrote.error() == io_error::no_space)
+        full_at = at;
+      return wrote;
+    }
+    if (const std::uint64_t full = full_at.load(std::memory_order_relaxed); full != nowhere) [[unlikely]]
+      if (full >= at && full < at + data.size())
+        full_at = nowhere;
     note_written(failed_before);
     return {};
   }
@@ -74,6 +87,11 @@ struct attempt {
   unsigned spare = 0;              ///< where failed and not on main
 };
 
+/// What the caller is told of an error that a spare gave.
+[[nodiscard]] inline io_error said_by_spare(io_error e) {
+  return e == io_error::no_space ? io_error::host_full : e;
+}
+
 /// The bytes of one unit and which of its sectors could not be had.
 struct unit_image {
   block_bytes data;
@@ -108,7 +126,7 @@ struct disk::impl {
   std::atomic<unsigned> read_retries{1};
   struct {
     std::atomic<std::uint64_t> main_read_errors{0}, main_write_errors{0}, spare_read_errors{0},
-        spare_write_errors{0};
+        spare_write_errors{0}, spare_host_full{0};
     std::atomic<std::uint64_t> flush_errors{0}, lost_reads{0}, absent_requests{0}, slow_requests{0},
         flushes{0};
   } counts;
@@ -166,12 +184,15 @@ struct disk::impl {
   [[nodiscard]] io_result may_spend(std::span<const moving_unit> moves, std::uint64_t good);
   [[nodiscard]] bool main_answers_elsewhere(main_unit u);
   [[nodiscard]] bool breaker_trips(std::uint64_t units, std::uint64_t good_units);
+  void breaker_forgets(std::uint64_t units);
   void set_breaker(unsigned remaps, unsigned seconds);
   [[nodiscard]] commit_reply place(std::span<const moving_unit> units, std::vector<slot_change>& changes,
                                    flush_marks data_since, unsigned not_on = 0);
   [[nodiscard]] io_result allocate_and_write(const moving_unit& unit, std::vector<slot_change>& changes,
                                              unsigned not_on);
   void abandon(std::span<const slot_change> changes);
+  [[nodiscard]] commit_reply commit_placed(std::span<const slot_change> changes,
+                                           const flush_marks& data_since);
   void release_old_places(std::span<const moving_unit> units);
   void report(std::span<const moving_unit> moved, std::span<const slot_change> changes, bool writing) const;
   [[nodiscard]] bool spare_answers(unsigned spare);
@@ -187,6 +208,8 @@ struct disk::impl {
   void lose_member(unsigned spare, bool readable);
   [[nodiscard]] bool is_absent(unsigned spare) const; ///< or takes no writes, or removed
   [[nodiscard]] bool gone_or_removed(unsigned spare) const;
+  [[nodiscard]] bool
+  host_full(std::optional<unsigned> spare = std::nullopt) const; ///< of that one, or of any
   [[nodiscard]] io_result patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data);
 
   // disk_identity.cpp

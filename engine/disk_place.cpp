@@ -34,6 +34,7 @@ io_result disk::impl::allocate_and_write(const moving_unit& unit, std::vector<sl
     const unsigned s = got->spare;
     auto written = spares[s]->io->write(unit.image.data.span(), byte_of(got->unit));
     if (written) {
+      spares[s]->full_at = disk_member::nowhere;
       changes.push_back({s, got->unit, unit.kind, unit.main, unit.image.lost, unit.may_answer});
       return {};
     }
@@ -49,7 +50,9 @@ io_result disk::impl::allocate_and_write(const moving_unit& unit, std::vector<sl
         continue;
     } else {
       set->release_unit(*got);
-      last = written.error();
+      if (written.error() == io_error::no_space)
+        spares[s]->full_at = byte_of(got->unit);
+      last = said_by_spare(written.error());
       check_spare(s, last);
     }
     if (is_absent(s) &&
@@ -125,6 +128,24 @@ void disk::impl::abandon(std::span<const slot_change> changes) {
   to_retire.insert(to_retire.end(), bad.begin(), bad.end());
 }
 
+/// A commit, and what it says of the room on the hosts of the spares that it changes.
+commit_reply disk::impl::commit_placed(std::span<const slot_change> changes, const flush_marks& data_since) {
+  commit_reply reply = set->commit(changes, data_since);
+  const bool full = reply.outcome != commit_outcome::done && reply.why == io_error::no_space;
+  if (full) {
+    ++counts.spare_host_full;
+    reply.why = io_error::host_full;
+  }
+  for (const slot_change& c : changes) {
+    auto& full_at = spares[c.spare]->full_at;
+    if (full)
+      full_at = reply.outcome == commit_outcome::in_doubt ? disk_member::in_doubt : disk_member::in_tables;
+    else if (reply.outcome == commit_outcome::done && full_at >= disk_member::in_doubt)
+      full_at = disk_member::nowhere;
+  }
+  return reply;
+}
+
 /// Puts units onto spares and commits them along with what `changes` already holds. Where the reply is
 /// `done`, `changes` is what the caller publishes before it thaws; then it releases the old places.
 /// `data_since`: the set's marks before the data of the given changes was written. `not_on`: bit a spare.
@@ -157,13 +178,16 @@ commit_reply disk::impl::place(std::span<const moving_unit> units, std::vector<s
       for (const moving_unit& u : units)
         if (u.from.present() && !is_absent(u.from.spare()))
           changes.push_back({u.from.spare(), u.from.unit(), slot_kind::free, u.main, 0, 0, true});
-    reply = set->commit(changes, data_since);
+    reply = commit_placed(changes, data_since);
     if (reply.outcome == commit_outcome::done)
       set->counts().lifetime_allocations += units.size();
     if (reply.outcome != commit_outcome::refused)
       return reply;
+    for (const slot_change& c : std::span(changes).subspan(given))
+      not_on |= reply.why == io_error::host_full ? 1u << c.spare : 0u;
     abandon(std::span(changes).subspan(given));
-    if (reply.why != io_error::medium && reply.why != io_error::gone)
+    if (reply.why != io_error::medium && reply.why != io_error::gone &&
+        (reply.why != io_error::host_full || set->free_units(not_on) == 0))
       return reply; // else the chunk may have become unusable, or a spare went: other units may do
   }
   return reply;

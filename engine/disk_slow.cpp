@@ -22,6 +22,8 @@ void disk::impl::note_error(const attempt& a, bool writing) {
     ++(writing ? counts.main_write_errors : counts.main_read_errors);
     if (a.why == io_error::gone)
       main_gone = true;
+  } else if (writing && a.why == io_error::no_space) {
+    ++counts.spare_host_full;
   } else {
     ++(writing ? counts.spare_write_errors : counts.spare_read_errors);
   }
@@ -190,7 +192,7 @@ io_result disk::impl::resolve_write(io_context::impl& c, std::span<const std::by
       if (!last.on_main)
         check_spare(last.spare, last.why);
       if (last.why != io_error::medium && (last.on_main || !is_absent(last.spare)))
-        return io_fail(last.why);
+        return io_fail(last.on_main ? last.why : said_by_spare(last.why));
     }
     if (range.count > frozen_write_units) {
       const std::uint64_t middle = (range.first + range.count / 2) * unit_bytes - offset;
@@ -257,6 +259,8 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
   const commit_reply reply = place(moves, changes, data_since);
   if (reply.outcome != commit_outcome::done) {
     gate.thaw(mark, [] {});
+    if (reply.outcome == commit_outcome::refused && reply.why == io_error::host_full)
+      breaker_forgets(by_error);
     return outcome ? io_fail(reply.outcome == commit_outcome::refused ? reply.why : io_error::lost) : outcome;
   }
   set->counts().auto_remaps += by_error;
@@ -306,7 +310,7 @@ io_result disk::impl::write_spare_piece(map_entry e, main_unit u, std::uint64_t 
     check_spare(e.spare(), written.error());
     if (!m.takes_writes() || written.error() == io_error::medium)
       return rehome_piece(e, u, offset, piece, moves);
-    return written;
+    return io_fail(said_by_spare(written.error()));
   }
   if ((e.lost() & covered) == 0)
     return {};
@@ -372,6 +376,14 @@ bool disk::impl::breaker_trips(std::uint64_t units, std::uint64_t good_units) {
   if (window_remaps > breaker_remaps && good < window_bad_writes)
     breaker = true;
   return breaker;
+}
+
+/// A write of main that could not be helped, because the host of the spare is full, spent nothing and says
+/// nothing of main's health that the next one will not say.
+void disk::impl::breaker_forgets(std::uint64_t units) {
+  const std::lock_guard lock(breaker_mutex);
+  window_remaps -= std::min(window_remaps, units);
+  window_bad_writes -= std::min<std::uint64_t>(window_bad_writes, units != 0 ? 1 : 0);
 }
 
 } // namespace dmremap

@@ -22,10 +22,21 @@ void disk::clear_stats() {
   i.baseline.zeroes = sum.zeroes.load();
   i.baseline.read_bytes = sum.read_bytes.load();
   i.baseline.written_bytes = sum.written_bytes.load();
-  for (auto* c : {&i.counts.main_read_errors, &i.counts.main_write_errors, &i.counts.spare_read_errors,
-                  &i.counts.spare_write_errors, &i.counts.flush_errors, &i.counts.lost_reads,
-                  &i.counts.absent_requests, &i.counts.slow_requests, &i.counts.flushes})
+  for (auto* c :
+       {&i.counts.main_read_errors, &i.counts.main_write_errors, &i.counts.spare_read_errors,
+        &i.counts.spare_write_errors, &i.counts.spare_host_full, &i.counts.flush_errors, &i.counts.lost_reads,
+        &i.counts.absent_requests, &i.counts.slow_requests, &i.counts.flushes})
     c->store(0);
+}
+
+bool disk::impl::host_full(std::optional<unsigned> spare) const {
+  const std::lock_guard lock(members_mutex);
+  for (unsigned n = 0; n < max_spares; ++n)
+    if (spares[n] && !spares[n]->absent && (!spare || *spare == n))
+      if (const std::uint64_t at = spares[n]->full_at.load();
+          at != disk_member::nowhere && (at != disk_member::in_doubt || set->in_doubt()))
+        return true;
+  return false;
 }
 
 disk_stats disk::stats() const {
@@ -43,6 +54,7 @@ disk_stats disk::stats() const {
   s.main_write_errors = i.counts.main_write_errors;
   s.spare_read_errors = i.counts.spare_read_errors;
   s.spare_write_errors = i.counts.spare_write_errors;
+  s.spare_host_full_errors = i.counts.spare_host_full;
   s.flush_errors = i.counts.flush_errors;
   s.lost_reads = i.counts.lost_reads;
   s.slow_requests = i.counts.slow_requests;
@@ -67,6 +79,8 @@ disk_stats disk::stats() const {
     s.state = "spare absent";
   else if (i.spares_unwritable != 0)
     s.state = "a spare takes no writes";
+  else if (i.host_full())
+    s.state = "no space left on the file system of a spare";
   else if (i.set->in_doubt())
     s.state = "a table change is in doubt";
   else if (i.spare_full)
@@ -103,6 +117,7 @@ result<disk_info> disk::info() {
     s.present = o->present;
     s.readable = o->readable;
     s.draining = o->draining;
+    s.host_full = i.host_full(n);
     s.protected_by = o->sixth_host;
     s.units = o->units;
     s.usable_units = o->usable;

@@ -55,6 +55,7 @@ int to_errno(io_error e) noexcept {
   case io_error::medium:
   case io_error::gone:
   case io_error::absent:
+  case io_error::host_full:
   case io_error::lost:
     return EIO;
   }
@@ -79,6 +80,8 @@ std::string_view name_of(io_error e) noexcept {
     return "invalid request";
   case io_error::absent:
     return "its spare is absent";
+  case io_error::host_full:
+    return "no space left on the file system that the spare lies on";
   case io_error::lost:
     return "lost sector";
   }

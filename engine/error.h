@@ -41,6 +41,7 @@ enum class io_error : std::uint8_t {
   read_only,   ///< EROFS, EACCES, EPERM: opened or switched to read-only
   invalid,     ///< EINVAL: out of range or misaligned: an error of the caller
   absent,      ///< the unit lies on a spare that is not there
+  host_full,   ///< a spare said no_space: EIO to the caller, for whom the disk is as large as ever
   lost,        ///< the request touches a lost sector, or a unit whose change is in doubt: EIO to the caller
 };
 

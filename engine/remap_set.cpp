@@ -118,6 +118,8 @@ io_result remap_set::update_super(const std::function<void(superblock&)>& change
   auto written = write_supers();
   if (!written)
     --counters_.saves_done;
+  else
+    ensure_protected();
   return written;
 }
 
@@ -283,7 +285,7 @@ void remap_set::run_batch(std::span<request* const> batch) {
   counters_.saves_done += all_done ? 1 : 0;
   for (request* r : batch)
     r->finished = true;
-  ensure_protected();
+  ensure_protected(true);
 }
 
 /// Allocation keeps away from chunks that must not change any more, and from those where a change is in

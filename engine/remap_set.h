@@ -214,7 +214,8 @@ private:
   void unlist(unsigned guest);
   void unlist(unsigned guest, unsigned host);
   void note_map(unsigned spare, unsigned where);
-  void ensure_protected();
+  void ensure_protected(bool wait = false);
+  void give_up_sixth(unsigned guest);
   [[nodiscard]] bool protect(unsigned guest, unsigned host);
   [[nodiscard]] std::optional<std::uint32_t> host_run(unsigned host, std::uint64_t units);
   void list_guest(unsigned host, unsigned guest);
@@ -256,7 +257,14 @@ private:
   unsigned session_for_ = 0;    ///< and the spares that were present, bit a spare
   bool writable_ = false;
   bool degraded_ = false;
-  unsigned protect_tries_ = 0; // a host that fails again and again is not tried for ever
+  unsigned protect_tries_ = 0; // a host that fails again and again is not tried for ever,
+  unsigned protect_wait_ = 0; ///< and one that is full not at every batch: so many go by before the next try,
+  unsigned protect_pause_ = 0; ///< and as many the time before
+  struct hosted_run {
+    unsigned host = 0;
+    std::uint32_t start = 0, units = 0;
+  };
+  std::vector<hosted_run> to_unhost_; ///< given up for want of space only, and perhaps still listed on disk
 
   mutable std::mutex map_mutex_; // writers of map_
   remap_map map_;

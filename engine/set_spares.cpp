@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::uint64_t sequences_per_session = 1u << 20;
 constexpr unsigned protect_tries_a_session = 64;
+constexpr unsigned longest_pause = 255; // batches
 
 } // namespace
 
@@ -326,7 +327,7 @@ io_result remap_set::settle_protection() {
     again = false;
     for (unsigned g = 0; g < max_spares; ++g)
       if (spares_[g] && spares_[g]->meta->take_sixth_lost() && rules_.unlist_sixth)
-        unlist(g);
+        give_up_sixth(g);
     for (unsigned h = 0; h < max_spares; ++h) {
       if ((stale_lists_ >> h & 1) == 0)
         continue;
@@ -341,15 +342,35 @@ io_result remap_set::settle_protection() {
       stale_lists_ &= ~(1u << h);
     }
   }
+  const std::lock_guard lock(allocation_mutex_);
+  for (const hosted_run& run : to_unhost_) // no superblock lists them any more
+    if (spares_[run.host])
+      spares_[run.host]->space.unhost(spare_unit(run.start), run.units);
+  to_unhost_.clear();
   return {};
 }
 
-/// A sixth replica for every spare that has none, as long as there is room and hosts do not fail.
-void remap_set::ensure_protected() {
+/// The guest's sixth replica was lost: its host does not list it. Where the host was full, and nothing else,
+/// the place is free again as soon as that is on disk.
+void remap_set::give_up_sixth(unsigned guest) {
+  for (unsigned h = 0; h < max_spares && spares_[guest]->meta->sixth_found_no_space(); ++h)
+    if (const auto* s = spares_[h] && spares_[h]->present ? &spares_[h]->meta->super : nullptr;
+        s != nullptr && s->hosted_start[guest] != 0)
+      to_unhost_.push_back({h, s->hosted_start[guest], s->hosted_blocks[guest] + 1});
+  unlist(guest);
+}
+
+/// A sixth replica for every spare that has none, as long as there is room and hosts do not fail. `wait`: not
+/// before some batches have gone by since a host was full.
+void remap_set::ensure_protected(bool wait) {
   if (!writable_ || record_pending_)
     return;
   if (!settle_protection())
     return;
+  if (wait && protect_wait_ != 0) {
+    --protect_wait_;
+    return;
+  }
   for (unsigned g = 0; g < max_spares; ++g)
     for (unsigned h = 0; h < max_spares; ++h) {
       if (count_present() < 2)
@@ -390,10 +411,16 @@ bool remap_set::protect(unsigned guest, unsigned host) {
   const auto start = host_run(host, g.sixth_units());
   if (!start)
     return false;
+  const auto count_try = [this](io_error why) {
+    if (why == io_error::no_space)
+      protect_wait_ = protect_pause_ = std::min(2 * protect_pause_ + 1, longest_pause);
+    else
+      ++protect_tries_;
+  };
   if (g.take_sixth_lost())
-    unlist(guest); // the old one; the new one must not go with it
+    give_up_sixth(guest); // the old one; the new one must not go with it
   if (auto placed = g.place_sixth(h.share_io(), host, *start, sequences_); !placed) {
-    ++protect_tries_;
+    count_try(placed.error());
     if (placed.error() == io_error::medium)
       return false; // the units stay taken: they may be what failed
     const std::lock_guard lock(allocation_mutex_);
@@ -401,9 +428,14 @@ bool remap_set::protect(unsigned guest, unsigned host) {
     return false;
   }
   list_guest(host, guest);
-  if (h.write_super(sequences_))
+  const auto listed = h.write_super(sequences_);
+  if (listed) {
+    protect_pause_ = 0;
     return true;
-  ++protect_tries_;
+  }
+  count_try(listed.error());
+  if (listed.error() == io_error::no_space)
+    to_unhost_.push_back({host, *start, static_cast<std::uint32_t>(g.sixth_units())});
   unlist(guest, host); // some of its copies may list it already
   g.detach_sixth();
   return false;
@@ -524,6 +556,7 @@ result<void> remap_set::remove_spare(unsigned spare) {
     out = std::move(spares_[spare]);
     out->present = false;
   }
+  std::erase_if(to_unhost_, [&](const hosted_run& run) { return run.host == spare; });
   note_map(spare, 0);
   fresh_range();
   if (auto recorded = record_session(); !recorded) {

@@ -157,7 +157,7 @@ io_result spare_metadata::super_attempt(bool& again) {
     CHECK_OK(flush_since(*io_, failed_before));
   valid_supers_ |= written;
   if (!head) {
-    lose_sixth();
+    lose_sixth(head.error());
     again = true;
   }
   return {};
@@ -244,7 +244,7 @@ io_result spare_metadata::prepare_chunk(std::uint32_t chunk, sequence_counter& s
     if (wrote && rules_.prepare_flush)
       wrote = flush_since(*sixth_, host_failed);
     if (!wrote)
-      lose_sixth();
+      lose_sixth(wrote.error());
   }
   const auto set_bits = [&](unsigned own) {
     for (unsigned r = 0; r < own_replicas; ++r)
@@ -348,8 +348,8 @@ io_result spare_metadata::write_other_copies(std::span<const std::uint32_t> bloc
     }
     if (sixth_ && rules_.write_sixth) {
       sure_[b] = sure_copies(b) & ~(1u << sixth_replica);
-      if (!write_copy(sixth_replica, b))
-        lose_sixth(); // whatever the reason: the answer must not wait for another spare
+      if (auto wrote = write_copy(sixth_replica, b); !wrote)
+        lose_sixth(wrote.error()); // whatever the reason: the answer must not wait for another spare
     }
   }
   return {};
@@ -383,8 +383,9 @@ io_result spare_metadata::write_blocks(std::span<const std::uint32_t> blocks, se
   CHECK_OK(write_first_copies({blocks.begin(), blocks.end()}, failed, first_of));
   if (rules_.write_others)
     CHECK_OK(write_other_copies(blocks, failed, first_of));
-  if (sixth_ && rules_.write_sixth && rules_.flush_sixth && !flush_since(*sixth_, host_failed))
-    lose_sixth();
+  if (sixth_ && rules_.write_sixth && rules_.flush_sixth)
+    if (auto flushed = flush_since(*sixth_, host_failed); !flushed)
+      lose_sixth(flushed.error());
   if (rules_.flush_others)
     CHECK_OK(flush_since(*io_, failed_before));
   CHECK_OK(drop_failed_copies(failed, sequences));
@@ -415,10 +416,11 @@ void spare_metadata::detach_sixth() {
 }
 
 /// No table change is answered before the superblock says so.
-void spare_metadata::lose_sixth() {
+void spare_metadata::lose_sixth(io_error why) {
   if (!sixth_)
     return;
   detach_sixth();
+  sixth_no_space_ = why == io_error::no_space;
   sixth_lost_ = bits_unsaved_ = true;
 }
 
@@ -447,7 +449,7 @@ io_result spare_metadata::place_sixth(std::shared_ptr<store> host, std::uint32_t
   if (done)
     done = write_super(sequences); // with the head
   if (done && !sixth_)
-    done = io_fail(io_error::medium); // lost on the way
+    done = io_fail(sixth_no_space_ ? io_error::no_space : io_error::medium); // lost on the way
   if (!done) {
     detach_sixth();
     sixth_lost_ = false; // nobody was told of it

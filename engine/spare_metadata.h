@@ -97,6 +97,8 @@ public:
   /// True once after the sixth was given up because it could not be written: the host's superblock must
   /// not list it any more before anything is answered.
   [[nodiscard]] bool take_sixth_lost() { return std::exchange(sixth_lost_, false); }
+  /// Of the sixth that was given up last: its host was full, the place itself is well.
+  [[nodiscard]] bool sixth_found_no_space() const { return sixth_no_space_; }
   /// Brings the sixth to what memory holds, whatever the spare's own copies are: it is going, or gone.
   /// `blocks`: changed in memory, though perhaps nowhere else.
   [[nodiscard]] io_result complete_sixth(std::set<std::uint32_t> blocks, sequence_counter& sequences);
@@ -149,7 +151,7 @@ private:
   [[nodiscard]] unsigned good_copies(std::uint32_t chunk) const; ///< own and sixth
   [[nodiscard]] io_result write_chunk(unsigned replica, std::uint32_t chunk);
   [[nodiscard]] io_result write_sixth_head();
-  void lose_sixth();
+  void lose_sixth(io_error why);
 
   using failed_copies = std::set<std::pair<unsigned, std::uint32_t>>; // replica, chunk
   [[nodiscard]] io_result write_copy(unsigned replica, std::uint32_t number);
@@ -173,7 +175,7 @@ private:
       sure_;                  // blocks not in order: replicas known to hold the newest content durably
   unsigned valid_supers_ = 0; // copies known to hold a valid newest superblock
   bool supers_damaged_ = false;
-  bool sixth_lost_ = false;
+  bool sixth_lost_ = false, sixth_no_space_ = false;
   bool bits_unsaved_ = false; // good bits were cleared in memory; no table change is answered before on disk
   std::uint64_t highest_sequence_ = 0;
 };

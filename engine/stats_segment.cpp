@@ -27,7 +27,8 @@ constexpr std::uint32_t segment_version = 1;
 struct plain_snapshot {
   std::uint64_t heartbeat_ns, pid, requests_away, oldest_request_ns;
   std::uint64_t reads, writes, flushes, zeroes, read_bytes, written_bytes;
-  std::uint64_t main_read_errors, main_write_errors, spare_read_errors, spare_write_errors;
+  std::uint64_t main_read_errors, main_write_errors, spare_read_errors, spare_write_errors,
+      spare_host_full_errors;
   std::uint64_t flush_errors, lost_reads, slow_requests;
   std::uint64_t remapped_units, auto_remapped_units, manual_remapped_units;
   std::uint64_t auto_remaps, manual_remaps, lifetime_allocations, lost_sectors, saves_tried, saves_done;
@@ -80,6 +81,7 @@ void for_each_counter(Plain& plain, Stats& stats, Copy copy) {
   copy(plain.main_write_errors, stats.main_write_errors);
   copy(plain.spare_read_errors, stats.spare_read_errors);
   copy(plain.spare_write_errors, stats.spare_write_errors);
+  copy(plain.spare_host_full_errors, stats.spare_host_full_errors);
   copy(plain.flush_errors, stats.flush_errors);
   copy(plain.lost_reads, stats.lost_reads);
   copy(plain.slow_requests, stats.slow_requests);

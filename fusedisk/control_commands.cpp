@@ -64,6 +64,7 @@ json to_json(const disk_stats& s) {
           {"main_write_errors", s.main_write_errors},
           {"spare_read_errors", s.spare_read_errors},
           {"spare_write_errors", s.spare_write_errors},
+          {"spare_host_full_errors", s.spare_host_full_errors},
           {"flush_errors", s.flush_errors},
           {"lost_reads", s.lost_reads},
           {"slow_requests", s.slow_requests},
@@ -89,6 +90,7 @@ json to_json(const spare_status& s, const disk_info& info) {
           {"present", s.present},
           {"readable", s.present || s.readable},
           {"draining", s.draining},
+          {"host_full", s.host_full},
           {"protected_by", host != nullptr ? json(host->uuid) : json(nullptr)},
           {"uuid", s.uuid},
           {"path", s.path},
@@ -349,9 +351,9 @@ result<answer> do_spare_add(control_target& t, const json& args) {
   request.wipe = TRY(list_argument(args, "wipe"));
   if (!is_absent(args, "destroy_set"))
     request.destroy_set = TRY(text_argument(args, "destroy_set"));
+  request.sparse = TRY(flag_argument(args, "sparse"));
   request.dry_run = TRY(flag_argument(args, "dry_run"));
   const auto r = TRY(t.spare_add(request));
-  request.sparse = TRY(flag_argument(args, "sparse"));
   return answer{text_of(r),
                 {{"member", r.member},
                  {"uuid", r.uuid.empty() ? json(nullptr) : json(r.uuid)},

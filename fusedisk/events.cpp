@@ -30,6 +30,8 @@ std::vector<noticed_event> compare_stats(const disk_stats& a, const disk_stats& 
   more(a.main_write_errors, b.main_write_errors, log_level::warn, "failed writes of main " + main_path);
   more(a.spare_read_errors, b.spare_read_errors, log_level::error, "failed reads of a spare");
   more(a.spare_write_errors, b.spare_write_errors, log_level::error, "failed writes of a spare");
+  more(a.spare_host_full_errors, b.spare_host_full_errors, log_level::error,
+       "writes of a spare failed: no space left on the file system that it lies on; make room there");
   more(a.flush_errors, b.flush_errors, log_level::error, "failed flushes: what was written last may be lost");
   more(a.lost_sectors, b.lost_sectors, log_level::error,
        "more sectors lost: they answer EIO until written or salvaged");

@@ -60,6 +60,8 @@ std::string spare_state(const spare_status& spare) {
     return "failed";
   if (spare.draining)
     return "draining";
+  if (spare.host_full)
+    return "host-full";
   return is_full(spare) ? "full" : "present";
 }
 
@@ -143,6 +145,7 @@ std::string stats_text(const disk_stats& s) {
       {"main_write_errors", s.main_write_errors},
       {"spare_read_errors", s.spare_read_errors},
       {"spare_write_errors", s.spare_write_errors},
+      {"spare_host_full_errors", s.spare_host_full_errors},
       {"flush_errors", s.flush_errors},
       {"lost_reads", s.lost_reads},
       {"slow_requests", s.slow_requests},
@@ -177,6 +180,11 @@ std::string health_text(const disk_stats& s, const disk_info& info) {
                   s.main_write_errors));
   add(s.spare_read_errors + s.spare_write_errors != 0,
       fmt::format("spares: {} read errors, {} write errors", s.spare_read_errors, s.spare_write_errors));
+  for (const auto& spare : info.spares)
+    add(spare.host_full,
+        fmt::format("spare {}: no space left on the file system that it lies on: writes that need "
+                    "some fail with EIO until there is room",
+                    spare.path));
   add(s.flush_errors != 0, fmt::format("{} flushes failed", s.flush_errors));
   add(s.saves_done < s.saves_tried,
       fmt::format("{} of {} saves of metadata failed", s.saves_tried - s.saves_done, s.saves_tried));
