@@ -1,22 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "admin/commands.h"
-#include "admin/daemon.h"
-#include "admin/figures.h"
 #include "admin/lookup.h"
 #include "engine/loop_control.h"
-#include "engine/member.h"
 #include "engine/paths.h"
-#include "engine/unique_fd.h"
+#include "engine/set_attach.h"
+#include "engine/set_daemon.h"
 
 #include <algorithm>
-#include <boost/filesystem.hpp>
-#include <cerrno>
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/fs.h>
 #include <nlohmann/json.hpp>
 #include <ostream>
-#include <sys/ioctl.h>
+#include <unistd.h>
 
 namespace dmremap::admin {
 namespace {
@@ -25,109 +19,36 @@ using nlohmann::json;
 
 constexpr std::chrono::seconds loop_limit{20};
 
-struct attached {
-  running_set set;
-  std::string loop;
-  bool direct = true;
-  bool was_running = false;
-};
-
-json as_json(const attached& one) {
+json as_json(const attached_set& one) {
   return {{"name", one.set.name},   {"uuid", one.set.uuid},
           {"loop", one.loop},       {"mountpoint", one.set.mountpoint},
           {"image", one.set.image}, {"direct_io", one.direct}};
 }
 
-/// FUSE tells loop nothing of the members' sectors: a 4Kn drive below would be read, changed and written for
-/// every sector that a file system of 512-byte sectors writes.
-std::uint32_t logical_block_size(const running_set& set) {
-  std::uint32_t largest = 0;
-  std::vector<std::string> members = set.spares;
-  members.push_back(set.main);
-  for (const auto& member : members) {
-    const auto spec = parse_member(member);
-    const unique_fd fd(spec ? ::open(spec->path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1);
-    int bytes = 0;
-    if (fd && ::ioctl(fd.get(), BLKSSZGET, &bytes) == 0 && bytes > 512)
-      largest = std::max(largest, static_cast<std::uint32_t>(bytes));
-  }
-  return largest;
-}
-
-bool is_read_only(const running_set& set) {
-  const auto reply = ask(set, "status", {});
-  return reply && flag_in(part_of(*reply, "result"), "read_only");
-}
-
-result<void> check_loop_access() {
-  const unique_fd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
-  if (!control && (errno == EACCES || errno == EPERM))
-    return fail("no-permission", "/dev/loop-control",
-                "loop devices are root's; run this as root, or fusedisk alone");
-  if (!control)
-    return fail("no-loop", "/dev/loop-control",
-                "is not there; load the kernel's loop module (modprobe loop)");
-  return {};
-}
-
-result<std::string> make_mountpoint(const std::string& asked, const std::string& name) {
-  boost::system::error_code failed;
-  if (asked.empty()) {
-    const auto folder = run_dir() + "/" + name;
-    boost::filesystem::create_directories(folder, failed);
-    if (failed)
-      return fail("mountpoint", folder, "cannot be made: " + failed.message());
-    return folder;
-  }
-  const auto path = boost::filesystem::absolute(asked).string();
-  if (!boost::filesystem::exists(path, failed))
-    return fail("mountpoint", path, "does not exist; make a folder (or an empty file) there first");
-  return path;
-}
-
-/// The set served, by a daemon that was there or by a new one.
-result<attached> serve(const context& c, const attach_options& options) {
-  attached made;
-  auto running = find_running_set(options.name);
-  if (running && running->alive) {
-    made.was_running = true;
-    made.set = std::move(*running);
-    return made;
-  }
-  if (running) {
-    CHECK_OK(clear_dead(*running));
-    c.note(running->name + ": its daemon had died; what it left is cleared away");
-  }
-  const auto config = TRY(find_set_config(options.name));
-  const auto mountpoint = TRY(make_mountpoint(options.mountpoint, config.name));
-  std::vector<std::string> further;
-  for (const auto& [asked, option] : {std::pair{options.degraded, "degraded"},
-                                      {options.accept_older, "accept_older"},
-                                      {options.accept_main, "accept_main"}})
-    if (asked)
-      further.emplace_back(option);
-  made.set = TRY(start_daemon(config, mountpoint, further));
-  return made;
-}
-
-result<attached> attach_one(const context& c, const attach_options& options) {
+/// The set served on a loop device, by a daemon that was there or by a new one.
+result<attached_set> attach_one(const context& c, const attach_options& options) {
   CHECK_OK(check_loop_access());
-  auto made = TRY(serve(c, options));
-  if (const auto loops = loops_on(made.set.image); !loops.empty()) {
-    made.loop = loops.front();
-    return made;
+  auto running = find_running_set(options.name);
+  result<attached_set> made;
+  if (running && running->alive) {
+    made = put_on_loop(std::move(*running));
+  } else {
+    if (running) {
+      CHECK_OK(clear_dead(*running));
+      c.note(running->name + ": its daemon had died; what it left is cleared away");
+    }
+    std::vector<std::string> further, notices;
+    for (const auto& [asked, option] : {std::pair{options.degraded, "degraded"},
+                                        {options.accept_older, "accept_older"},
+                                        {options.accept_main, "accept_main"}})
+      if (asked)
+        further.emplace_back(option);
+    made = start_on_loop(TRY(find_set_config(options.name)), options.mountpoint, further, notices);
+    for (const auto& notice : notices)
+      c.note(notice);
   }
-  auto loop = attach_loop(made.set.image, {is_read_only(made.set), logical_block_size(made.set)});
-  if (!loop) {
-    if (!made.was_running) // leave no daemon behind that nobody asked for alone
-      if (const auto stopped = stop_daemon(made.set); !stopped)
-        c.note(stopped.error().text());
-    return tl::unexpected<error>(std::move(loop).error());
-  }
-  made.loop = loop->device;
-  made.direct = loop->direct;
-  if (!made.direct)
-    c.note(made.loop + ": the kernel refuses direct I/O; it works, slower");
+  if (made && !made->direct)
+    c.note(made->loop + ": the kernel refuses direct I/O; it works, slower");
   return made;
 }
 

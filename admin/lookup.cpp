@@ -7,12 +7,6 @@
 #include <nlohmann/json.hpp>
 
 namespace dmremap::admin {
-namespace {
-
-constexpr std::chrono::seconds ping_limit{5};
-
-} // namespace
-
 result<running_set> need_running(const std::string& name_or_uuid) {
   auto set = find_running_set(name_or_uuid);
   if (set && set->alive)
@@ -32,23 +26,6 @@ result<void> need_stopped(const std::string& name_or_uuid) {
     return fail("set-running", set->name,
                 "is running; stop it first with `dmremap detach " + set->name + "`");
   return {};
-}
-
-result<nlohmann::json> ask(const running_set& set, const std::string& command, const nlohmann::json& args) {
-  const auto named = [&](error failure) -> tl::unexpected<error> {
-    if (failure.what == set.dir)
-      failure.what = set.name;
-    if (failure.id == "no-answer")
-      failure.why += " (process " + std::to_string(set.pid) + "); `dmremap status " + set.name +
-                     "` shows its last figures";
-    return tl::unexpected<error>(std::move(failure));
-  };
-  if (auto ping = control_request(set.dir, "ping", {}, ping_limit); !ping)
-    return named(std::move(ping).error());
-  auto reply = control_request(set.dir, command, args, std::nullopt);
-  if (!reply)
-    return named(std::move(reply).error());
-  return reply;
 }
 
 result<nlohmann::json> ask(const std::string& name_or_uuid, const std::string& command,

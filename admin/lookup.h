@@ -3,6 +3,7 @@
 
 #include "engine/control_client.h"
 #include "engine/error.h"
+#include "engine/set_daemon.h"
 
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -16,11 +17,9 @@ namespace dmremap::admin {
 /// Nothing where no daemon serves the set; error "set-running" (what to do: detach first) else.
 [[nodiscard]] result<void> need_stopped(const std::string& name_or_uuid);
 
-/// One command to the daemon of a running set; the whole reply. A ping goes first: a daemon that does not
-/// answer is told from a command that takes its time, which is then waited for without a limit.
+using dmremap::ask;
+/// The same for the running set of this name or UUID. Errors: those of need_running, too.
 [[nodiscard]] result<nlohmann::json> ask(const std::string& name_or_uuid, const std::string& command,
-                                         const nlohmann::json& args);
-[[nodiscard]] result<nlohmann::json> ask(const running_set& set, const std::string& command,
                                          const nlohmann::json& args);
 
 /// A number of sectors or a sector as given on the command line: decimal, or 0x... Error "bad-number"

@@ -49,7 +49,7 @@ def build_dir():
 def program(name):
     """Path of one of our programs in the build folder."""
     folder = {"fusedisk": "fusedisk", "dmremap": "admin", "bench_passthrough": "bench",
-              "dmremap-scan": "recover"}[name]
+              "dmremap-scan": "recover", "dmremap-reassemble": "recover"}[name]
     return str(build_dir() / folder / name)
 
 

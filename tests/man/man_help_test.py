@@ -133,7 +133,7 @@ IDENTIFIER = re.compile(r'"([a-z][a-z0-9]*(?:-[a-z0-9]+)*)"')
 ERROR_PLACES = [
     re.compile(r"\bfail\(([^,]*),"),
     re.compile(r"\berror\{([^,}]*),"),
-    re.compile(r"\brefuse\(\w+,([^,]*),"),
+    re.compile(r"\brefuse\(\s*\w+,([^,]*),"),
     re.compile(r"\bid = ([^;]*);"),
     re.compile(r"\breturn \{\s*(\"[a-z]+(?:-[a-z0-9]+)+\"),"),  # of functions that return an error
     re.compile(r"\bmissing\([^;]*?(\"[a-z]+(?:-[a-z]+)+\")\)\)?;"),

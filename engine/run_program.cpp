@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "admin/daemon.h"
+#include "engine/run_program.h"
+
 #include "engine/unique_fd.h"
 
 #include <array>
@@ -12,7 +13,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-namespace dmremap::admin {
+namespace dmremap {
 namespace {
 
 /// The child has both outputs on `pipe`, nothing on its input, and SIGPIPE as it is by default.
@@ -89,4 +90,4 @@ result<run_result> run_program(const std::vector<std::string>& words) {
   return done;
 }
 
-} // namespace dmremap::admin
+} // namespace dmremap

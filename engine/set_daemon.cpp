@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "admin/daemon.h"
+#include "engine/set_daemon.h"
 
-#include "admin/lookup.h"
-#include "admin/open_set.h"
 #include "engine/loop_control.h"
+#include "engine/run_program.h"
 #include "engine/unique_fd.h"
 
 #include <boost/filesystem.hpp>
@@ -16,14 +15,16 @@
 #include <optional>
 #include <poll.h>
 #include <sstream>
+#include <strings.h>
 #include <sys/mount.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 
-namespace dmremap::admin {
+namespace dmremap {
 namespace {
 
 constexpr std::chrono::seconds loop_limit{20};
+constexpr std::chrono::seconds ping_limit{5};
 constexpr int stop_limit_ms = 120'000;
 
 /// The error that `fusedisk --json` printed, with its own identifier.
@@ -84,6 +85,28 @@ std::string fusedisk_path() {
   return "fusedisk";
 }
 
+result<set_members> claim_configured(const set_config& config, access_mode mode) {
+  const auto main = TRY(parse_member(config.main));
+  std::vector<member_spec> spares;
+  for (const auto& spare : config.spares)
+    spares.push_back(TRY(parse_member(spare)));
+  return open_set_members(main, spares, mode);
+}
+
+result<void> check_same_set(const set_config& config, const set_members& opened) {
+  const auto& members = opened.members;
+  for (std::size_t i = 1; i < members.size(); ++i) {
+    for (const auto& one : probe_set_signatures(*members[i].io))
+      if (one.type == "dmremap" && strcasecmp(one.set_uuid.c_str(), config.uuid.c_str()) != 0)
+        return fail("wrong-set", members[i].spec.text(),
+                    "holds the set " + one.detail + " (" + one.set_uuid + "), not " + config.name + " (" +
+                        config.uuid +
+                        "); have the names of the devices changed? Correct the configuration of " +
+                        config.name);
+  }
+  return {};
+}
+
 result<running_set> start_daemon(const set_config& config, const std::string& mountpoint,
                                  const std::vector<std::string>& further_options) {
   // Before the daemon gets to write to it; the claims go again with the temporary.
@@ -114,6 +137,23 @@ result<running_set> start_daemon(const set_config& config, const std::string& mo
   return std::move(*set);
 }
 
+result<nlohmann::json> ask(const running_set& set, const std::string& command, const nlohmann::json& args) {
+  const auto named = [&](error failure) -> tl::unexpected<error> {
+    if (failure.what == set.dir)
+      failure.what = set.name;
+    if (failure.id == "no-answer")
+      failure.why += " (process " + std::to_string(set.pid) + "); `dmremap status " + set.name +
+                     "` shows its last figures";
+    return tl::unexpected<error>(std::move(failure));
+  };
+  if (auto ping = control_request(set.dir, "ping", {}, ping_limit); !ping)
+    return named(std::move(ping).error());
+  auto reply = control_request(set.dir, command, args, std::nullopt);
+  if (!reply)
+    return named(std::move(reply).error());
+  return reply;
+}
+
 result<void> stop_daemon(const running_set& set) {
   const unique_fd process(static_cast<int>(::syscall(SYS_pidfd_open, set.pid, 0)));
   static_cast<void>(TRY(ask(set, "stop", {})));
@@ -141,4 +181,4 @@ result<void> clear_dead(const running_set& set) {
   return {};
 }
 
-} // namespace dmremap::admin
+} // namespace dmremap

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "engine/config.h"
+#include "engine/control_client.h"
+#include "engine/error.h"
+
+#include <string>
+#include <vector>
+
+/// A set served and put on a loop device.
+namespace dmremap {
+
+struct attached_set {
+  running_set set;
+  std::string loop;   ///< "/dev/loop3"
+  bool direct = true; ///< its I/O
+};
+
+/// Whether this process may make loop devices. Errors: "no-permission", "no-loop".
+[[nodiscard]] result<void> check_loop_access();
+
+/// The loop device on the image of a set that is served: the one that is there, or a new one with direct I/O
+/// and the members' block size. Errors: those of attach_loop.
+[[nodiscard]] result<attached_set> put_on_loop(running_set set);
+
+/// Starts the daemon of a set, on `mountpoint` or, where that is empty, on run_dir()/NAME, and puts its image
+/// on a loop device. On an error no daemon is left; `notices` says so where one is. Errors: "mountpoint",
+/// those of check_loop_access, start_daemon and put_on_loop.
+[[nodiscard]] result<attached_set> start_on_loop(const set_config& config, const std::string& mountpoint,
+                                                 const std::vector<std::string>& further_options,
+                                                 std::vector<std::string>& notices);
+
+} // namespace dmremap
