@@ -26,8 +26,7 @@ LONG_ENOUGH = 600          # a shorter run shows the figures and judges only the
 
 
 class Memory:
-    """Descriptors and memory of the daemon that is never stopped, when it is idle between two rounds. Of memory, what
-    it has written to and nobody shares (Private_Dirty): pages of programs come and go as the system likes."""
+    """Descriptors and memory of the daemon that is never stopped, when it is idle between two rounds."""
 
     def __init__(self, seconds):
         self.started, self.settled = time.monotonic(), min(SETTLED_AFTER, seconds / 4)
@@ -40,16 +39,9 @@ class Memory:
         seconds = time.monotonic() - self.started
         return seconds >= self.settled if self.first is None else seconds >= self.seconds - LAST_ROUNDS
 
-    def look(self, pid, remaps):
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        kib = int(rollup.split("Private_Dirty:")[1].split()[0])
+    def look(self, daemon, remaps):
         seconds = time.monotonic() - self.started
-        # The fewest of a few: a reply that was just given may still have its socket open.
-        descriptors = []
-        for _ in range(5):
-            descriptors.append(len(os.listdir(f"/proc/{pid}/fd")))
-            time.sleep(0.05)
-        self.last = (seconds, min(descriptors), kib * 1024, remaps)
+        self.last = (seconds, daemon.descriptors(), daemon.memory(), remaps)
         if self.first is None and seconds >= self.settled:
             self.first = self.last
 

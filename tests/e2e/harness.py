@@ -48,8 +48,8 @@ def build_dir():
 
 def program(name):
     """Path of one of our programs in the build folder."""
-    folder = {"fusedisk": "fusedisk", "dmremap": "admin", "bench_passthrough": "bench",
-              "dmremap-scan": "recover", "dmremap-reassemble": "recover"}[name]
+    folder = {"fusedisk": "fusedisk", "dmremap": "admin", "dmremap-scan": "recover",
+              "dmremap-reassemble": "recover"}.get(name, "bench")
     return str(build_dir() / folder / name)
 
 
@@ -283,6 +283,19 @@ class Daemon:
 
     def running(self):
         return self.process.poll() is None
+
+    def memory(self):
+        """Bytes that it has written to and nobody shares: pages of programs come and go as the system likes."""
+        rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
+        return int(rollup.split("Private_Dirty:")[1].split()[0]) * 1024
+
+    def descriptors(self):
+        """The fewest of a few looks: a reply that was just given may still have its socket open."""
+        counts = []
+        for _ in range(5):
+            counts.append(len(os.listdir(f"/proc/{self.pid}/fd")))
+            time.sleep(0.05)
+        return min(counts)
 
     def wait(self, timeout=60):
         """Waits for its end; the exit status (negative: the signal)."""

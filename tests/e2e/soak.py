@@ -187,7 +187,7 @@ class Subject:
                 while len(self.set.spares) > 1:  # each has descriptors of its own
                     self.empty_spare(always_remove=True)
             if len(self.set.spares) == 1:
-                self.memory.look(self.set.daemon.pid, self.set.control("stats")["result"]["remapped_units"])
+                self.memory.look(self.set.daemon, self.set.control("stats")["result"]["remapped_units"])
 
     def clear_away(self):
         """What a killed round left half made."""

@@ -229,6 +229,37 @@ class Evacuation(Pool):
         self.workspace.dmremap("unmap", self.name, 4000 * UNIT_SECTORS)
 
 
+class ManyTimes(Pool):
+    """Spares come, take over, and go, all under one daemon."""
+    WARM, CYCLES, UNITS, MOST_GROWTH = 3, 7, 300, MIB
+
+    def test_nothing_is_left_of_spares_that_were_removed(self):
+        pool = harness.Set(self.workspace, self.name, main_size=MAIN_SIZE, spare_size=SPARE_SIZE)
+        pool.create().start()
+        moved = range(0, 20 * self.UNITS, 20)
+        image = pool.daemon.image
+        self.write_units(image, moved, NEW)
+        for unit in moved:
+            self.assertTrue(pool.control("remap", sector=unit * UNIT_SECTORS)["ok"])
+        spare = pool.spare
+        for cycle in range(self.WARM + self.CYCLES):
+            if cycle == self.WARM:
+                memory, descriptors = pool.daemon.memory(), pool.daemon.descriptors()
+            spare = self.take_turns(spare, self.workspace.sparse(f"spare{cycle}.img", SPARE_SIZE))
+        self.assertEqual(self.spares()[spare.name]["allocated_units"], self.UNITS)
+        self.assertEqual(pool.daemon.descriptors(), descriptors)
+        self.assertLess(pool.daemon.memory() - memory, self.MOST_GROWTH)
+        self.check_units(image, moved, NEW)
+        pool.stop()
+
+    def take_turns(self, old, new):
+        self.spare("add", new)
+        self.spare("evacuate", old)
+        self.spare("remove", old)
+        old.unlink()
+        return new
+
+
 class Absent(Pool):
     ON_FIRST, ON_SECOND, ON_MAIN = range(20, 28), range(0, 8), range(100, 108)
 
