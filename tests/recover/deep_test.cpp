@@ -191,6 +191,17 @@ TEST_CASE("a search passes over what cannot be read, and counts it") {
   CHECK(state.finds.begin()->second.start == 8 << 20);
 }
 
+TEST_CASE("a block across the border of two pieces is found") {
+  const host h;
+  const image_set a(h, "a", 1);
+  const auto disk = open_file(put(h, a.spares[0], (8u << 20) - 512, 48u << 20));
+  deep_state state;
+  REQUIRE(search_device(*disk, {}, state, [] { return true; }));
+  REQUIRE(state.finds.size() == 1);
+  CHECK(state.finds.begin()->second.supers == 0x3FF);
+  CHECK(state.finds.begin()->second.start == (8 << 20) - 512);
+}
+
 TEST_CASE("a search leaves out what it is told to") {
   const host h;
   const image_set a(h, "a", 1);
