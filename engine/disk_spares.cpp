@@ -218,6 +218,7 @@ result<forget_reply> disk::forget_spare(unsigned index) {
                 std::to_string(plan.units) + " units must be marked lost on other spares, which have " +
                     std::to_string(plan.free_units) + " free: add a spare first (" +
                     std::to_string(plan.units - plan.free_units) + " units short)");
+  CHECK_OK(i.set->free_maps_on(index)); // before anything becomes lost
   forget_reply answer;
   answer.free_units = plan.free_units;
   (void)i.set->complete_doubt();

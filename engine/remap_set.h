@@ -118,6 +118,9 @@ public:
   /// Formats and takes in a spare. Durable on return. Errors: "too-many-spares", "spare-too-small",
   /// "format-failed", "read-only".
   [[nodiscard]] result<unsigned> add_spare(std::shared_ptr<store> io);
+  /// Moves maps of absent spares that lie on this one to others. Errors: "spare-in-use": it holds the only
+  /// one.
+  [[nodiscard]] result<void> free_maps_on(unsigned spare);
   /// Takes a spare out of the set that serves nothing, present or not, and erases its superblocks. Durable on
   /// return. Errors: "spare-in-use", "last-spare", "remove-failed".
   [[nodiscard]] result<void> remove_spare(unsigned spare);
@@ -216,6 +219,11 @@ private:
   void note_map(unsigned spare, unsigned where);
   void ensure_protected(bool wait = false);
   void give_up_sixth(unsigned guest);
+  bool keep_maps_of_absent();
+  void unlist_moved_maps();
+  [[nodiscard]] result<void> move_maps_off(unsigned spare);
+  [[nodiscard]] bool keep_map(unsigned absent);
+  [[nodiscard]] bool map_is_away(unsigned spare) const;
   [[nodiscard]] bool protect(unsigned guest, unsigned host);
   [[nodiscard]] std::optional<std::uint32_t> host_run(unsigned host, std::uint64_t units);
   void list_guest(unsigned host, unsigned guest);

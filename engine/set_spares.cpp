@@ -209,6 +209,7 @@ bool remap_set::vanish(unsigned spare) {
         spares_[g]->meta->super.sixth_host == spare)
       spares_[g]->meta->detach_sixth();
   note_map(spare, kept ? p.meta->super.sixth_host + 1 : 0);
+  (void)keep_maps_of_absent(); // where that fails, it is on this one, which may come back
   fresh_range();
   if (rules_.record_absence)
     (void)record_session(); // else record_pending_ holds up every table change
@@ -360,6 +361,97 @@ void remap_set::give_up_sixth(unsigned guest) {
   unlist(guest);
 }
 
+/// The map of an absent spare is on one that is absent, too.
+bool remap_set::map_is_away(unsigned spare) const {
+  if (!spares_[spare] || spares_[spare]->present || !spares_[spare]->meta->has_sixth())
+    return false;
+  const auto& host = spares_[spare]->meta->super.sixth_host;
+  return host < max_spares && spares_[host] && (!spares_[host]->present || spares_[host]->draining);
+}
+
+/// Maps of absent spares that memory alone has for sure: to spares that are there. The next superblocks say
+/// where. True: there is something to say.
+bool remap_set::keep_maps_of_absent() {
+  bool any = false;
+  for (unsigned g = 0; g < max_spares; ++g)
+    if (map_is_away(g))
+      any |= keep_map(g);
+  return any;
+}
+
+/// The host lists it before any record names the host: a record that is followed must be right.
+bool remap_set::keep_map(unsigned absent) {
+  spare_metadata& g = *spares_[absent]->meta;
+  for (unsigned h = 0; h < max_spares; ++h) {
+    if (!spares_[h] || !spares_[h]->present || spares_[h]->draining || spares_[h]->joining ||
+        protect_tries_ >= protect_tries_a_session)
+      continue;
+    spare_metadata& host = *spares_[h]->meta;
+    const auto start = host_run(h, g.sixth_units());
+    if (!start)
+      continue;
+    const auto io_before = g.sixth_io();
+    const std::uint32_t host_before = g.super.sixth_host, start_before = g.super.sixth_start;
+    auto placed = g.move_sixth(host.share_io(), h, *start);
+    if (placed) {
+      list_guest(h, absent);
+      placed = host.write_super(sequences_);
+      if (placed) {
+        spares_[h]->held = host.super.session;
+        note_map(absent, h + 1);
+        return true;
+      }
+      unlist(absent, h); // some of its copies may list it already
+      g.attach_sixth(io_before, host_before, start_before);
+    } else if (placed.error() != io_error::medium) {
+      const std::lock_guard lock(allocation_mutex_);
+      spares_[h]->space.unhost(spare_unit(*start), g.sixth_units());
+    }
+    ++protect_tries_;
+  }
+  return false;
+}
+
+/// Where maps of absent spares were before they moved, once all superblocks say where they are now.
+void remap_set::unlist_moved_maps() {
+  for (unsigned g = 0; g < max_spares; ++g)
+    for (unsigned h = 0; h < max_spares; ++h)
+      if (spares_[g] && !spares_[g]->present && spares_[g]->meta->has_sixth() && spares_[h] &&
+          spares_[h]->present && h != spares_[g]->meta->super.sixth_host &&
+          spares_[h]->meta->super.hosted_start[g] != 0)
+        unlist(g, h);
+}
+
+result<void> remap_set::free_maps_on(unsigned spare) {
+  const std::lock_guard lock(metadata_mutex_);
+  if (spare >= max_spares || !spares_[spare])
+    return fail("no-such-spare", leader().super.set_name, "has no spare " + std::to_string(spare));
+  return move_maps_off(spare);
+}
+
+result<void> remap_set::move_maps_off(unsigned spare) {
+  pool_spare& p = *spares_[spare];
+  const auto guest = [&]() -> const pool_spare* {
+    for (const auto& away : spares_)
+      if (away && away.get() != &p && !away->present && away->meta->has_sixth() &&
+          away->meta->super.sixth_host == spare)
+        return away.get();
+    return nullptr;
+  };
+  if (guest() == nullptr)
+    return {};
+  const bool was_draining = p.draining.exchange(true);
+  ensure_protected();
+  p.draining = was_draining;
+  if (const pool_spare* still = guest())
+    return fail(
+        "spare-in-use", p.meta->path(),
+        "holds the only map of spare " + to_text(still->meta->super.spare_uuid) +
+            ", which is absent: bring that one back, or forget it first, or add a spare that takes the "
+            "map");
+  return {};
+}
+
 /// A sixth replica for every spare that has none, as long as there is room and hosts do not fail. `wait`: not
 /// before some batches have gone by since a host was full.
 void remap_set::ensure_protected(bool wait) {
@@ -367,6 +459,13 @@ void remap_set::ensure_protected(bool wait) {
     return;
   if (!settle_protection())
     return;
+  if (reserve_sequences(16) && keep_maps_of_absent()) {
+    if (!write_supers())
+      return;
+    unlist_moved_maps();
+    if (!settle_protection())
+      return;
+  }
   if (wait && protect_wait_ != 0) {
     --protect_wait_;
     return;
@@ -521,12 +620,7 @@ result<void> remap_set::remove_spare(unsigned spare) {
   if (was_present && active != 0)
     return fail("spare-in-use", path,
                 "Cannot remove spare " + path + ": " + std::to_string(active) + " active allocations");
-  for (const auto& away : spares_)
-    if (away && away.get() != &p && !away->present && away->meta->has_sixth() &&
-        away->meta->super.sixth_host == spare)
-      return fail("spare-in-use", path,
-                  "holds the only map of spare " + to_text(away->meta->super.spare_uuid) +
-                      ", which is absent: bring that one back, or forget it first");
+  CHECK_OK(move_maps_off(spare));
   if (std::any_of(doubt_.begin(), doubt_.end(), [&](const slot_change& c) { return c.spare == spare; }))
     return fail("commit-in-doubt", path, "a change of its table is not complete yet; try again");
   const auto cannot = [&](io_error why) {

@@ -457,6 +457,25 @@ io_result spare_metadata::place_sixth(std::shared_ptr<store> host, std::uint32_t
   return done;
 }
 
+io_result spare_metadata::move_sixth(std::shared_ptr<store> host, std::uint32_t host_index,
+                                     std::uint32_t start) {
+  const auto before = sixth_;
+  const std::uint32_t host_before = super.sixth_host, start_before = super.sixth_start;
+  attach_sixth(std::move(host), host_index, start);
+  const std::uint64_t failed_before = sixth_->failed_flushes();
+  io_result done;
+  for (std::uint32_t c = 0; c < places().chunks() && done; ++c)
+    if (super.is_good(sixth_replica, c))
+      done = write_chunk(sixth_replica, c);
+  if (done)
+    done = write_sixth_head();
+  if (done)
+    done = flush_since(*sixth_, failed_before);
+  if (!done)
+    attach_sixth(before, host_before, start_before);
+  return done;
+}
+
 io_result spare_metadata::complete_sixth(std::set<std::uint32_t> blocks, sequence_counter& sequences) {
   if (!sixth_)
     return io_fail(io_error::medium);

@@ -94,6 +94,11 @@ public:
   /// host's superblock is the caller's. On an error there is no sixth.
   [[nodiscard]] io_result place_sixth(std::shared_ptr<store> host, std::uint32_t host_index,
                                       std::uint32_t start, sequence_counter& sequences);
+  /// A full copy of the map of a spare that is absent, under the superblock that memory has of it, to another
+  /// host, flushed. On an error the sixth is where it was.
+  [[nodiscard]] io_result move_sixth(std::shared_ptr<store> host, std::uint32_t host_index,
+                                     std::uint32_t start);
+  [[nodiscard]] std::shared_ptr<store> sixth_io() const { return sixth_; }
   /// True once after the sixth was given up because it could not be written: the host's superblock must
   /// not list it any more before anything is answered.
   [[nodiscard]] bool take_sixth_lost() { return std::exchange(sixth_lost_, false); }

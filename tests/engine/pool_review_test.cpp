@@ -45,28 +45,103 @@ void weaken(memory_store& spare, spare_unit u) {
 
 } // namespace
 
-TEST_CASE("a spare that holds the map of an absent one stays in the set") {
+TEST_CASE("the map of an absent spare stays known though the spare that holds it leaves") {
+  pool_fixture f(3);
+  put_on(f, 4, 1, one);
+  put_on(f, 5, 1, one);
+  REQUIRE(f.set->flush());
+  const auto host = static_cast<unsigned>(f.status(1).protected_by);
+  put_on(f, 3, host, two);
+  REQUIRE(f.set->flush());
+  if (GENERATE(true, false)) {
+    without(f, 1);
+  } else {
+    f.break_spare(1);
+    REQUIRE(f.shows(4) == "its spare is absent");
+  }
+  REQUIRE(f.status(1).protected_by == static_cast<int>(host));
+  f.break_spare(host); // for good
+  REQUIRE(f.shows(3) == "its spare is absent");
+  REQUIRE_FALSE(f.status(host).present);
+  REQUIRE(f.write(5, three));
+  REQUIRE(f.set->flush());
+  f.kill();
+  f.there[host] = false;
+  f.mend_spare(1);
+  if (GENERATE(true, false)) { // it is not back at once
+    f.there[1] = false;
+    f.open(true);
+    REQUIRE(f.shows(4) == "its spare is absent");
+    REQUIRE(f.shows(5) == "byte 103");
+    REQUIRE(f.set->forget_spare(host).has_value());
+    f.close();
+  }
+  f.there[1] = true;
+  f.open(true);
+  REQUIRE(f.shows(4) == "byte 101");
+  REQUIRE(f.shows(5) == "byte 103");
+}
+
+TEST_CASE("a spare that holds the map of an absent one is removed once another one holds that map") {
   pool_fixture f(3);
   put_on(f, 4, 1, one);
   REQUIRE(f.set->flush());
   const auto host = static_cast<unsigned>(f.status(1).protected_by);
   without(f, 1);
-  SECTION("removed by hand") {
+  SECTION("there is room") {
+    REQUIRE(f.set->remove_spare(host).has_value());
+    REQUIRE(f.status(1).protected_by == static_cast<int>(2 - host));
+    f.there[host] = false;
+  }
+  SECTION("there is none") {
+    REQUIRE(f.set->evacuate_spare(2 - host).has_value()); // takes nothing new
     const auto removed = f.set->remove_spare(host);
     REQUIRE_FALSE(removed.has_value());
     REQUIRE(removed.error().id == "spare-in-use");
-  }
-  SECTION("gone, too, and forgotten") {
-    put_on(f, 3, host, two);
-    f.break_spare(host);
-    REQUIRE(f.shows(3) == "its spare is absent");
-    REQUIRE_FALSE(f.set->forget_spare(host).has_value());
-    f.mend_spare(host);
+    REQUIRE(f.status(1).protected_by == static_cast<int>(host));
   }
   REQUIRE(f.shows(4) == "its spare is absent");
   f.kill();
   f.there[1] = true;
   f.open();
+  REQUIRE(f.shows(4) == "byte 101");
+}
+
+TEST_CASE(
+    "the only map of an absent spare, on a spare that is gone, is written anew as soon as there is room") {
+  pool_fixture f(3);
+  put_on(f, 4, 1, one);
+  REQUIRE(f.set->flush());
+  const auto host = static_cast<unsigned>(f.status(1).protected_by);
+  put_on(f, 3, host, two);
+  without(f, 1);
+  REQUIRE(f.set->evacuate_spare(2 - host).has_value()); // takes nothing new
+  f.break_spare(host);
+  REQUIRE(f.shows(3) == "its spare is absent");
+  REQUIRE(f.status(1).protected_by == static_cast<int>(host));
+  f.set->refill_spare(2 - host);
+  f.spares[2 - host]->add_bad(units(0, 4096, direction::write, io_error::no_space));
+  const auto forgotten = f.set->forget_spare(host);
+  REQUIRE_FALSE(forgotten.has_value());
+  REQUIRE(forgotten.error().id == "spare-in-use");
+  REQUIRE(f.shows(3) == "its spare is absent"); // not lost, as it stays
+  f.spares[2 - host]->clear_faults();
+  SECTION("on a new spare") {
+    f.spares.push_back(pool_fixture::new_spare(3));
+    f.there.push_back(true);
+    REQUIRE(f.set->add_spare(f.spares[3]).has_value());
+    REQUIRE(f.status(1).protected_by >= 0);
+    REQUIRE(f.status(1).protected_by != static_cast<int>(host));
+  }
+  SECTION("on the other one, to forget this one") {
+    REQUIRE(f.set->forget_spare(host).has_value());
+    REQUIRE(f.shows(3) == "lost sector");
+    REQUIRE(f.status(1).protected_by == static_cast<int>(2 - host));
+  }
+  f.kill();
+  f.there[host] = false;
+  f.there[1] = true;
+  f.open(true);
   REQUIRE(f.shows(4) == "byte 101");
 }
 
