@@ -213,7 +213,7 @@ tl::expected<superblock, block_fault> decode_superblock(const block_bytes& in, u
                         s.spare_index < s.spare_count && s.places.table_blocks != 0 &&
                         s.places.chunk_blocks != 0 && s.sequence != 0 && s.sequence < DMR_SEQUENCE_LIMIT &&
                         s.sequence_end <= DMR_SEQUENCE_LIMIT && s.sequence_next <= s.sequence_end &&
-                        s.main_sectors != 0 && s.main_sectors / unit_sectors < DMR_MAIN_UNIT_LIMIT &&
+                        s.main_sectors != 0 && s.main_sectors <= DMR_MAIN_UNIT_LIMIT * unit_sectors &&
                         s.spare_uuids[s.spare_index] == s.spare_uuid && !s.set_name.empty();
   if (!possible)
     return tl::make_unexpected(block_fault::impossible);

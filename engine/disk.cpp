@@ -428,8 +428,9 @@ io_result disk::flush() {
 // -------------------------------------------------------------------------------------------------------
 
 /// Whole units. Runs that zero() cannot do under the gate (lost sectors, doubt, a bad place) go to
-/// `by_writing`.
-attempt disk::impl::zero_units(io_context::impl& c, unit_range r, std::vector<unit_range>& by_writing) {
+/// `by_writing`. `changed`: main has zeroed something.
+attempt disk::impl::zero_units(io_context::impl& c, unit_range r, std::vector<unit_range>& by_writing,
+                               bool& changed) {
   if (!gate.enter(*c.slot, r))
     return {attempt_end::frozen, {}, false};
   attempt end;
@@ -442,12 +443,14 @@ attempt disk::impl::zero_units(io_context::impl& c, unit_range r, std::vector<un
              }
              const std::uint64_t failed_before = main.io->failed_flushes();
              auto zeroed = main.io->zero(at, length);
-             if (zeroed)
+             if (zeroed) {
                main.note_written(failed_before);
-             else if (zeroed.error() == io_error::medium)
+               changed = true;
+             } else if (zeroed.error() == io_error::medium) {
                by_writing.push_back(range_of(offset + done, length));
-             else
+             } else {
                end = {attempt_end::failed, zeroed.error(), true};
+             }
              return end.end == attempt_end::done;
            });
   gate.leave(*c.slot);
@@ -478,7 +481,7 @@ io_result disk::zero(io_context& context, std::uint64_t offset, std::uint64_t le
   std::vector<unit_range> by_writing;
   for (std::uint64_t u = first; u < end;) {
     const unit_range r{u, std::min(end - u, unit_range::max_count)};
-    const attempt a = i.zero_units(*context.impl_, r, by_writing);
+    const attempt a = i.zero_units(*context.impl_, r, by_writing, changed);
     if (a.end == attempt_end::frozen) {
       if (context.on_slow)
         context.on_slow();
@@ -493,7 +496,6 @@ io_result disk::zero(io_context& context, std::uint64_t offset, std::uint64_t le
       else
         return io_fail(a.why);
     }
-    changed = true;
     u += r.count;
   }
   for (const unit_range r : by_writing)

@@ -51,6 +51,19 @@ static tl::unexpected<error> refuse_source(disk::impl& i, const std::string& wha
                           : "; no free range of this length is left on the spare"));
 }
 
+/// The groups before unit `n` of the plan are in the table: they cannot be undone, as they may have been
+/// written since.
+static tl::unexpected<error> partly_done(const explicit_plan& plan, std::uint64_t n, error why) {
+  const std::uint64_t next = (plan.first_main + n) * unit_sectors;
+  const std::string nothing = "; nothing changed";
+  if (const auto at = why.why.find(nothing); at != std::string::npos)
+    why.why.erase(at, nothing.size());
+  why.why += "; of this command sectors " + std::to_string(plan.dest) + " to " + std::to_string(next - 1) +
+             " are remapped and stay so; the rest begins at main sector " + std::to_string(next) +
+             ", spare sector " + std::to_string((plan.first_spare + n) * unit_sectors);
+  return tl::unexpected<error>(std::move(why));
+}
+
 result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_number> source,
                                     std::uint64_t sectors, unsigned spare_index) {
   impl& i = *impl_;
@@ -162,7 +175,7 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
       if (reply.outcome == commit_outcome::in_doubt)
         used += changes.size();
       give_back(std::span(taken).subspan(used));
-      return not_committed(what, reply);
+      return n == 0 ? not_committed(what, reply) : partly_done(plan, n, not_committed(what, reply).value());
     }
     used += changes.size();
     for (const slot_change& c : changes)

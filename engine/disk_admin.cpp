@@ -34,7 +34,7 @@ result<std::string> disk::format(store& main, std::span<store* const> spares, co
                 exit_code::usage);
   if (main.size() < unit_bytes)
     return fail("main-too-small", main.identity().path, "main has no whole unit of 4096 bytes");
-  if (main.size() / unit_bytes >= main_unit_limit)
+  if (main.size() > main_unit_limit * unit_bytes)
     return fail("main-too-large", main.identity().path, "main is larger than 1 EiB");
   const auto uuid_or_random = [](const std::optional<std::string>& text) {
     const auto given = text ? parse_uuid(*text) : std::nullopt;

@@ -158,7 +158,8 @@ struct disk::impl {
   [[nodiscard]] attempt try_write(io_context::impl& c, std::span<const std::byte> data, std::uint64_t offset);
   [[nodiscard]] io_result read_member(io_context::impl& c, store& io, std::span<std::byte> buffer,
                                       std::uint64_t at);
-  [[nodiscard]] attempt zero_units(io_context::impl& c, unit_range r, std::vector<unit_range>& by_writing);
+  [[nodiscard]] attempt zero_units(io_context::impl& c, unit_range r, std::vector<unit_range>& by_writing,
+                                   bool& changed);
   [[nodiscard]] io_result read_once(io_context&, std::span<std::byte> buffer, std::uint64_t offset);
   [[nodiscard]] io_result write_once(io_context&, std::span<const std::byte> data, std::uint64_t offset);
   void note_error(const attempt& a, bool writing);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// The far end of the largest main: 2^48 units, the last one cut.
+// The far end of the largest mains: 2^48 units, the last one cut or whole.
 #include "engine/disk.h"
 #include "tests/support/memory_store.h"
 
@@ -48,6 +48,53 @@ private:
 };
 
 } // namespace
+
+TEST_CASE("a main of 1 EiB is the largest", "[disk]") {
+  class sized final : public store {
+  public:
+    explicit sized(std::uint64_t bytes) : bytes_(bytes) {}
+    [[nodiscard]] std::uint64_t size() const override { return bytes_; }
+    [[nodiscard]] std::uint32_t block_size() const override { return 512; }
+    [[nodiscard]] io_result read(std::span<std::byte> to, std::uint64_t) override {
+      std::memset(to.data(), 0, to.size());
+      return {};
+    }
+    [[nodiscard]] io_result write(std::span<const std::byte>, std::uint64_t) override { return {}; }
+    [[nodiscard]] io_result flush() override { return {}; }
+    [[nodiscard]] std::uint64_t failed_flushes() const override { return 0; }
+    [[nodiscard]] io_result zero(std::uint64_t, std::uint64_t) override { return {}; }
+    [[nodiscard]] const store_identity& identity() const override { return identity_; }
+
+  private:
+    const std::uint64_t bytes_;
+    store_identity identity_;
+  };
+  constexpr std::uint64_t exbibyte = 1ull << 60;
+  const auto spare = std::make_shared<memory_store>(16u << 20);
+  store* spares[] = {spare.get()};
+  format_options options;
+  options.name = "huge";
+  sized too_large(exbibyte + 512);
+  const auto refused = disk::format(too_large, spares, options);
+  REQUIRE_FALSE(refused.has_value());
+  REQUIRE(refused.error().id == "main-too-large");
+  const auto main = std::make_shared<sized>(exbibyte);
+  REQUIRE(disk::format(*main, spares, options).has_value());
+  for (int opens = 0; opens < 2; ++opens) {
+    auto set = disk::open(main, {spare}, {});
+    REQUIRE(set.has_value());
+    const sector_number last((exbibyte / sector_bytes) - 1);
+    const auto made = (*set)->remap(last);
+    REQUIRE(made.has_value());
+    REQUIRE(made->units + made->already == 1);
+    auto context = (*set)->make_context();
+    const std::vector<std::byte> value(sector_bytes, std::byte{7});
+    std::vector<std::byte> got(sector_bytes);
+    REQUIRE((*set)->write(*context, value, last.value * sector_bytes));
+    REQUIRE((*set)->read(*context, got, last.value * sector_bytes));
+    REQUIRE(got == value);
+  }
+}
 
 TEST_CASE("the last sector of the largest main is served, moved and moved back", "[disk]") {
   const auto main = std::make_shared<huge_store>();

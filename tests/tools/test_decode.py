@@ -305,14 +305,14 @@ class Superblocks(Base):
                     ("spare_count", {"spare_count": 0}), ("spare_count", {"spare_count": 17}),
                     ("spare_index", {"spare_index": 1}), ("spare_index", {"spare_index": 2**32 - 1}),
                     ("spare_uuids", {"uuids": [OTHER]}), ("main_sectors", {"main_sectors": 0}),
-                    ("main_sectors", {"main_sectors": 2**51}), ("sequence_next", {"sequence_next": 101}),
+                    ("main_sectors", {"main_sectors": 2**51 + 1}), ("sequence_next", {"sequence_next": 101}),
                     ("sequence_end", {"sequence_end": 2**48 + 1}), ("set_name", {"set_name": b""})):
                 with self.subTest(why, copy=copy, **fields):
                     self.one_bad(copy, why, **fields)
 
     def test_limits_of_rule_7(self):
         result = Image(self, sequence=2**48 - 1, sequence_next=2**48, sequence_end=2**48,
-                       main_sectors=2**51 - 1).write().decode()
+                       main_sectors=2**51).write().decode()
         self.assertEqual(result["problems"], [])
 
     def test_rule_3_every_byte_counts(self):
@@ -854,7 +854,7 @@ class Command(Base):
     def test_usage(self):
         path = Image(self).write().path
         for arguments in ([], [path, path], ["--main-sectors", path], ["--main-sectors", "0", path],
-                          ["--main-sectors", "x", path], ["--main-sectors", str(2**51), path],
+                          ["--main-sectors", "x", path], ["--main-sectors", str(2**51 + 1), path],
                           ["--what", path], [path + ".absent"], [os.path.dirname(path)], [path + "@1"],
                           ["/dev/null"], [f"{path}@{10**30}+8"], [f"{path}@-1+8"], [""]):
             with self.subTest(arguments):
