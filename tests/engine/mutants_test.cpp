@@ -243,46 +243,55 @@ std::optional<unsigned> ahead_of_all(const page_image& spare, std::uint32_t numb
   return holders.rbegin()->second.front();
 }
 
-/// One copy has a change that the others do not have. At the open it cannot be read for a while, so the
-/// others win, and it forgets what mends it: later it is back with the change that was given up.
-void copy_returns(const commit_rules& rules, findings& found) {
-  constexpr std::uint32_t number = 4; // of the block with the first units that are allocated
+constexpr std::uint32_t changed_block = 4; // with the first units that are allocated
+
+/// The first state that a crash in the run leaves, from event `from` on, and that `is_it` accepts.
+std::optional<set_state> state_where(const crash_run& run, std::size_t from,
+                                     const std::function<bool(const page_image& spare)>& is_it) {
+  std::optional<set_state> found;
+  replay_limits limits;
+  limits.tears = false;
+  limits.first_event = from;
+  crash_replay replay(run.log(), limits);
+  replay.run([&](const crash_state& crash) {
+    const page_image& spare = crash.devices[1]->content;
+    if (!is_it(spare))
+      return true;
+    found = run.at_epoch(crash.epoch);
+    found->main = crash.devices[0]->content;
+    found->spare() = spare;
+    return false;
+  });
+  return found;
+}
+
+/// A set with a change of which one replica alone has heard.
+std::optional<set_state> half_changed() {
   crash_run run(started("fresh"), {});
   if (!run.open())
-    return;
+    return std::nullopt;
   find_operation("B: remap").run(run);
   const std::size_t from_change = run.position();
   find_operation("write error").run(run);
   run.finish();
-  std::optional<set_state> half;
-  std::uint64_t unit = 0;
-  replay_limits limits;
-  limits.tears = false;
-  limits.first_event = from_change;
-  crash_replay replay(run.log(), limits);
-  replay.run([&](const crash_state& crash) {
-    const page_image& spare = crash.devices[1]->content;
-    const auto first = ahead_of_all(spare, number);
-    if (!first)
-      return true;
-    half = run.at_epoch(crash.epoch);
-    half->main = crash.devices[0]->content;
-    half->spare() = spare;
-    unit = unit_of_block(spare, *first, number);
-    return false;
-  });
-  if (!half) {
-    found.push_back("the replay has no state in which one copy is ahead");
-    return;
-  }
+  return state_where(run, from_change,
+                     [](const page_image& spare) { return ahead_of_all(spare, changed_block).has_value(); });
+}
+
+/// The copies at `units` cannot be read for a while, so that the others win at the open, and forget what
+/// mends them: later they are back.
+void copies_return(const set_state& from_state, const std::set<std::uint64_t>& units,
+                   const commit_rules& rules, findings& found) {
   open_options options;
   options.rules = &rules;
   for (std::uint64_t times = 1; times <= 4 && found.empty(); ++times) {
-    set_state start = *half;
-    start.spares.front().faults.bad.push_back({unit * 8, 8, direction::read, io_error::medium, times, false});
+    set_state start = from_state;
+    for (const std::uint64_t unit : units)
+      start.spares.front().faults.bad.push_back(
+          {unit * 8, 8, direction::read, io_error::medium, times, false});
     crash_run second(start, options);
-    second.set_spare_fate([unit](std::uint64_t, std::uint64_t offset, std::uint64_t) {
-      return offset == unit * page_bytes ? write_fate::forgotten : write_fate::kept;
+    second.set_spare_fate([&units](std::uint64_t, std::uint64_t offset, std::uint64_t) {
+      return units.contains(offset / page_bytes) ? write_fate::forgotten : write_fate::kept;
     });
     if (!second.open())
       continue;
@@ -294,9 +303,55 @@ void copy_returns(const commit_rules& rules, findings& found) {
     judging.mending_every = 0;
     judging.expect_full_copies = false;
     crash_judge judge(judging);
-    judge.judge(second, "a copy returns after " + std::to_string(times) + " failed reads", from);
+    judge.judge(second, "copies return after " + std::to_string(times) + " failed reads", from);
     found.insert(found.end(), judge.violations().begin(), judge.violations().end());
   }
+}
+
+/// One copy has a change that the others do not have, and is the one that returns.
+void copy_returns(const commit_rules& rules, findings& found) {
+  const auto half = half_changed();
+  if (!half) {
+    found.push_back("the replay has no state in which one copy is ahead");
+    return;
+  }
+  const page_image& spare = half->spares.front().content;
+  copies_return(*half, {unit_of_block(spare, *ahead_of_all(spare, changed_block), changed_block)}, rules,
+                found);
+}
+
+/// The mending of such a set is cut short when two copies have the change. They return after an open that
+/// mended the others to what was before: under a number that the first mending has used, too?
+void mended_copies_return(const commit_rules& rules, findings& found) {
+  const auto half = half_changed();
+  if (!half)
+    return;
+  open_options options;
+  options.rules = &rules;
+  crash_run mending(*half, options);
+  const bool opened = mending.open();
+  mending.finish();
+  const page_image before = half->spares.front().content;
+  const std::uint64_t old = sequence_of(
+      before.at(unit_of_block(before, (*ahead_of_all(before, changed_block) + 1) % 5, changed_block)));
+  std::set<std::uint64_t> units;
+  const auto cut_short = state_where(mending, 0, [&](const page_image& spare) {
+    units.clear();
+    bool mended = false;
+    for (unsigned r = 0; r < 5; ++r) {
+      const std::uint64_t unit = unit_of_block(spare, r, changed_block);
+      if (sequence_of(spare.at(unit)) == old)
+        continue;
+      units.insert(unit);
+      mended |= spare.at(unit)->data != before.at(unit)->data;
+    }
+    return mended && units.size() == 2;
+  });
+  if (!opened || !cut_short) {
+    found.push_back("the replay has no state in which mending is cut short");
+    return;
+  }
+  copies_return(*cut_short, units, rules, found);
 }
 
 // --- sets of several spares
@@ -474,10 +529,10 @@ void old_copy(const commit_rules& rules, findings& found) {
   expect_refused_or(now.truth.current(b), now, rules, found);
 }
 
-const scenario scenarios[] = {plain,          one_super_left, one_replica_left,      deaf_main,
-                              one_write_gone, deaf_place,     copy_returns,          flush_fails,
-                              pool_plain,     host_fails,     vanishes_then_removed, vanishes_and_returns,
-                              sides_apart,    old_copy};
+const scenario scenarios[] = {
+    plain,      one_super_left,        one_replica_left,     deaf_main,   one_write_gone,
+    deaf_place, copy_returns,          mended_copies_return, flush_fails, pool_plain,
+    host_fails, vanishes_then_removed, vanishes_and_returns, sides_apart, old_copy};
 
 struct mutant {
   const char* name;
@@ -511,10 +566,7 @@ const mutant mutants[] = {
     {RULE(confirm_record), old_copy},
     {RULE(new_spare_first), pool_plain},
     {RULE(winner_before_loser), pool_plain},
-    {RULE(session_first), nullptr,
-     "with one spare the mending that a crash interrupts is read by the next open, whose numbers begin above "
-     "it; the "
-     "record is what the spares of a larger set agree on"},
+    {RULE(session_first), mended_copies_return},
     {RULE(fresh_sequences), copy_returns},
     {RULE(mend), plain},
     {RULE(mend_new_sequence), copy_returns},
