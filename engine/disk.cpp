@@ -146,10 +146,19 @@ result<std::unique_ptr<disk>> disk::open(std::shared_ptr<store> main,
       i.set_member(n, i.set->io_of(n));
   i.set->on_absent = [&i](unsigned n, bool readable) { i.lose_member(n, readable); };
   i.set->on_present = [&i](unsigned n, std::shared_ptr<store> io) { i.set_member(n, std::move(io)); };
-  i.set->on_record = options.on_record;
+  if (options.on_record) {
+    i.keeper = std::make_unique<record_keeper>(options.on_record);
+    i.set->on_record = [&i](std::uint64_t end) {
+      if (i.serving)
+        (void)i.keeper->keep(end, i.options.record_wait); // info() tells where that failed
+      else
+        i.options.on_record(end);
+    };
+  }
   i.set_breaker(options.breaker_remaps, options.breaker_seconds);
   if (!options.read_only)
     CHECK_OK(i.set->start_session());
+  i.serving = true;
   return d;
 }
 

@@ -6,6 +6,7 @@
 #include "engine/units.h"
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -42,8 +43,11 @@ struct open_options {
   std::function<void(const remap_event&)> on_remap;
   /// Called with disk_info::sequence_end once a session record is durable on all spares present, before
   /// anything is written under it: at the open and whenever a spare comes or goes. What it keeps is
-  /// `last_seen` of the next open. Runs under the lock of all table changes: must not call the disk.
+  /// `last_seen` of the next open. At the open it is waited for; later it runs in a thread of its own, and
+  /// table changes wait for it no longer than record_wait: what it writes may come back to this very disk.
+  /// Then they go on, and info() has a notice until it has returned. It may outlive the disk.
   std::function<void(std::uint64_t)> on_record;
+  std::chrono::milliseconds record_wait{5000};
   unsigned breaker_remaps = 64;  ///< more remaps than this within breaker_seconds, with fewer good than bad
   unsigned breaker_seconds = 10; ///< writes, stop automatic remapping (promise 8)
   const commit_rules* rules = nullptr; ///< tests only

@@ -7,6 +7,7 @@
 
 #include "engine/disk.h"
 #include "engine/range_gate.h"
+#include "engine/record_keeper.h"
 #include "engine/remap_set.h"
 
 #include <algorithm>
@@ -141,6 +142,9 @@ struct disk::impl {
   std::uint64_t breaker_remaps = 0;
   std::chrono::seconds breaker_window{};
   std::uint64_t window_remaps = 0, window_bad_writes = 0, window_good_before = 0, window_good_units = 0;
+
+  std::unique_ptr<record_keeper> keeper; ///< of on_record; null: nobody listens
+  bool serving = false;                  ///< the open is over
 
   std::atomic<bool> flush_owed{false}; ///< a spare has left with a failure that no flush has reported
 

@@ -102,6 +102,10 @@ result<disk_info> disk::info() {
   d.main_sectors = i.bytes / sector_bytes;
   d.read_only = i.options.read_only;
   d.notices = i.notices;
+  if (i.keeper && i.keeper->late())
+    d.notices.emplace_back(
+        "what this host saw of the set was not kept in time: until it is, an old copy of a "
+        "spare would not be noticed after a crash");
   const superblock super = i.set->super_copy();
   d.set_name = super.set_name;
   d.set_uuid = to_text(super.set_uuid);
