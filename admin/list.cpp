@@ -62,7 +62,7 @@ void add_found(std::vector<row>& rows) {
       at->spares.push_back(set.spare);
   }
   for (std::size_t n = known; n < rows.size(); ++n)
-    rows[n].next = fmt::format("fusedisk MAIN {} MOUNTPOINT", fmt::join(rows[n].spares, " "));
+    rows[n].next = "dmremap-reassemble " + rows[n].name;
 }
 
 json as_json(const row& one) {

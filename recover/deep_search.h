@@ -24,7 +24,7 @@ struct deep_find {
   unsigned supers = 0;         ///< bit c: superblock copy c was met; bit 10: the head of a sixth replica
   std::uint64_t table_blocks = 0;
   std::uint64_t first = 0, last = 0; ///< bytes of the device: of the first and the last one
-  // Of the newest superblock; none of it where supers is 0.
+  // Of the newest superblock; where there is none, empty, or what other spares of the set tell.
   uuid_bytes spare{}, set{};
   std::string set_name;
   std::uint64_t units = 0, sequence = 0;

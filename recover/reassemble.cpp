@@ -186,6 +186,8 @@ result<exit_code> reassemble(const program_context& c, const line& l) {
     c.note(failed.text());
     worst = exit_code::failed;
   }
+  for (const auto& damaged : s.damaged) // a spare that is missing for that
+    c.note(damaged.text());
   if (s.unread != 0)
     c.note(fmt::format("{} devices or files may not be read; run it as root", s.unread));
   json rows = json::array();

@@ -110,7 +110,7 @@ json passed_json(const passed_find& p) {
              {"spare", nullptr},
              {"set", nullptr},
              {"why", p.why}};
-  if (p.find.supers != 0) {
+  if (!p.find.set_name.empty()) {
     value["spare"] = to_text(p.find.spare);
     value["set"] = {{"name", p.find.set_name}, {"uuid", to_text(p.find.set)}};
   }

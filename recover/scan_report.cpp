@@ -198,10 +198,12 @@ void print_survey(std::ostream& out, const survey& s, const survey_options& opti
     out << fmt::format("{}: {}\n", one.what, one.why);
   for (const auto& one : s.passed)
     out << fmt::format("{}: passed over: {} at sector {}{}: {}\n", one.path,
-                       one.find.supers != 0 ? fmt::format("metadata of set {}", one.find.set_name)
-                                            : fmt::format("{} table blocks", one.find.table_blocks),
+                       one.find.supers != 0        ? fmt::format("metadata of set {}", one.find.set_name)
+                       : one.find.set_name.empty() ? fmt::format("{} table blocks", one.find.table_blocks)
+                                                   : fmt::format("{} table blocks of set {}",
+                                                                 one.find.table_blocks, one.find.set_name),
                        one.find.start / static_cast<std::int64_t>(sector_bytes),
-                       one.find.supers != 0 ? fmt::format(" (spare {})", to_text(one.find.spare)) : "",
+                       !one.find.set_name.empty() ? fmt::format(" (spare {})", to_text(one.find.spare)) : "",
                        one.why);
   if (options.deep)
     out << fmt::format("{} bytes searched, {} of them unreadable{}\n", s.searched, s.unreadable,

@@ -51,6 +51,7 @@ public:
       CHECK_OK(search());
     group_sets(s_, possible_mains());
     drop_found_in_mains();
+    name_orphans();
     add_running();
     if (options_.tables)
       for (auto& set : s_.sets)
@@ -224,6 +225,21 @@ private:
       return;
     s_.sets.clear(); // they pointed at what has moved
     group_sets(s_, possible_mains());
+  }
+
+  /// Table blocks without a superblock: other spares of the set may know whose they are.
+  void name_orphans() {
+    for (auto& one : s_.passed) {
+      if (one.find.supers != 0)
+        continue;
+      for (const auto& set : s_.sets)
+        for (const auto& row : set.spares)
+          if (const auto uuid = parse_uuid(row.uuid); uuid && low_half(*uuid) == one.find.owner_low) {
+            one.find.spare = *uuid;
+            one.find.set = set.newest.set_uuid;
+            one.find.set_name = set.name;
+          }
+    }
   }
 
   void add_running() {

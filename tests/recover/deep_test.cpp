@@ -171,6 +171,22 @@ TEST_CASE("table blocks without any superblock are told") {
   REQUIRE(doc["search"]["passed_over"].size() == 1);
   CHECK(doc["search"]["passed_over"][0]["why"] == "table blocks without a superblock");
   CHECK(doc["search"]["passed_over"][0]["table_blocks"] > 0);
+  CHECK(doc["search"]["passed_over"][0]["set"] == nullptr);
+}
+
+TEST_CASE("table blocks without any superblock are named where another spare knows whose they are") {
+  const host h;
+  const image_set a(h, "a", 2);
+  const auto super = a.super(0);
+  for (unsigned copy = 0; copy < super_copies; ++copy)
+    write_bytes(a.spares[0], byte_of(super.places.super_place(copy)), std::string(unit_bytes, '\0'));
+  const auto doc = deep({h.images});
+  CHECK(doc["sets"][0]["spares"][0]["state"] == "missing");
+  bool told = false;
+  for (const auto& one : doc["search"]["passed_over"])
+    told |= one["path"] == a.spares[0] && one["start_sector"] == 0 && one["set"]["uuid"] == a.uuid &&
+            one["spare"] == to_text(super.spare_uuid);
+  CHECK(told);
 }
 
 TEST_CASE("a search passes over what cannot be read, and counts it") {
