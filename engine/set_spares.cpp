@@ -208,8 +208,8 @@ bool remap_set::vanish(unsigned spare) {
     if (spares_[g] && spares_[g]->present && spares_[g]->meta->has_sixth() &&
         spares_[g]->meta->super.sixth_host == spare)
       spares_[g]->meta->detach_sixth();
-  note_map(spare, kept ? p.meta->super.sixth_host + 1 : 0);
   (void)keep_maps_of_absent(); // where that fails, it is on this one, which may come back
+  note_map(spare, kept ? p.meta->super.sixth_host + 1 : 0);
   fresh_range();
   if (rules_.record_absence)
     (void)record_session(); // else record_pending_ holds up every table change
@@ -370,13 +370,17 @@ bool remap_set::map_is_away(unsigned spare) const {
 }
 
 /// Maps of absent spares that memory alone has for sure: to spares that are there. The next superblocks say
-/// where. True: there is something to say.
+/// where, but none that is written here: one of them may be absent in no record yet. True: there is something
+/// to say.
 bool remap_set::keep_maps_of_absent() {
-  bool any = false;
+  unsigned moved = 0; // bit a spare
   for (unsigned g = 0; g < max_spares; ++g)
-    if (map_is_away(g))
-      any |= keep_map(g);
-  return any;
+    if (map_is_away(g) && keep_map(g))
+      moved |= 1u << g;
+  for (unsigned g = 0; g < max_spares; ++g)
+    if ((moved >> g & 1) != 0)
+      note_map(g, spares_[g]->meta->super.sixth_host + 1);
+  return moved != 0;
 }
 
 /// The host lists it before any record names the host: a record that is followed must be right.
@@ -398,7 +402,6 @@ bool remap_set::keep_map(unsigned absent) {
       placed = host.write_super(sequences_);
       if (placed) {
         spares_[h]->held = host.super.session;
-        note_map(absent, h + 1);
         return true;
       }
       unlist(absent, h); // some of its copies may list it already
