@@ -150,18 +150,6 @@ ran run_program_with(Program program, const char* name, const std::vector<std::s
 }
 
 /// The first words of the rows of a man page's table: items of the list in section `section`.
-[[nodiscard]] inline std::vector<std::string> page_items(const std::string& page,
-                                                         const std::string& section) {
-  std::ifstream in(std::string(DMREMAP_SOURCE_DIR) + "/man/" + page);
-  std::vector<std::string> items;
-  bool inside = false;
-  for (std::string text; std::getline(in, text);) {
-    if (text.rfind(".Sh ", 0) == 0)
-      inside = text == ".Sh " + section;
-    else if (inside && text.rfind(".It ", 0) == 0)
-      items.push_back(text.substr(4));
-  }
-  return items;
-}
+[[nodiscard]] std::vector<std::string> page_items(const std::string& page, const std::string& section);
 
 } // namespace dmremap::test
