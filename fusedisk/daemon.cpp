@@ -88,7 +88,7 @@ result<void> daemon_run::open_set() {
   stay_alive(log_);
   open_options how = settings_.options.open;
   how.on_remap = [this](const remap_event& event) {
-    log_.warn(text_of(event, target_ ? target_->known_info() : info_));
+    log_.write_often(log_level::warn, text_of(event, target_ ? target_->known_info() : info_));
   };
   members_ = TRY(open_set_members(settings_.main, settings_.spares,
                                   how.read_only ? access_mode::read_only : access_mode::read_write));

@@ -353,9 +353,11 @@ void session_server::failed(fuse_req_t req, const char* what, std::uint64_t offs
   const int code = to_errno(why);
   fuse_reply_err(req, code);
   if (log_.wants(log_level::error))
-    log_.error(settings_.place.image + ": " + what + " of sector " + std::to_string(offset / sector_bytes) +
-               ", " + std::to_string((length + sector_bytes - 1) / sector_bytes) +
-               " sectors: " + std::string(name_of(why)) + "; answered with \"" + std::strerror(code) + "\"");
+    log_.write_often(log_level::error, settings_.place.image + ": " + what + " of sector " +
+                                           std::to_string(offset / sector_bytes) + ", " +
+                                           std::to_string((length + sector_bytes - 1) / sector_bytes) +
+                                           " sectors: " + std::string(name_of(why)) + "; answered with \"" +
+                                           std::strerror(code) + "\"");
 }
 
 void session_server::readdir(fuse_req_t req, fuse_ino_t inode, std::size_t size, off_t offset) {

@@ -40,24 +40,24 @@ void event_log::start(sink out) {
   writer_ = std::thread([this, out = std::move(out)] { run(out); });
 }
 
-/// Under mutex_. A token bucket.
-bool event_log::may_pass(std::uint64_t now_ns) {
+/// Under mutex_. A token bucket, of which `leave` lines are not for this one.
+bool event_log::may_pass(std::uint64_t now_ns, unsigned leave) {
   if (filled_ns_ != 0)
     tokens_ =
         std::min<double>(burst, tokens_ + static_cast<double>(now_ns - filled_ns_) * 1e-9 * lines_per_second);
   filled_ns_ = now_ns;
-  if (tokens_ < 1 || queue_.size() >= queue_lines)
+  if (tokens_ < 1 + leave || queue_.size() + leave >= queue_lines)
     return false;
   tokens_ -= 1;
   return true;
 }
 
-void event_log::write(log_level level, std::string line) {
+void event_log::put(log_level level, std::string line, unsigned leave) {
   if (!wants(level))
     return;
   {
     const std::lock_guard lock(mutex_);
-    if (!may_pass(boottime_ns())) {
+    if (!may_pass(boottime_ns(), leave)) {
       ++dropped_;
       return;
     }

@@ -38,21 +38,26 @@ public:
   [[nodiscard]] bool wants(log_level level) const { return level <= this->level(); }
 
   /// One line, without its end. Never waits for the sink.
-  void write(log_level level, std::string line);
+  void write(log_level level, std::string line) { put(level, std::move(line), 0); }
+  /// A line of the kind that every request may bring: it leaves room for those that come once, so that what
+  /// explains a flood is not lost in it.
+  void write_often(log_level level, std::string line) { put(level, std::move(line), reserved_lines); }
   void error(std::string line) { write(log_level::error, std::move(line)); }
   void warn(std::string line) { write(log_level::warn, std::move(line)); }
   void info(std::string line) { write(log_level::info, std::move(line)); }
   void debug(std::string line) { write(log_level::debug, std::move(line)); }
 
   static constexpr std::size_t queue_lines = 256;
-  static constexpr unsigned lines_per_second = 50, burst = 200; ///< of one level; errors of the start are few
+  static constexpr unsigned lines_per_second = 50, burst = 200;
+  static constexpr unsigned reserved_lines = 50; ///< of the queue and of the burst: for lines that come once
 
 private:
   struct entry {
     log_level level;
     std::string text;
   };
-  [[nodiscard]] bool may_pass(std::uint64_t now_ns);
+  void put(log_level level, std::string line, unsigned leave);
+  [[nodiscard]] bool may_pass(std::uint64_t now_ns, unsigned leave);
   void run(const sink& out);
 
   std::atomic<log_level> level_;

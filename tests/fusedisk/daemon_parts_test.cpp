@@ -261,6 +261,23 @@ TEST_CASE("a log whose reader hangs holds up nobody, and says what it left out")
   CHECK(lines[1] == "1");
 }
 
+TEST_CASE("a flood of lines that requests bring leaves room in the log for what explains it") {
+  std::vector<std::string> lines;
+  {
+    event_log log(log_level::info);
+    for (int i = 0; i < 10'000; ++i)
+      log.write_often(log_level::error, "a request failed");
+    for (int i = 0; i < 20; ++i)
+      log.warn("why " + std::to_string(i));
+    log.start([&](log_level, const std::string& line) { lines.push_back(line); });
+  }
+  const auto first = std::find(lines.begin(), lines.end(), "why 0");
+  REQUIRE(lines.end() - first == 20);
+  CHECK(lines.back() == "why 19");
+  CHECK(*(first - 1) == std::to_string(10'000 - (first - 1 - lines.begin())) +
+                            " lines of the log left out: too many at once");
+}
+
 TEST_CASE("log levels by name and by number") {
   CHECK(parse_log_level("error") == log_level::error);
   CHECK(parse_log_level("3") == log_level::debug);
