@@ -86,8 +86,8 @@ void add_list(builder& b) {
 
 /// status, stats, table and lost.
 template <class Act>
-void add_report(builder& b, const char* name, const char* help, Act act,
-                const std::vector<std::string>& formats) {
+std::pair<CLI::App*, report_options*> add_report(builder& b, const char* name, const char* help, Act act,
+                                                 const std::vector<std::string>& formats) {
   auto [sub, o] = b.command<report_options>(name, help, act);
   add_name(sub, o->name);
   std::string list;
@@ -100,6 +100,15 @@ void add_report(builder& b, const char* name, const char* help, Act act,
     sub->add_option("--block-size", o->block_size, "bytes in a block of --format badblocks (4096)")
         ->type_name("BYTES")
         ->check(CLI::IsMember(std::vector<std::uint64_t>{512, 1024, 2048, 4096}).description(""));
+  return {sub, o};
+}
+
+void add_lost(builder& b) {
+  auto [sub, o] = add_report(b, "lost", "show the lost sectors of a set", lost,
+                             {"text", "json", "rsync", "ddrescue", "badblocks"});
+  sub->add_flag("--files", o->files, "the files that they belong to (ext2 to ext4, xfs, btrfs)");
+  sub->add_option("--progress", o->progress, "with --files: descriptor that gets lines \"DONE ALL\"")
+      ->type_name("FD");
 }
 
 void add_attach(builder& b) {
@@ -233,7 +242,7 @@ void add_commands(builder& b) {
   add_report(b, "stats", "show the counters of a set", stats, {"human", "json", "prometheus"});
   add_report(b, "table", "show the remaps of a set", table,
              {"text", "json", "dmsetup", "ddrescue", "badblocks"});
-  add_report(b, "lost", "show the lost sectors of a set", lost, {"text", "json", "ddrescue", "badblocks"});
+  add_lost(b);
   add_attach(b);
   add_sector_commands(b);
   add_settings(b);

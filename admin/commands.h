@@ -35,6 +35,8 @@ struct report_options {
   std::string name;
   std::string format;
   std::uint64_t block_size = 4096; ///< of badblocks lists
+  bool files = false;              ///< lost: the files that the sectors belong to
+  int progress = -1;               ///< lost: descriptor that gets lines "DONE ALL"
 };
 [[nodiscard]] result<exit_code> status(context&, const report_options&);
 [[nodiscard]] result<exit_code> stats(context&, const report_options&);

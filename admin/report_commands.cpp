@@ -4,6 +4,7 @@
 #include "admin/figures.h"
 #include "admin/live_status.h"
 #include "admin/lookup.h"
+#include "admin/lost_files.h"
 #include "admin/status_format.h"
 #include "admin/table_format.h"
 
@@ -97,7 +98,13 @@ result<exit_code> table(context& c, const report_options& options) {
 }
 
 result<exit_code> lost(context& c, const report_options& options) {
+  const bool for_rsync = options.format == "rsync";
+  if (options.files && (options.format == "ddrescue" || options.format == "badblocks"))
+    return fail("bad-usage", "lost", "--files goes with --format text, json and rsync", exit_code::usage);
   const auto reply = TRY(fetch(options, "lost"));
+  if (options.files || for_rsync)
+    return lost_files(c, {text_in(reply.status, "name"), text_in(reply.status, "image"),
+                          read_lost(reply.table), for_rsync, options.progress});
   if (wants_json(c, options)) {
     json value = reply.table.is_object() ? reply.table : json::object();
     value["name"] = text_in(reply.status, "name");

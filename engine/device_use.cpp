@@ -2,13 +2,13 @@
 #include "engine/device_use.h"
 
 #include "engine/device_identity.h"
+#include "engine/mount_table.h"
 #include "engine/unique_fd.h"
 
 #include <boost/filesystem.hpp>
 #include <fcntl.h>
 #include <fstream>
 #include <linux/loop.h>
-#include <sstream>
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 #include <vector>
@@ -17,22 +17,6 @@ namespace dmremap {
 namespace {
 
 namespace fs = boost::filesystem;
-
-/// Undoes the \ooo of /proc/self/mountinfo and /proc/swaps.
-std::string unescape(const std::string& text) {
-  const auto octal = [](char c) { return c >= '0' && c <= '7'; };
-  std::string out;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 3 < text.size() && octal(text[i + 1]) && octal(text[i + 2]) &&
-        octal(text[i + 3])) {
-      out += static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0'));
-      i += 3;
-    } else {
-      out += text[i];
-    }
-  }
-  return out;
-}
 
 bool on_range(dev_t device, dev_t disk, byte_range range) {
   if (device == 0)
@@ -46,32 +30,9 @@ dev_t block_device_at(const std::string& path) {
   return ::stat(path.c_str(), &st) == 0 && S_ISBLK(st.st_mode) ? st.st_rdev : 0;
 }
 
-struct mount_entry {
-  dev_t device = 0;
-  std::string point, type, source;
-};
-
-std::vector<mount_entry> mounts() {
-  std::vector<mount_entry> out;
-  std::ifstream file("/proc/self/mountinfo");
-  for (std::string line; std::getline(file, line);) {
-    std::istringstream words(line);
-    std::string id, parent, device, root, point, word;
-    words >> id >> parent >> device >> root >> point;
-    while (words >> word && word != "-") {
-    }
-    mount_entry m;
-    words >> m.type >> m.source;
-    const auto colon = device.find(':');
-    if (colon == std::string::npos || m.type.empty())
-      continue;
-    m.device = makedev(static_cast<unsigned>(std::atoi(device.c_str())),
-                       static_cast<unsigned>(std::atoi(device.c_str() + colon + 1)));
-    m.point = unescape(point);
-    m.source = unescape(m.source);
-    out.push_back(std::move(m));
-  }
-  return out;
+dev_t number_of(const mount_entry& entry) {
+  unsigned major = 0, minor = 0;
+  return std::sscanf(entry.device.c_str(), "%u:%u", &major, &minor) == 2 ? makedev(major, minor) : 0;
 }
 
 device_use mounted_use(const std::string& point) {
@@ -84,7 +45,7 @@ std::vector<std::string> swaps() {
   std::string line;
   std::getline(file, line); // the heading
   while (std::getline(file, line))
-    out.push_back(unescape(line.substr(0, line.find_first_of(" \t"))));
+    out.push_back(unescape_mount_text(line.substr(0, line.find_first_of(" \t"))));
   return out;
 }
 
@@ -162,11 +123,11 @@ device_use loop_use(const std::string& node) {
 } // namespace
 
 std::optional<device_use> find_disk_use(dev_t disk, byte_range range) {
-  for (const auto& m : mounts()) {
-    if (on_range(m.device, disk, range))
+  for (const auto& m : read_mount_table()) {
+    if (on_range(number_of(m), disk, range))
       return mounted_use(m.point);
     // btrfs and others show an anonymous device number.
-    if (major(m.device) == 0 && m.source.starts_with("/dev/") &&
+    if (major(number_of(m)) == 0 && m.source.starts_with("/dev/") &&
         on_range(block_device_at(m.source), disk, range))
       return mounted_use(m.point);
   }
@@ -193,7 +154,7 @@ std::optional<device_use> find_file_use(const struct stat& file) {
   for (const auto& path : swaps())
     if (same(path))
       return swap_use(path);
-  for (const auto& m : mounts())
+  for (const auto& m : read_mount_table())
     if (m.type == "erofs" && m.source.starts_with("/") &&
         same(m.source)) // mounts a file without a loop device
       return mounted_use(m.point);

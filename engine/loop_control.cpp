@@ -65,28 +65,45 @@ loop_config make_config(int file, const std::string& image, const loop_options& 
   return config;
 }
 
+/// Configures the first free device; what it keeps open is the caller's.
+result<passing_loop> configure_free(const std::string& image, const loop_config& config) {
+  for (unsigned attempt = 0; attempt < 64; ++attempt) {
+    passing_loop made;
+    made.held = TRY(free_device(made.device));
+    if (::ioctl(made.held.get(), LOOP_CONFIGURE, &config) == 0)
+      return made;
+    if (errno != EBUSY) // else somebody else took this one between the two calls
+      return loop_failure(made.device, "configure the loop device");
+  }
+  return fail("loop-failed", image, "every free loop device was taken by somebody else; try again");
+}
+
 } // namespace
 
 result<loop_attachment> attach_loop(const std::string& image, const loop_options& options) {
   const unique_fd file(::open(image.c_str(), (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC));
   if (!file)
     return loop_failure(image, "open");
-  const auto config = make_config(file.get(), image, options);
-  for (unsigned attempt = 0; attempt < 64; ++attempt) {
-    loop_attachment made;
-    const auto loop = TRY(free_device(made.device));
-    if (::ioctl(loop.get(), LOOP_CONFIGURE, &config) != 0) {
-      if (errno == EBUSY) // somebody else took this one between the two calls
-        continue;
-      return loop_failure(made.device, "configure the loop device");
-    }
-    const auto dio = sys_folder(made.device) + "/loop/dio";
-    if (first_line(dio) != "1")
-      static_cast<void>(::ioctl(loop.get(), LOOP_SET_DIRECT_IO, 1UL));
-    made.direct = first_line(dio) == "1";
-    return made;
-  }
-  return fail("loop-failed", image, "every free loop device was taken by somebody else; try again");
+  auto loop = TRY(configure_free(image, make_config(file.get(), image, options)));
+  loop_attachment made{std::move(loop.device), false};
+  const auto dio = sys_folder(made.device) + "/loop/dio";
+  if (first_line(dio) != "1")
+    static_cast<void>(::ioctl(loop.held.get(), LOOP_SET_DIRECT_IO, 1UL));
+  made.direct = first_line(dio) == "1";
+  return made;
+}
+
+result<passing_loop> show_on_loop(const std::string& image, std::uint64_t offset, std::uint64_t length) {
+  const unique_fd file(::open(image.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file)
+    return loop_failure(image, "open");
+  loop_options options;
+  options.read_only = true;
+  auto config = make_config(file.get(), image, options);
+  config.info.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
+  config.info.lo_offset = offset;
+  config.info.lo_sizelimit = length;
+  return configure_free(image, config);
 }
 
 std::vector<std::string> loops_on(const std::string& image) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/error.h"
+#include "engine/unique_fd.h"
 
 #include <chrono>
 #include <cstdint>
@@ -24,6 +25,17 @@ struct loop_attachment {
 /// detached. Where the kernel refuses direct I/O the attachment stands all the same: slower, not wrong.
 /// Errors: "loop-failed", "no-permission" (not root), "no-loop" (the kernel has no loop driver).
 [[nodiscard]] result<loop_attachment> attach_loop(const std::string& image, const loop_options& options);
+
+/// A loop device that goes when `held` is closed, or the process ends.
+struct passing_loop {
+  std::string device;
+  unique_fd held;
+};
+
+/// Shows `length` bytes of `image` from `offset` on a loop device, for reading only. Errors: those of
+/// attach_loop.
+[[nodiscard]] result<passing_loop> show_on_loop(const std::string& image, std::uint64_t offset,
+                                                std::uint64_t length);
 
 /// The loop devices that stand on `image` ("/dev/loop3"), a path without links, in ascending order. From /sys
 /// alone: asks neither the file system of the image nor the devices, so it does not hang with them.

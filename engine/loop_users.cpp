@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "engine/loop_users.h"
 
+#include "engine/mount_table.h"
+
 #include <algorithm>
 #include <boost/filesystem.hpp>
 #include <fmt/format.h>
 #include <fstream>
-#include <sstream>
 #include <unistd.h>
 
 namespace dmremap {
@@ -45,40 +46,18 @@ std::vector<node> nodes_of(const std::string& device) {
   return nodes;
 }
 
-/// "\040" and the like of mountinfo and swaps.
-std::string unescaped(const std::string& text) {
-  std::string plain;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 3 < text.size()) {
-      plain += static_cast<char>(std::stoi("0" + text.substr(i + 1, 3), nullptr, 8));
-      i += 3;
-    } else {
-      plain += text[i];
-    }
-  }
-  return plain;
-}
-
 void add_mounts(const std::vector<node>& nodes, std::vector<std::string>& users) {
-  std::ifstream mounts("/proc/self/mountinfo");
-  for (std::string line; std::getline(mounts, line);) {
-    std::istringstream fields(line);
-    std::string id, parent, number, root, place, word, type, source;
-    fields >> id >> parent >> number >> root >> place;
-    while (fields >> word && word != "-")
-      ;
-    fields >> type >> source; // btrfs has a number of its own: its source names the device
+  for (const auto& mount : read_mount_table()) // btrfs has a number of its own: its source names the device
     for (const auto& one : nodes)
-      if (one.number == number || one.path == unescaped(source))
-        users.push_back(fmt::format("{} is mounted on {}", one.path, unescaped(place)));
-  }
+      if (one.number == mount.device || one.path == mount.source)
+        users.push_back(fmt::format("{} is mounted on {}", one.path, mount.point));
 }
 
 void add_swaps(const std::vector<node>& nodes, std::vector<std::string>& users) {
   std::ifstream swaps("/proc/swaps");
   for (std::string line; std::getline(swaps, line);)
     for (const auto& one : nodes)
-      if (unescaped(line.substr(0, line.find_first_of(" \t"))) == one.path)
+      if (unescape_mount_text(line.substr(0, line.find_first_of(" \t"))) == one.path)
         users.push_back(one.path + " is swap");
 }
 

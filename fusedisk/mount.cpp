@@ -2,7 +2,7 @@
 #include "fusedisk/mount.h"
 
 #include "engine/control_client.h"
-#include "fusedisk/mount_table.h"
+#include "engine/mount_table.h"
 
 #include <cerrno>
 #include <climits>

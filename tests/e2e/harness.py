@@ -208,6 +208,14 @@ class LoopDevice:
     def dio(self):
         return int((self.sysfs / "loop/dio").read_text())
 
+    def partition(self, number):
+        """The path of a partition's device."""
+        path = f"{self.path}p{number}"
+        if not os.path.exists(path):  # a kernel that reads no GPT: partx reads it for us
+            self.workspace.run("partx", "-a", "-n", number, self.path)
+        wait_until(lambda: os.path.exists(path), 5, path)
+        return path
+
     def detach(self):
         """Detaches now; fails where something still uses it, so that nothing lingers."""
         self.workspace.forget(self)

@@ -152,7 +152,7 @@ class FileSystems(harness.TestCase):
         self.loop = self.set.loop(partitions=True)
         sums = {}
         for number in (1, 2):
-            part = self.part(number)
+            part = self.loop.partition(number)
             self.workspace.run("mkfs.ext4", "-q", part)
             mnt = self.workspace.mount(part, f"part{number}")
             sums[number] = harness.make_tree(mnt.path, 60, number, 1, 100_000)
@@ -161,18 +161,11 @@ class FileSystems(harness.TestCase):
             mnt.unmount()
         self.reattach(partitions=True)
         for number in (1, 2):
-            self.workspace.run("e2fsck", "-fn", self.part(number))
-            mnt = self.workspace.mount(self.part(number), f"part{number}")
+            self.workspace.run("e2fsck", "-fn", self.loop.partition(number))
+            mnt = self.workspace.mount(self.loop.partition(number), f"part{number}")
             self.assertEqual(harness.check_tree(mnt.path, sums[number]), ([], []))
             mnt.unmount()
         self.workspace.run("sfdisk", "-q", "-V", self.loop)
-
-    def part(self, number):
-        path = f"{self.loop}p{number}"
-        if not os.path.exists(path):  # a kernel that reads no GPT: partx reads it for us
-            self.workspace.run("partx", "-a", "-n", number, self.loop)
-        harness.wait_until(lambda: os.path.exists(path), 5, path)
-        return path
 
     # --- fio ---
 

@@ -4,7 +4,7 @@
 #include "fusedisk/events.h"
 #include "fusedisk/image_tree.h"
 #include "fusedisk/log.h"
-#include "fusedisk/mount_table.h"
+#include "engine/mount_table.h"
 #include "fusedisk/run_files.h"
 
 #include <boost/filesystem.hpp>

@@ -14,7 +14,7 @@
 #include "engine/uuid.h"
 #include "fusedisk/control_commands.h"
 #include "fusedisk/messages.h"
-#include "fusedisk/mount_table.h"
+#include "engine/mount_table.h"
 #include "fusedisk/options.h"
 #include "tests/fusedisk/fake_target.h"
 #include "tests/fuzz/fuzz.h"

@@ -142,8 +142,8 @@ def spdx(_):
 
 
 def clean_text(_):
-    """Trailing blanks, CRLF, missing last newline, conflict marks, overlong lines."""
-    bad = []
+    """Trailing blanks, CRLF, missing last newline, conflict marks, overlong lines; what merges leave behind."""
+    bad = [f"{path}: left by a merge" for path in files() if path.endswith((".orig", ".rej"))]
     for path in files():
         # what a fuzzer is fed with is not meant to be tidy
         if path.startswith(("LICENSE", "tests/fuzz/corpus/", "tests/fuzz/reproducers/")):

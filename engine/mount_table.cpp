@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "fusedisk/mount_table.h"
+#include "engine/mount_table.h"
 
 #include <fstream>
 #include <sstream>
 
 namespace dmremap {
-namespace {
 
-/// proc(5): blank, tab, newline and backslash stand as \ooo.
-std::string unescape(const std::string& text) {
+std::string unescape_mount_text(const std::string& text) {
   std::string out;
   for (std::size_t i = 0; i < text.size(); ++i) {
     const auto digit = [&](std::size_t n) {
@@ -24,20 +22,22 @@ std::string unescape(const std::string& text) {
   return out;
 }
 
-} // namespace
-
 std::vector<mount_entry> parse_mount_table(std::istream& in) {
   std::vector<mount_entry> table;
   for (std::string line; std::getline(in, line);) {
     std::istringstream words(line);
     mount_entry entry;
-    std::string root, word;
-    words >> entry.id >> entry.parent >> entry.device >> root >> entry.point;
+    std::string word, options;
+    words >> entry.id >> entry.parent >> entry.device >> entry.root >> entry.point;
     while (words >> word && word != "-") {
     }
     if (!(words >> entry.type))
       continue;
-    entry.point = unescape(entry.point);
+    words >> entry.source >> options;
+    entry.root = unescape_mount_text(entry.root);
+    entry.point = unescape_mount_text(entry.point);
+    entry.source = unescape_mount_text(entry.source);
+    entry.read_only = ("," + options + ",").find(",ro,") != std::string::npos;
     table.push_back(std::move(entry));
   }
   return table;
