@@ -62,6 +62,12 @@ public:
   receive_buffer(const receive_buffer&) = delete;
   receive_buffer& operator=(const receive_buffer&) = delete;
   [[nodiscard]] bool valid() const { return base_ != MAP_FAILED; }
+  /// Its pages go back to the system; they read as zeros until they are written.
+  void give_back() {
+    if (::madvise(base_, mapped_bytes, MADV_DONTNEED_LOCKED) != 0)
+      (void)::madvise(base_, mapped_bytes,
+                      MADV_DONTNEED); // kernels before 5.18; fails where memory is locked
+  }
   [[nodiscard]] std::byte* data() const { return static_cast<std::byte*>(base_) + 4096; }
   [[nodiscard]] std::byte* start() const { return data() - write_headers; }
 
@@ -96,6 +102,8 @@ public:
     this_worker = &state_;
     fuse_session_process_buf(session_, &request_);
   }
+
+  void rest() override { buffer_.give_back(); }
 
 private:
   fuse_session* session_;

@@ -84,7 +84,7 @@ void worker_pool::run(worker& w) {
     w.word.store(mine, std::memory_order_relaxed);
     source->process();
     if (!w.word.compare_exchange_strong(mine, idle)) [[unlikely]]
-      goes_on = come_back(w);
+      goes_on = come_back(w, *source);
   }
   source.reset();
   const std::lock_guard lock(mutex_);
@@ -126,14 +126,20 @@ void worker_pool::fill_places() {
 }
 
 /// True: the worker has a place again. False: all has ended.
-bool worker_pool::come_back(worker& w) {
+bool worker_pool::come_back(worker& w, request_source& source) {
   std::unique_lock lock(mutex_);
   away_.fetch_sub(1, std::memory_order_relaxed);
   w.word.store(idle, std::memory_order_relaxed);
   spawn_failed_ = false; // what failed for want of memory may work again
+  const auto place_free = [&] { return in_place_ < limit_.receivers; };
+  if (!ended_ && !place_free() && !w.ahead) {
+    lock.unlock();
+    source.rest();
+    lock.lock();
+  }
   if (ended_)
     return false;
-  if (in_place_ < limit_.receivers) {
+  if (place_free()) {
     ++in_place_;
     return true;
   }

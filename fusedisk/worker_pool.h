@@ -27,13 +27,16 @@ public:
   [[nodiscard]] virtual bool receive() = 0;
   /// Answers the request that receive() took. May block for as long as a dying drive pleases.
   virtual void process() = 0;
+  /// No request is in hand, and none will be for a while: gives back memory that the next can take anew.
+  virtual void rest() {}
 };
 
 /// Threads that receive and process, so that slow requests never occupy the ones that receive.
 ///
 /// `receivers` threads are in place: they receive, or process something quick. One whose request leaves the
 /// fast path (leave()), or takes longer than two ticks, is away: a parked or a new thread stands in at once.
-/// When it comes back and its place is taken, it parks. Thread-safe.
+/// When it comes back and its place is taken, it parks; beyond the prespawned ones it rests first, so that a
+/// time of many slow requests leaves no memory taken. Thread-safe.
 class worker_pool {
   struct worker;
 
@@ -98,7 +101,7 @@ private:
   void run(worker& w);
   void leave(worker& w);
   void mark_away(worker& w, std::uint64_t& seen);
-  bool come_back(worker& w);
+  bool come_back(worker& w, request_source& source);
   bool park(worker& w, std::unique_lock<std::mutex>& lock);
   void fill_places();
   bool spawn(bool ahead, bool summoned);

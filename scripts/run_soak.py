@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/e2e"))
 import harness  # noqa: E402
@@ -24,20 +23,6 @@ MOST_GROWTH = 1 << 20
 SETTLED_AFTER = 300        # seconds: from here on nothing may grow
 LAST_ROUNDS = 30           # seconds before the end in which rounds count as the last
 LONG_ENOUGH = 600          # a shorter run shows the figures and judges only the descriptors
-
-
-class Look(NamedTuple):
-    """Bytes, but for the threads' stacks and buffers, which are apart: see harness.Daemon.memory()."""
-    seconds: float
-    descriptors: int
-    size: int
-    of_threads: int
-    threads: int
-    remaps: int
-
-    def __str__(self):
-        return (f"{self.descriptors} descriptors, {self.size / 2**20:.2f} MiB, {self.of_threads / 2**20:.1f} MiB of "
-                f"{self.threads} threads, {self.remaps} units on the spares")
 
 
 class Memory:
@@ -56,27 +41,26 @@ class Memory:
 
     def look(self, daemon, remaps):
         seconds = time.monotonic() - self.started
-        size, of_threads = daemon.memory()
-        self.last = Look(seconds, daemon.descriptors(), size, of_threads, daemon.threads(), remaps)
+        self.last = (seconds, daemon.descriptors(), daemon.memory(), remaps)
         if self.first is None and seconds >= self.settled:
             self.first = self.last
 
     def words(self):
-        return f"; {self.last}" if self.last else ""
+        return f"; {self.last[1]} descriptors, {self.last[2] / 2**20:.1f} MiB, {self.last[3]} units" if self.last else ""
 
     def report(self):
         """Prints the figures; what is wrong with them."""
         if self.first is None or self.first is self.last:
             print("   the daemon that stays was looked at less than twice: no word about its growth")
             return ["the daemon that stays was looked at less than twice"] if self.long_enough else []
-        for look in (self.first, self.last):
-            print(f"   after {look.seconds / 60:.1f} minutes: {look}")
-        growth = self.last.size - self.first.size - BYTES_A_REMAP * (self.last.remaps - self.first.remaps)
-        print(f"   growth less {BYTES_A_REMAP} bytes a remap: {growth / 2**20:.2f} MiB; "
-              f"of the threads: {(self.last.of_threads - self.first.of_threads) / 2**20:.2f} MiB")
+        for seconds, descriptors, size, remaps in (self.first, self.last):
+            print(f"   after {seconds / 60:.1f} minutes: {descriptors} descriptors, {size / 2**20:.2f} MiB of its own, "
+                  f"{remaps} units on the spares")
+        growth = self.last[2] - self.first[2] - BYTES_A_REMAP * (self.last[3] - self.first[3])
+        print(f"   growth less {BYTES_A_REMAP} bytes a remap: {growth / 2**20:.2f} MiB")
         wrong = []
-        if self.last.descriptors != self.first.descriptors:
-            wrong.append(f"descriptors: {self.first.descriptors}, then {self.last.descriptors}")
+        if self.last[1] != self.first[1]:
+            wrong.append(f"descriptors: {self.first[1]}, then {self.last[1]}")
         if self.long_enough and growth >= MOST_GROWTH:
             wrong.append(f"memory grew by {growth} bytes")
         return wrong

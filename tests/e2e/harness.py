@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import select
 import shutil
 import signal
@@ -30,8 +29,6 @@ SECTOR = 512
 UNIT = 4096
 UNIT_SECTORS = UNIT // SECTOR
 MIB = 1 << 20
-THREAD_BUFFER = 258 * 4096  # what fusedisk maps for a thread's requests; neighbours appear as one mapping
-THREAD_STACK = resource.getrlimit(resource.RLIMIT_STACK)[0]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -296,24 +293,9 @@ class Daemon:
         return self.process.poll() is None
 
     def memory(self):
-        """(bytes, of threads): what it has written to and nobody shares; pages of programs come and go as the system
-        likes. Apart: the threads' stacks and buffers, taken page by page as a thread first needs them, so that they
-        grow for hours to a bound that their number sets. A mapping of another size than theirs is not one of them.
-        """
-        rest = of_threads = size = 0
-        for line in Path(f"/proc/{self.pid}/smaps").read_text().splitlines():
-            if line.startswith("Size:"):
-                size = int(line.split()[1]) * 1024
-            elif line.startswith("Private_Dirty:"):
-                dirty = int(line.split()[1]) * 1024
-                if size == THREAD_STACK or size % THREAD_BUFFER == 0:
-                    of_threads += dirty
-                else:
-                    rest += dirty
-        return rest, of_threads
-
-    def threads(self):
-        return len(os.listdir(f"/proc/{self.pid}/task"))
+        """Bytes that it has written to and nobody shares: pages of programs come and go as the system likes."""
+        rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
+        return int(rollup.split("Private_Dirty:")[1].split()[0]) * 1024
 
     def descriptors(self):
         """The fewest of a few looks: a reply that was just given may still have its socket open."""

@@ -52,6 +52,10 @@ public:
     return most_receiving_;
   }
 
+  void rest(bool ahead) { ++(ahead ? rests_of_ahead_ : rests_); }
+  unsigned rests() const { return rests_; }
+  unsigned rests_of_ahead() const { return rests_of_ahead_; }
+
   struct item {
     int request;
     manner how;
@@ -95,23 +99,29 @@ private:
   std::deque<item> waiting_;
   std::set<int> done_, let_go_;
   unsigned hanging_ = 0, receiving_ = 0, most_receiving_ = 0;
+  std::atomic<unsigned> rests_{0}, rests_of_ahead_{0};
   bool ended_ = false;
 };
 
 class test_source final : public request_source {
 public:
-  test_source(test_queue& queue, worker_pool::place& place) : queue_(queue), place_(place) {}
+  test_source(test_queue& queue, worker_pool::place& place, bool ahead)
+      : queue_(queue), place_(place), ahead_(ahead) {}
   bool receive() override { return queue_.receive(item_); }
   void process() override { queue_.process(item_, place_); }
+  void rest() override { queue_.rest(ahead_); }
 
 private:
   test_queue& queue_;
   worker_pool::place& place_;
+  const bool ahead_;
   test_queue::item item_{};
 };
 
 worker_pool::source_factory sources_of(test_queue& queue) {
-  return [&queue](worker_pool::place& place, bool) { return std::make_unique<test_source>(queue, place); };
+  return [&queue](worker_pool::place& place, bool ahead) {
+    return std::make_unique<test_source>(queue, place, ahead);
+  };
 }
 
 using manner = test_queue::manner;
@@ -119,9 +129,12 @@ using manner = test_queue::manner;
 /// A worker comes back a moment after its request is answered.
 bool all_come_back(const worker_pool& pool) {
   const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  while (pool.now().away != 0 && std::chrono::steady_clock::now() < limit)
+  const auto settled = [](const worker_pool::load& l) {
+    return l.away == 0 && l.parked + l.in_place == l.threads;
+  };
+  while (!settled(pool.now()) && std::chrono::steady_clock::now() < limit)
     std::this_thread::yield();
-  return pool.now().away == 0;
+  return settled(pool.now());
 }
 
 } // namespace
@@ -164,6 +177,9 @@ TEST_CASE("requests that say that they hang never hold up the others") {
   CHECK(all_come_back(pool));
   CHECK(queue.wait_receiving(receivers)); // the others parked
   CHECK(queue.most_receiving() <= receivers);
+  CHECK(pool.now().parked >= 48);
+  CHECK(queue.rests() + std::max(2U, receivers) >= pool.now().parked); // those gave back their memory
+  CHECK(queue.rests_of_ahead() == 0);
   for (int i = 2000; i < 2020; ++i) // the parked ones are used again: no more threads than before
     queue.put(i, manner::announced);
   CHECK(queue.wait_hanging(20));
@@ -247,8 +263,8 @@ TEST_CASE("without memory for a single source there is no pool; without it for s
     pool.wait();
   }
   std::atomic<int> made{0};
-  worker_pool pool({4, 10, 4}, [&](worker_pool::place& place, bool) -> std::unique_ptr<request_source> {
-    return ++made <= 2 ? std::make_unique<test_source>(queue, place) : nullptr;
+  worker_pool pool({4, 10, 4}, [&](worker_pool::place& place, bool ahead) -> std::unique_ptr<request_source> {
+    return ++made <= 2 ? std::make_unique<test_source>(queue, place, ahead) : nullptr;
   });
   REQUIRE(pool.start());
   queue.put(1, manner::quick);
