@@ -139,19 +139,25 @@ void add_attach(builder& b) {
     });
 }
 
+template <class Options>
+void add_dry_run(CLI::App* sub, Options* options) {
+  sub->add_flag("-n,--dry-run", options->dry_run, "print what would be done; change nothing");
+}
+
 void add_sector_commands(builder& b) {
   const auto add = [&](const char* name, const char* help, auto act) {
-    auto [sub, w] =
-        b.command<words>(name, help, [act](context& c, const words& o) { return act(c, o.name, o.sector); });
-    add_name(sub, w->name);
-    sub->add_option("SECTOR", w->sector, "sector of the disk, of 512 bytes")->required()->type_name("");
+    auto [sub, o] = b.command<sector_options>(name, help, act);
+    add_name(sub, o->name);
+    sub->add_option("SECTOR", o->sector, "sector of the disk, of 512 bytes")->required()->type_name("");
+    add_dry_run(sub, o);
   };
   add("remap", "move the unit that holds a sector to a spare, with its data", remap);
   add("unmap", "write the unit that holds a sector back to main and forget its remap", unmap);
-  auto [sub, w] = b.command<words>("salvage", "read lost sectors from main again; what comes back is kept",
-                                   [](context& c, const words& o) { return salvage(c, o.name, o.first); });
-  add_name(sub, w->name);
-  sub->add_option("SECTOR", w->first, "a sector of the unit, or 'all'")->required()->type_name("");
+  auto [sub, o] = b.command<salvage_options>(
+      "salvage", "read lost sectors from main again; what comes back is kept", salvage);
+  add_name(sub, o->name);
+  sub->add_option("SECTOR", o->sector, "a sector of the unit, or 'all'")->required()->type_name("");
+  add_dry_run(sub, o);
 }
 
 void add_settings(builder& b) {
@@ -198,10 +204,10 @@ void add_spare(builder& b) {
 }
 
 void add_life(builder& b) {
-  auto [change, r] = b.command<words>("rename", "give a set another name",
-                                      [](context& c, const words& o) { return rename(c, o.name, o.first); });
+  auto [change, r] = b.command<rename_options>("rename", "give a set another name", rename);
+  add_dry_run(change, r);
   add_name(change, r->name);
-  change->add_option("NEW", r->first, "the new name")->required()->type_name("");
+  change->add_option("NEW", r->new_name, "the new name")->required()->type_name("");
   auto [sub, o] = b.command<destroy_options>(
       "destroy", "end a set: erase its superblocks and its configuration", destroy);
   add_name(sub, o->name);
@@ -243,6 +249,10 @@ void add_commands(builder& b) {
   add_report(b, "table", "show the remaps of a set", table,
              {"text", "json", "dmsetup", "ddrescue", "badblocks"});
   add_lost(b);
+  auto [sub, w] =
+      b.command<words>("doctor", "say in plain words what is wrong with sets, and what to do next",
+                       [](context& c, const words& o) { return doctor(c, o.name); });
+  sub->add_option("NAME", w->name, "name or UUID of a set; all, where none is given")->type_name("");
   add_attach(b);
   add_sector_commands(b);
   add_settings(b);

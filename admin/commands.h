@@ -53,10 +53,19 @@ struct attach_options {
 [[nodiscard]] result<exit_code> attach(context&, const attach_options&);
 [[nodiscard]] result<exit_code> detach(context&, const attach_options&);
 
-[[nodiscard]] result<exit_code> remap(context&, const std::string& name, std::uint64_t sector);
-[[nodiscard]] result<exit_code> unmap(context&, const std::string& name, std::uint64_t sector);
-/// `sector`: a number or "all".
-[[nodiscard]] result<exit_code> salvage(context&, const std::string& name, const std::string& sector);
+struct sector_options {
+  std::string name;
+  std::uint64_t sector = 0;
+  bool dry_run = false;
+};
+[[nodiscard]] result<exit_code> remap(context&, const sector_options&);
+[[nodiscard]] result<exit_code> unmap(context&, const sector_options&);
+struct salvage_options {
+  std::string name;
+  std::string sector; ///< a number or "all"
+  bool dry_run = false;
+};
+[[nodiscard]] result<exit_code> salvage(context&, const salvage_options&);
 [[nodiscard]] result<exit_code> sync(context&, const std::string& name);
 /// `setting`: KEY=VALUE.
 [[nodiscard]] result<exit_code> set(context&, const std::string& name, const std::string& setting);
@@ -80,7 +89,14 @@ struct spare_options {
 };
 [[nodiscard]] result<exit_code> spare(context&, const spare_options&);
 
-[[nodiscard]] result<exit_code> rename(context&, const std::string& name, const std::string& new_name);
+/// What is wrong and what to do next. `name` empty: of every set.
+[[nodiscard]] result<exit_code> doctor(context&, const std::string& name);
+
+struct rename_options {
+  std::string name, new_name;
+  bool dry_run = false;
+};
+[[nodiscard]] result<exit_code> rename(context&, const rename_options&);
 
 struct destroy_options {
   std::string name;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "admin/commands.h"
 #include "admin/scan_sets.h"
+#include "admin/set_list.h"
 #include "engine/config.h"
 #include "engine/control_client.h"
 #include "engine/loop_control.h"
@@ -16,20 +17,15 @@ namespace {
 
 using nlohmann::json;
 
-struct row {
-  std::string name, uuid, state, place, next;
-  std::string main;
-  std::vector<std::string> spares, loops;
-};
-
-bool listed(const std::vector<row>& rows, const std::string& uuid) {
+bool listed(const std::vector<listed_set>& rows, const std::string& uuid) {
   return std::any_of(rows.begin(), rows.end(),
-                     [&](const row& one) { return strcasecmp(one.uuid.c_str(), uuid.c_str()) == 0; });
+                     [&](const listed_set& one) { return strcasecmp(one.uuid.c_str(), uuid.c_str()) == 0; });
 }
 
-void add_running(std::vector<row>& rows) {
+void add_running(std::vector<listed_set>& rows) {
   for (const auto& set : list_running_sets()) {
-    row one{set.name, set.uuid, set.alive ? "running" : "died", set.image, "", set.main, set.spares, {}};
+    listed_set one{set.name,   set.uuid, set.alive ? "running" : "died", set.image, "", set.main,
+                   set.spares, {}};
     one.loops = loops_on(set.image);
     if (!set.alive)
       one.next = "dmremap detach " + set.name;
@@ -37,7 +33,7 @@ void add_running(std::vector<row>& rows) {
   }
 }
 
-void add_configured(std::vector<row>& rows, const context& c) {
+void add_configured(std::vector<listed_set>& rows, const context& c) {
   const auto configured = list_set_configs();
   for (const auto& set : configured.sets)
     if (!listed(rows, set.uuid))
@@ -47,13 +43,13 @@ void add_configured(std::vector<row>& rows, const context& c) {
     c.note(bad.text());
 }
 
-void add_found(std::vector<row>& rows) {
+void add_found(std::vector<listed_set>& rows) {
   std::vector<std::string> ours;
   for (const auto& one : rows)
     ours.insert(ours.end(), one.loops.begin(), one.loops.end());
   const std::size_t known = rows.size();
   for (const auto& set : scan_for_sets(ours)) {
-    const auto at = std::find_if(rows.begin(), rows.end(), [&](const row& one) {
+    const auto at = std::find_if(rows.begin(), rows.end(), [&](const listed_set& one) {
       return strcasecmp(one.uuid.c_str(), set.uuid.c_str()) == 0;
     });
     if (at == rows.end())
@@ -65,25 +61,30 @@ void add_found(std::vector<row>& rows) {
     rows[n].next = "dmremap-reassemble " + rows[n].name;
 }
 
-json as_json(const row& one) {
+json as_json(const listed_set& one) {
   json value{{"name", one.name},     {"uuid", one.uuid},
              {"state", one.state},   {"running", one.state == "running"},
              {"spares", one.spares}, {"loop", one.loops}};
   value["main"] = one.main.empty() ? json(nullptr) : json(one.main);
-  value["image"] = one.place.empty() ? json(nullptr) : json(one.place);
+  value["image"] = one.image.empty() ? json(nullptr) : json(one.image);
   value["next"] = one.next.empty() ? json(nullptr) : json(one.next);
   return value;
 }
 
 } // namespace
 
-result<exit_code> list(context& c, const list_options& options) {
-  std::vector<row> rows;
+std::vector<listed_set> list_sets(const context& c, bool all) {
+  std::vector<listed_set> rows;
   add_running(rows);
-  if (options.all) {
+  if (all) {
     add_configured(rows, c);
     add_found(rows);
   }
+  return rows;
+}
+
+result<exit_code> list(context& c, const list_options& options) {
+  const auto rows = list_sets(c, options.all);
   if (c.json) {
     json sets = json::array();
     for (const auto& one : rows)
@@ -93,7 +94,7 @@ result<exit_code> list(context& c, const list_options& options) {
   }
   for (const auto& one : rows)
     c.out << fmt::format("{}  {}  {}{}{}{}\n", one.name, one.uuid, one.state,
-                         one.place.empty() ? "" : "  " + one.place,
+                         one.image.empty() ? "" : "  " + one.image,
                          one.loops.empty() ? "" : fmt::format("  {}", fmt::join(one.loops, " ")),
                          one.next.empty() ? "" : "  next: " + one.next);
   return exit_code::ok;

@@ -26,7 +26,8 @@ result<void> rename_set(const context& c, const std::optional<running_set>& runn
 
 } // namespace
 
-result<exit_code> rename(context& c, const std::string& name, const std::string& new_name) {
+result<exit_code> rename(context& c, const rename_options& options) {
+  const auto& [name, new_name, dry_run] = options;
   auto running = find_running_set(name);
   if (running && !running->alive)
     running.reset();
@@ -39,6 +40,13 @@ result<exit_code> rename(context& c, const std::string& name, const std::string&
   if (old_name == new_name)
     return fail("same-name", new_name, "is its name already");
   CHECK_OK(check_name(new_name, config_is_kept()));
+  if (dry_run) {
+    if (c.json)
+      c.print({{"name", new_name}, {"old_name", old_name}, {"dry_run", true}});
+    else
+      c.out << old_name << " would be called " << new_name << " (nothing is written now)\n";
+    return exit_code::ok;
+  }
   // The new file first: whatever fails behind it, the set is found under one of the two names by its UUID.
   if (config) {
     auto renamed = *config;

@@ -2,67 +2,24 @@
 // Commands that are one request to the daemon.
 #include "admin/commands.h"
 #include "admin/lookup.h"
+#include "admin/reply.h"
 
 #include <algorithm>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <ostream>
-#include <sstream>
 
 namespace dmremap::admin {
 namespace {
 
 using nlohmann::json;
 
-/// What the daemon tells a person, or its result as JSON.
-exit_code show(const context& c, const json& reply, const std::string& otherwise) {
-  if (c.json) {
-    auto value = reply.value("result", json::object());
-    if (!value.is_object())
-      value = {{"result", value}};
-    if (reply.contains("text"))
-      value["text"] = reply["text"];
-    c.print(std::move(value));
-    return exit_code::ok;
-  }
-  std::string text =
-      reply.contains("text") && reply["text"].is_string() ? reply["text"].get<std::string>() : "";
-  if (text.empty())
-    text = otherwise;
-  if (!text.empty())
-    c.out << text << (text.back() == '\n' ? "" : "\n");
-  return exit_code::ok;
-}
-
 result<exit_code> carry_out(const context& c, const std::string& name, const std::string& command,
                             const json& args, const std::string& otherwise) {
-  return show(c, TRY(ask(name, command, args)), otherwise);
+  return show_reply(c, TRY(ask(name, command, args)), otherwise);
 }
 
 } // namespace
-
-result<exit_code> remap(context& c, const std::string& name, std::uint64_t sector) {
-  return carry_out(c, name, "remap", {{"sector", sector}}, fmt::format("sector {} is remapped", sector));
-}
-
-result<exit_code> unmap(context& c, const std::string& name, std::uint64_t sector) {
-  return carry_out(c, name, "unmap", {{"sector", sector}}, fmt::format("sector {} is back on main", sector));
-}
-
-result<exit_code> salvage(context& c, const std::string& name, const std::string& sector) {
-  json which = nullptr;
-  if (sector != "all")
-    which = TRY(parse_number(sector, "sector (a number, or 'all')"));
-  const auto reply = TRY(ask(name, "salvage", {{"sector", which}}));
-  const auto& figures = reply.contains("result") ? reply["result"] : json::object();
-  const auto figure = [&](const char* key) {
-    return figures.is_object() ? figures.value(key, std::uint64_t{0}) : 0;
-  };
-  return show(
-      c, reply,
-      fmt::format("{} sectors came back; {} are still lost ({} were tried, {} main may not answer for)",
-                  figure("recovered"), figure("still_lost"), figure("tried"), figure("not_allowed")));
-}
 
 result<exit_code> sync(context& c, const std::string& name) {
   return carry_out(c, name, "sync", {}, "synced");
@@ -80,7 +37,7 @@ result<exit_code> set(context& c, const std::string& name, const std::string& se
 result<exit_code> get(context& c, const std::string& name, const std::string& key) {
   const auto reply = TRY(ask(name, "get", {{"key", key.empty() ? json(nullptr) : json(key)}}));
   if (c.json)
-    return show(c, reply, "");
+    return show_reply(c, reply, "");
   const auto values = reply.value("result", json::object());
   for (const auto& [one, value] : values.items()) {
     const auto text = value.is_string() ? value.get<std::string>() : value.dump();
@@ -94,16 +51,11 @@ result<exit_code> message(context& c, const std::string& name, const std::string
   if (TRY(parse_number(sector, "sector")) != 0)
     return fail("bad-message-sector", sector,
                 "the sector of a message is 0: the set is one target from its start", exit_code::usage);
-  std::vector<std::string> apart; // as one argument or several
-  for (const auto& argument : words) {
-    std::istringstream text(argument);
-    for (std::string word; text >> word;)
-      apart.push_back(word);
-  }
-  if (apart.empty())
+  // The daemon takes one argument apart at blanks; several stay as they are, so that a path may hold blanks.
+  if (words.empty() || words.front().find_first_not_of(" \t\n") == std::string::npos)
     return fail("no-message", name, "there is no message; `dmremap message " + name + " 0 help` lists them",
                 exit_code::usage);
-  return carry_out(c, name, "message", {{"words", apart}, {"sector", 0}}, "");
+  return carry_out(c, name, "message", {{"words", words}, {"sector", 0}}, "");
 }
 
 result<exit_code> dust(context& c, const std::string& name, const std::string& store,

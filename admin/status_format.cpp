@@ -57,6 +57,8 @@ std::string state_words(const json& spare) {
     return ", FAILED: none of its superblocks can be read";
   if (state == "draining")
     return ", draining: takes no new data";
+  if (state == "host-full")
+    return ", HOST FULL: no space is left on the file system that it lies on";
   return state == "full" ? ", full" : "";
 }
 

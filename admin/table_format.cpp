@@ -116,8 +116,10 @@ result<table_view> read_table(const json& table, const json& status) {
   view.main_sectors = number_in(part_of(status, "main"), "sectors");
   const auto& spares = part_of(status, "spares");
   if (spares.is_array())
-    for (const auto& spare : spares)
+    for (const auto& spare : spares) {
       view.spares.push_back(text_in(spare, "path"));
+      view.absent.push_back(text_in(spare, "state") == "absent");
+    }
   const auto& remaps = part_of(table, "remaps");
   if (!remaps.is_array())
     return fail("bad-reply", text_in(status, "name"), "the daemon's table is not understood");
@@ -178,14 +180,15 @@ std::string table_text(const table_view& table) {
 result<std::string> table_dmsetup(const table_view& table) {
   const auto main = TRY(dm_device_of(table.main));
   std::vector<dm_device> spares;
-  for (const auto& spare : table.spares)
-    spares.push_back(TRY(dm_device_of(spare)));
+  for (std::size_t i = 0; i < table.spares.size();
+       ++i) // where an absent one was, another device may be by now
+    spares.push_back(table.absent[i] ? dm_device{} : TRY(dm_device_of(table.spares[i])));
   dm_lines lines;
   std::uint64_t at = 0;
   for (const auto& row : table.rows) {
     lines.linear(at, row.main_sector - at, main, at);
     for (std::uint64_t i = 0; i < row.sectors; ++i) {
-      if ((row.lost >> i & 1U) != 0)
+      if ((row.lost >> i & 1U) != 0 || table.absent[row.spare])
         lines.error(row.main_sector + i, 1);
       else
         lines.linear(row.main_sector + i, 1, spares[row.spare], row.spare_sector + i);

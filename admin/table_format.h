@@ -23,6 +23,7 @@ struct table_view {
   std::string main; ///< as the set was given it
   std::uint64_t main_sectors = 0;
   std::vector<std::string> spares;
+  std::vector<bool> absent;    ///< of each spare: its units answer EIO
   std::vector<table_row> rows; ///< ascending by main_sector
 };
 
@@ -39,7 +40,8 @@ struct sector_range {
 [[nodiscard]] std::vector<sector_range> remapped_ranges(const table_view& table);
 
 [[nodiscard]] std::string table_text(const table_view& table);
-/// Lines for `dmsetup create`: the same disk made of the kernel's own targets. Lost sectors are `error`.
+/// Lines for `dmsetup create`: the same disk made of the kernel's own targets. Lost sectors, and
+/// those on absent spares, are `error`.
 /// Error "bad-member" where a member cannot be written in such a line (a path with a blank).
 [[nodiscard]] result<std::string> table_dmsetup(const table_view& table);
 

@@ -112,8 +112,11 @@ json to_json(const remap_reply& r) {
           {"spare_sector", r.spare_sector.value}};
 }
 
-json to_json(const forget_reply& r) {
-  return {{"units", r.units}, {"lost_sectors", r.lost_sectors}, {"free_units", r.free_units}};
+json to_json(const spare_forget_reply& r) {
+  return {{"units", r.units},
+          {"lost_sectors", r.lost_sectors},
+          {"free_units", r.free_units},
+          {"configuration_problem", r.configuration.empty() ? json(nullptr) : json(r.configuration)}};
 }
 
 json to_json(const evacuation_state& s) {

@@ -53,6 +53,10 @@ struct spare_change_reply {
   std::string configuration; ///< as above
 };
 
+struct spare_forget_reply : forget_reply {
+  std::string configuration; ///< as above
+};
+
 /// An evacuation that runs, or the last one that ran.
 struct evacuation_state {
   std::uint64_t number = 0; ///< counts them; 0: there was none
@@ -109,7 +113,7 @@ public:
   /// Errors: those of disk::remove_spare, "evacuation-running".
   [[nodiscard]] virtual result<spare_change_reply> spare_remove(unsigned index, bool dry_run) = 0;
   /// Errors: those of disk::forget_spare.
-  [[nodiscard]] virtual result<forget_reply> spare_forget(unsigned index, bool dry_run) = 0;
+  [[nodiscard]] virtual result<spare_forget_reply> spare_forget(unsigned index, bool dry_run) = 0;
   /// Begins to empty a spare, in a thread of its own. Errors: "evacuation-running", and what
   /// disk::evacuate_spare refuses at once.
   [[nodiscard]] virtual result<evacuation_state> spare_evacuate(unsigned index) = 0;

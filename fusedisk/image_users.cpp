@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "fusedisk/mount.h"
 #include "engine/mount_table.h"
+#include "fusedisk/mount.h"
 
 #include <algorithm>
 #include <boost/filesystem.hpp>

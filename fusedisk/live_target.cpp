@@ -182,7 +182,7 @@ result<spare_change_reply> live_target::spare_remove(unsigned index, bool dry_ru
   return done;
 }
 
-result<forget_reply> live_target::spare_forget(unsigned index, bool dry_run) {
+result<spare_forget_reply> live_target::spare_forget(unsigned index, bool dry_run) {
   auto done = parts_.pool.forget(index, dry_run);
   if (done && !dry_run)
     spares_changed();

@@ -338,20 +338,21 @@ result<spare_change_reply> spare_pool::remove(unsigned index, bool dry_run) {
   return reply;
 }
 
-result<forget_reply> spare_pool::forget(unsigned index, bool dry_run) {
+result<spare_forget_reply> spare_pool::forget(unsigned index, bool dry_run) {
   const std::lock_guard change(change_mutex_);
   const auto info = TRY(set_.info());
   const auto* spare = status_of(info, index);
   if (spare == nullptr)
     return no_such_spare(index);
   if (dry_run)
-    return set_.plan_forget(index);
+    return spare_forget_reply{TRY(set_.plan_forget(index)), ""};
   const auto text = known_text(spare->uuid);
-  const auto done = TRY(set_.forget_spare(index));
+  spare_forget_reply done{TRY(set_.forget_spare(index)), ""};
   drop(spare->uuid);
-  keep_record(text, text.empty() ? "where spare " + spare->uuid +
-                                       " was is not known here: take its line out of the configuration"
-                                 : "");
+  done.configuration =
+      keep_record(text, text.empty() ? "where spare " + spare->uuid +
+                                           " was is not known here: take its line out of the configuration"
+                                     : "");
   log_.warn(fmt::format("spare {} {} forgotten: {} units with {} sectors are lost", spare->uuid, text,
                         done.units, done.lost_sectors));
   return done;

@@ -33,7 +33,7 @@ public:
   /// Errors: see control_target, whose functions these are.
   [[nodiscard]] result<spare_add_reply> add(const spare_add_request& request);
   [[nodiscard]] result<spare_change_reply> remove(unsigned index, bool dry_run);
-  [[nodiscard]] result<forget_reply> forget(unsigned index, bool dry_run);
+  [[nodiscard]] result<spare_forget_reply> forget(unsigned index, bool dry_run);
   [[nodiscard]] result<evacuation_state> evacuate(unsigned index);
   [[nodiscard]] result<void> stop_evacuation();
   [[nodiscard]] result<void> refill(unsigned index);

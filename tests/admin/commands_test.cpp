@@ -50,9 +50,15 @@ TEST_CASE("commands reach the daemon with their arguments") {
       {{"sync", "set1"}, "sync", json::object()},
       {{"set", "set1", "auto_remap=0"}, "set", {{"key", "auto_remap"}, {"value", "0"}}},
       {{"get", "set1"}, "get", {{"key", nullptr}}},
-      {{"message", "set1", "0", "add_remap 1000 auto", "8"},
+      {{"message", "set1", "0", "add_remap", "1000", "auto", "8"},
        "message",
        {{"sector", 0}, {"words", {"add_remap", "1000", "auto", "8"}}}},
+      {{"message", "set1", "0", "add_remap 1000 auto 8"}, // the daemon takes it apart
+       "message",
+       {{"sector", 0}, {"words", {"add_remap 1000 auto 8"}}}},
+      {{"message", "set1", "0", "spare_add", "/a folder/a spare"},
+       "message",
+       {{"sector", 0}, {"words", {"spare_add", "/a folder/a spare"}}}},
       {{"dust", "set1", "main", "addbadblock", "2048"},
        "dust",
        {{"store", "main"}, {"op", "addbadblock"}, {"sector", 2048}, {"mode", "both"}, {"count", 1}}},
@@ -130,6 +136,48 @@ TEST_CASE("forget asks first, and without a terminal wants --yes") {
   CHECK(done.out == "forgotten\n");
   CHECK(done.err.find("3 units with 17 sectors become lost") !=
         std::string::npos); // the count is shown all the same
+}
+
+TEST_CASE("a dry run says what would be done, and asks the daemon for nothing else than its tables") {
+  const private_folders folders;
+  const fake_daemon daemon("set1", uuid, [](const json& request) -> json {
+    if (request.at("cmd") == "status")
+      return {{"ok", true},
+              {"text", ""},
+              {"result",
+               {{"name", "set1"},
+                {"main", {{"path", "/m"}, {"sectors", 1000}}},
+                {"spares", {{{"uuid", "u0"}, {"path", "/s"}}}}}}};
+    const auto row = [](int sector, int lost, int may) {
+      return json{{"main_sector", sector}, {"spare", "u0"},     {"spare_sector", 8000 + sector},
+                  {"sectors", 8},          {"lost_mask", lost}, {"may_answer_mask", may}};
+    };
+    return {
+        {"ok", true}, {"text", ""}, {"result", {{"remaps", {row(8, 0, 0), row(16, 7, 2), row(80, 1, 3)}}}}};
+  });
+  const auto plan = [](std::vector<std::string> words) {
+    words.insert(words.end(), {"--dry-run", "--json"});
+    const auto done = dmremap_with(words);
+    CHECK(done.status == 0);
+    CHECK(done.json().at("dry_run") == true);
+    return done.json();
+  };
+  CHECK(plan({"remap", "set1", "7"}).at("remapped") == false);
+  CHECK(plan({"remap", "set1", "15"}).at("remapped") == true);
+  CHECK(plan({"unmap", "set1", "8"}).at("lost_sectors") == 0);
+  CHECK(plan({"unmap", "set1", "17"}).at("lost_sectors") == 3);
+  CHECK(plan({"unmap", "set1", "999"}).at("remapped") == false);
+  const auto all = plan({"salvage", "set1", "all"}), one = plan({"salvage", "set1", "16"});
+  CHECK((all.at("lost_sectors") == 4 && all.at("may_answer") == 2));
+  CHECK((one.at("lost_sectors") == 3 && one.at("may_answer") == 1));
+  CHECK(dmremap_with({"remap", "set1", "1000", "-n", "--json"}).error_id() == "out-of-range");
+  CHECK(dmremap_with({"unmap", "set1", "16", "-n"}).out.find("3 sectors of it are lost") !=
+        std::string::npos);
+  std::istringstream lines(daemon.requests());
+  for (std::string line; std::getline(lines, line);) {
+    const auto asked = json::parse(line).at("cmd").get<std::string>();
+    CHECK((asked == "ping" || asked == "status" || asked == "table"));
+  }
 }
 
 TEST_CASE("an evacuation is followed to its end") {

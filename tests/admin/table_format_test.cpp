@@ -20,7 +20,7 @@ table_row row(std::uint64_t main, std::uint64_t spare, std::uint8_t lost = 0) {
 }
 
 table_view view(std::vector<table_row> rows) {
-  return {"/dev/main", 100, {"/dev/spare@1000+40000"}, std::move(rows)};
+  return {"/dev/main", 100, {"/dev/spare@1000+40000"}, {false}, std::move(rows)};
 }
 
 } // namespace
@@ -66,6 +66,12 @@ TEST_CASE("the dmsetup table covers all of main once, joins neighbours, and fail
         "39 1 error\n"
         "40 56 linear /dev/main 40\n"
         "96 4 linear /dev/spare 1320\n");
+  auto without = view({row(8, 80), row(16, 88)});
+  without.spares.front() = ""; // not known, or by now another device
+  without.absent.front() = true;
+  CHECK(*table_dmsetup(without) == "0 8 linear /dev/main 0\n"
+                                   "8 16 error\n"
+                                   "24 76 linear /dev/main 24\n");
   auto dusty = view({});
   dusty.main = "dust:/dev/main@8+104";
   dusty.main_sectors = 104;

@@ -2,15 +2,18 @@
 """A region that blocks for seconds on every read slows nothing else, with any number of workers."""
 
 import json
+import os
 import statistics
 import threading
+import time
 
 import harness
-from harness import MIB, SECTOR, DirectFile
+from harness import MIB, SECTOR, UNIT, DirectFile
 
 MAIN_SIZE = 256 * MIB
 REGION = range(4096, 8192)  # sectors 2 MiB to 4 MiB hang
-ELSEWHERE = "64M"           # what is measured starts here
+ELSEWHERE_BYTES = 64 * MIB   # what is measured starts here
+ELSEWHERE = f"{ELSEWHERE_BYTES}"
 DELAY_MS = 2500
 AT_ONCE = 24                # reads that hang together, more than there are workers
 RATIO = 0.7
@@ -26,6 +29,9 @@ class HangRegion(harness.TestCase):
 
     def test_four_workers(self):
         self.check_rates(4)
+
+    def test_many_workers(self):
+        self.check_rates(32)
 
     def check_rates(self, workers):
         self.set = harness.Set(self.workspace, main_size=MAIN_SIZE, spare_size=32 * MIB, dust=True)
@@ -43,6 +49,7 @@ class HangRegion(harness.TestCase):
             with Hangers(self) as hangers:
                 for row in rows:
                     hanging[row].append(self.rate(*row))
+                self.flush_elsewhere()
                 self.assertEqual(hangers.hanging(), AT_ONCE, "the region really hung all the while")
             ratios = {row: statistics.median(hanging[row]) / statistics.median(free[row]) for row in rows}
             if turn >= 2 and min(ratios.values()) >= RATIO:
@@ -53,6 +60,15 @@ class HangRegion(harness.TestCase):
         self.set.dust_on("clearbadblocks")
         self.loop.detach()
         self.set.stop()
+
+    def flush_elsewhere(self):
+        """Writes and flushes while reads hang: none may wait for one of these, which takes DELAY_MS."""
+        with DirectFile(self.loop.path, write=True) as device:
+            for i in range(3):
+                started = time.monotonic()
+                device.write(ELSEWHERE_BYTES - (i + 1) * UNIT, harness.pattern(i, UNIT))
+                os.fsync(device.fd)
+                self.assertLess(time.monotonic() - started, DELAY_MS / 1000 / 2, "a flush waited for reads that hang")
 
     def fill(self):
         with open(self.set.main, "r+b") as f:

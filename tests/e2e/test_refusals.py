@@ -267,7 +267,7 @@ class Open(Refusals):
         self.attach_with("upstream-v4", spare=v4, says=("v4",))
 
     def test_swapped(self):
-        self.check_fusedisk((self.set.spare, self.set.main), says=(self.set.spare, "swapped"))
+        self.check_fusedisk((self.set.spare, self.set.main), says=(self.set.spare, "swapped"), identifier="main-is-spare")
         other = self.file("other.img", MAIN_SIZE)
         self.attach_with("main-is-spare", main=self.set.spare, spare=other, says=("swapped",))
 
@@ -290,10 +290,9 @@ class Open(Refusals):
 
     def test_in_use(self):
         attached = Attached(self.workspace, "e2e")
-        self.check_fusedisk((self.set.main, self.set.spare), says=("e2e",))
-        self.check_fusedisk(("-o", "ro", self.set.main, self.set.spare), says=("e2e",))
-        self.check_fusedisk(("--name", "e2e"))
-        self.check_fusedisk(("-o", "accept_main,accept_older,degraded", self.set.main, self.set.spare), says=("e2e",))
+        for words in ((), ("-o", "ro"), ("-o", "accept_main,accept_older,degraded")):
+            self.check_fusedisk((*words, self.set.main, self.set.spare), says=("e2e",), identifier="in-use")
+        self.check_fusedisk(("--name", "e2e"), says=("e2e",), identifier="in-use")
         attached.detach()
 
     def test_no_permission(self):
@@ -308,7 +307,7 @@ class Open(Refusals):
         as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", f"DMREMAP_RUN_DIR={run}/run",
                      f"DMREMAP_STATE_DIR={run}/state", f"DMREMAP_CONF_DIR={run}/conf")
         self.workspace.folder("refused").chmod(0o777)
-        self.check_fusedisk((self.set.main, self.set.spare), says=("permission",), before=as_nobody)
+        self.check_fusedisk((self.set.main, self.set.spare), says=("permission",), before=as_nobody, identifier="no-permission")
         self.check_refused(self.create_words(), "no-permission", before=as_nobody)
         attached = Attached(self.workspace, "e2e")
         answer = self.workspace.run(*as_nobody[:4], harness.program("dmremap"), "remap", "e2e", 8, check=False)
@@ -330,16 +329,17 @@ class Open(Refusals):
         for option in ("nonsense", "workers=0", "workers=x", "read_retries=-1", "log_level=loud", "auto_remap=2", "ro=1", "workers"):
             with self.subTest(option):
                 self.check_fusedisk(("-o", option, *members), 2, (option.split("=")[0],), identifier="bad-option")
-        self.check_fusedisk(("--nonsense", *members), 2)
-        self.check_fusedisk((f"{self.set.main}@1+8", self.set.spare), 2)
-        self.check_fusedisk(("--name", "unknown"), 1, says=("unknown",))
+        self.check_fusedisk(("--nonsense", *members), 2, identifier="bad-usage")
+        self.check_fusedisk((f"{self.set.main}@1+8", self.set.spare), 2, identifier="bad-member")
+        self.check_fusedisk(("--name", "unknown"), 1, says=("unknown",), identifier="no-such-set")
 
     def test_bad_mountpoint(self):
         held = self.contents()
-        for place, says in (("/no/such/folder", "/no/such/folder"), ("/dev/null", "/dev/null")):
-            answer = self.workspace.fusedisk(self.set.main, self.set.spare, place, check=False)
+        for place in ("/no/such/folder", "/dev/null"):
+            answer = self.workspace.fusedisk("--json", self.set.main, self.set.spare, place, check=False)
             self.assertEqual(answer.returncode, 1)
-            self.check_message(answer.stderr, "fusedisk", (says,))
+            self.check_message(answer.stderr, "fusedisk", (place,))
+            self.assertEqual(json.loads(answer.stdout)["error"]["id"], "bad-mountpoint")
         self.assertEqual(self.contents(), held)
 
 

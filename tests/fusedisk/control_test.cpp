@@ -96,7 +96,8 @@ TEST_CASE("spares are changed by request") {
   CHECK(planned.at("index").is_null());
   CHECK(ask(t, command("spare_remove", {{"spare", path}})).at("result").at("member") == path);
   ask(t, command("spare_remove", {{"spare", "0"}, {"dry_run", true}}));
-  const json lost = {{"units", 3}, {"lost_sectors", 24}, {"free_units", 900}};
+  const json lost = {
+      {"units", 3}, {"lost_sectors", 24}, {"free_units", 900}, {"configuration_problem", nullptr}};
   CHECK(ask(t, command("spare_forget", {{"spare", path}, {"dry_run", true}})).at("result") == lost);
   CHECK(ask(t, command("spare_forget", {{"spare", path}})).at("result") == lost);
   const json begun = ask(t, command("spare_evacuate", {{"spare", path}})).at("result");
@@ -266,7 +267,9 @@ public:
   result<spare_change_reply> spare_remove(unsigned n, bool dry) override {
     return below_.spare_remove(n, dry);
   }
-  result<forget_reply> spare_forget(unsigned n, bool dry) override { return below_.spare_forget(n, dry); }
+  result<spare_forget_reply> spare_forget(unsigned n, bool dry) override {
+    return below_.spare_forget(n, dry);
+  }
   result<evacuation_state> spare_evacuate(unsigned n) override { return below_.spare_evacuate(n); }
   result<void> stop_evacuation() override { return below_.stop_evacuation(); }
   result<void> spare_refill(unsigned n) override { return below_.spare_refill(n); }

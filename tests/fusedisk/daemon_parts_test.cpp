@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The smaller parts of the daemon: the run folder, the background start, the mount table, the tree, the log.
+#include "engine/mount_table.h"
 #include "fusedisk/background.h"
 #include "fusedisk/events.h"
 #include "fusedisk/image_tree.h"
 #include "fusedisk/log.h"
-#include "engine/mount_table.h"
 #include "fusedisk/run_files.h"
 
 #include <boost/filesystem.hpp>

@@ -107,11 +107,11 @@ public:
       return tl::make_unexpected(refusal);
     return spare_change_reply{"/x/spare.img", "66666666-7777-8888-9999-000000000000", ""};
   }
-  result<forget_reply> spare_forget(unsigned index, bool dry_run) override {
+  result<spare_forget_reply> spare_forget(unsigned index, bool dry_run) override {
     note("spare_forget " + std::to_string(index) + (dry_run ? " dry" : ""));
     if (!refusal.id.empty())
       return tl::make_unexpected(refusal);
-    return forget_reply{3, 24, 900};
+    return spare_forget_reply{{3, 24, 900}, ""};
   }
   result<evacuation_state> spare_evacuate(unsigned index) override {
     note("spare_evacuate " + std::to_string(index));
