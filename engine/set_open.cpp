@@ -54,10 +54,9 @@ result<void> remap_set::load_spares(std::vector<std::unique_ptr<spare_metadata>>
     if (p.given < 0 || p.returned)
       continue;
     auto m = std::move(loaded[static_cast<std::size_t>(p.given)]);
-    const std::uint64_t held = session_held(m->super);
     copy_set_fields(record.newest, m->super);
     spares_[i] = std::make_unique<pool_spare>(std::move(m));
-    spares_[i]->held = held;
+    spares_[i]->held = p.held;
   }
   attach_sixths(record);
   for (auto& p : spares_)
@@ -138,10 +137,9 @@ result<void> remap_set::load_away(unsigned index, std::unique_ptr<spare_metadata
     loaded->detach_sixth();
   }
   CHECK_OK(loaded->load_tables(p.map_from < 0));
-  const std::uint64_t held = session_held(loaded->super);
   copy_set_fields(newest, loaded->super);
   spares_[index] = std::make_unique<pool_spare>(std::move(loaded));
-  spares_[index]->held = held;
+  spares_[index]->held = p.held;
   spares_[index]->returned = true;
   return {};
 }

@@ -49,7 +49,8 @@ bool unconfirmed(const superblock& spare) {
 
 bool follows(const superblock& record, const superblock& spare) {
   const session_pair& pair = record.sessions[spare.spare_index];
-  return fits(spare.session, pair) || fits(session_held(spare), pair);
+  return fits(spare.session, pair) ||
+         (unconfirmed(spare) && fits(spare.sessions[spare.spare_index].held, pair));
 }
 
 bool lists(const superblock& record, const superblock& spare) {
@@ -71,26 +72,63 @@ bool all_follow(const superblock& record, loaded_spares loaded) {
   });
 }
 
-error no_common_record(loaded_spares loaded) {
-  const auto newest = std::max_element(loaded.begin(), loaded.end(), [](const auto& a, const auto& b) {
-    return a->super.sequence < b->super.sequence;
+/// All of those that the record lists follow it.
+bool listed_follow(const superblock& record, loaded_spares loaded) {
+  return std::all_of(loaded.begin(), loaded.end(), [&](const auto& m) {
+    return &m->super == &record || !lists(record, m->super) || follows(record, m->super);
   });
-  const superblock& record = (*newest)->super;
+}
+
+error no_common_record(loaded_spares loaded) {
+  const superblock* record = nullptr;
   for (const auto& m : loaded)
-    if (!lists(record, m->super))
+    if (listed_follow(m->super, loaded) && (record == nullptr || m->super.sequence > record->sequence))
+      record = &m->super;
+  for (const auto& m : loaded)
+    if (record != nullptr && !lists(*record, m->super))
       return {"foreign-spare", m->path(),
-              "is not a spare of set " + record.set_name +
-                  " any more: it was removed or forgotten; leave it out. Nothing was written",
+              "is not a spare of set " + record->set_name +
+                  " any more: it was removed or forgotten, or never taken in; leave it out. Nothing was "
+                  "written",
               exit_code::damaged};
   std::string sides;
   for (const auto& m : loaded)
     sides += (sides.empty() ? "" : ", ") + m->path();
   return {
-      "forked-set", record.set_name,
+      "forked-set", loaded.front()->super.set_name,
       "its spares were in use without each other (" + sides +
           "): each side has changes that the other lacks. Choose one side, open it with -o degraded and the "
           "other left out, and forget the other with `dmremap spare forget`. Nothing was written",
       exit_code::damaged};
+}
+
+/// The session that a spare counts as holding from now on: the one in its superblock, or, where that one was
+/// still being given out and nobody can have confirmed it, the one before. Records of spares that are not
+/// there now were made from either; one that is given the next session must still fit them.
+std::uint64_t session_held(const superblock& newest, const superblock& spare, loaded_spares loaded) {
+  if (!unconfirmed(spare))
+    return spare.session;
+  const unsigned own = spare.spare_index;
+  if (newest.sessions[own].held == spare.session)
+    return spare.session; // all have it: others may have confirmed it
+  const session_pair& pair = spare.sessions[own];
+  const auto known = [&](unsigned i) {
+    return std::find_if(loaded.begin(), loaded.end(), [&](const auto& m) {
+      return m && m->super.spare_index == i && m->super.spare_uuid == spare.spare_uuids[i];
+    });
+  };
+  bool first = true;
+  for (unsigned i = 0; i < max_spares; ++i) {
+    if (is_none(spare.spare_uuids[i]) || spare.sessions[i].given != pair.given)
+      continue;
+    const auto at = known(i);
+    // The first one confirms first: where it is there and has not, none has. Where another has not got it
+    // yet, none could.
+    if (at != loaded.end() && (first || (*at)->super.session == spare.sessions[i].held))
+      return pair.held;
+    first = false;
+  }
+  return pair.given;
 }
 
 /// Where the map of a spare that is away can be read: the record says so where it was away before, else any
@@ -140,16 +178,13 @@ result<set_record> choose_record(loaded_spares loaded) {
     }
     auto& p = r.places[s.spare_index];
     p.given = static_cast<int>(n);
+    p.held = session_held(r.newest, s, loaded);
     p.returned = r.newest.sessions[s.spare_index].given != r.newest.session;
   }
   for (unsigned i = 0; i < max_spares; ++i)
     if (auto& p = r.places[i]; p.listed && (p.given < 0 || p.returned))
       p.map_from = find_map(r, i, loaded);
   return r;
-}
-
-std::uint64_t session_held(const superblock& spare) {
-  return unconfirmed(spare) ? spare.sessions[spare.spare_index].held : spare.session;
 }
 
 void copy_set_fields(const superblock& from, superblock& to) {

@@ -16,9 +16,10 @@ struct set_record {
   /// One place of the set's list of spares.
   struct place {
     bool listed = false;
-    int given = -1;        ///< which of the loaded ones it is; -1: not there
-    bool returned = false; ///< it was away while the set was in use: what it holds is old
-    int map_from = -1;     ///< not there or returned: index of the spare whose sixth replica is its map
+    int given = -1;         ///< which of the loaded ones it is; -1: not there
+    std::uint64_t held = 0; ///< the session that it surely holds, where it is there
+    bool returned = false;  ///< it was away while the set was in use: what it holds is old
+    int map_from = -1;      ///< not there or returned: index of the spare whose sixth replica is its map
   };
   superblock newest; ///< the record that all others follow
   std::array<place, max_spares> places{};
@@ -30,10 +31,6 @@ struct set_record {
 /// Finds the record that all spares follow. Reads nothing. Errors: "foreign-spare", "duplicate-spare",
 /// "forked-set" (exit 4: the sides changed without each other).
 [[nodiscard]] result<set_record> choose_record(std::span<const std::unique_ptr<spare_metadata>> loaded);
-
-/// The session that a spare counts as holding: the one in its superblock, or, where that one was still being
-/// given out, so that nothing was changed under it, the one before.
-[[nodiscard]] std::uint64_t session_held(const superblock& spare);
 
 /// What all superblocks of a set say alike: taken over from another spare's.
 void copy_set_fields(const superblock& from, superblock& to);

@@ -167,8 +167,11 @@ io_result remap_set::write_supers() {
     for (unsigned i = 0; i < max_spares; ++i)
       if (spares_[i] && spares_[i]->present)
         order.push_back(i);
+    // A new spare first, but not when it confirms: that the set's first spare does before all others tells an
+    // open whether any did.
     if (rules_.new_spare_first)
-      std::stable_partition(order.begin(), order.end(), [&](unsigned i) { return spares_[i]->joining; });
+      std::stable_partition(order.begin(), order.end(),
+                            [&](unsigned i) { return spares_[i]->joining && spares_[i]->held == 0; });
     for (const unsigned i : order) {
       const auto written = write(i);
       if (written) {

@@ -181,11 +181,8 @@ crash_judge::observation crash_judge::look(const set_state& state) {
   }
   if (state.pool() && options_.absent_every != 0 && images_ % options_.absent_every == 0 &&
       seen.failure.empty())
-    // (A device that was just coming or going when a first crash came, a second crash, and a spare missing:
-    // the sides may have to be called forked.)
-    if (const auto absent = !first_level_ && some_in_flight(state) ? std::nullopt
-                            : options_.only_absent                 ? options_.only_absent
-                                                   : who_is_absent(state, images_ / options_.absent_every))
+    if (const auto absent = options_.only_absent ? options_.only_absent
+                                                 : who_is_absent(state, images_ / options_.absent_every))
       if (!checker_.some_stale(all_but(state, nobody), all_but(state, *absent)))
         look_without(state, *absent, seen);
   return seen;
@@ -201,7 +198,8 @@ void crash_judge::look_without(const set_state& state, unsigned absent, observat
     const auto opened = on.open(state, options_.open, absent);
     if (!opened) {
       ++counts_.refused_opens;
-      const bool known = checker_.map_is_known(all_but(state, absent), state.spares[absent].place);
+      const bool known = checker_.map_is_known(all_but(state, absent), state.spares[absent].place) &&
+                         !checker_.lacks_a_map(all_but(state, absent));
       if ((opened.error().id != "spare-unprotected" && opened.error().id != "spare-missing") || known)
         seen.failure = seen.which + " does not open: " + opened.error().id + ": " + opened.error().text();
       return;
@@ -302,7 +300,8 @@ void crash_judge::replay_mending(set_state state, const std::string& name) {
     for (spare_part& p : state.spares)
       p.role = p.role == spare_role::away ? spare_role::member : p.role;
   else if (absent && !stale && images_ / 3 % 3 == 0 &&
-           checker_.map_is_known(all_but(state, *absent), state.spares[*absent].place))
+           checker_.map_is_known(all_but(state, *absent), state.spares[*absent].place) &&
+           !checker_.lacks_a_map(all_but(state, *absent)))
     state.spares[*absent].role = spare_role::away;
   crash_run second(state, options_.open);
   if (!second.open())

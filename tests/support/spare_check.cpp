@@ -311,10 +311,30 @@ const page* spare_checker::newest_record(const std::vector<const page_image*>& s
 bool spare_checker::some_stale(const std::vector<const page_image*>& all,
                                const std::vector<const page_image*>& present) {
   const page* record = newest_record(all);
+  if (record == nullptr)
+    return false;
+  const auto held = [&](const page* super) { return u64(*record, 216 + 16 * u32(*super, 132)); };
   return std::any_of(present.begin(), present.end(), [&](const page_image* each) {
     const page* super = newest_super(*each);
-    return record != nullptr && super != nullptr &&
-           u64(*record, 216 + 16 * u32(*super, 132) + 8) != u64(*record, 208);
+    if (super == nullptr)
+      return false;
+    if (u64(*record, 216 + 16 * u32(*super, 132) + 8) != u64(*record, 208))
+      return true;
+    // One that is just being taken back: it has not got the new session, and held another before than the
+    // one that gives it.
+    return u64(*super, 208) != u64(*record, 208) && held(super) != held(record);
+  });
+}
+
+bool spare_checker::lacks_a_map(const std::vector<const page_image*>& present) {
+  const page* record = newest_record(present);
+  std::set<unsigned> there;
+  for (const page_image* each : present)
+    if (const page* super = newest_super(*each))
+      there.insert(u32(*super, 132));
+  return std::any_of(there.begin(), there.end(), [&](unsigned index) {
+    const unsigned told = std::to_integer<unsigned>(record->data[1232 + index]);
+    return u64(*record, 216 + 16 * index + 8) != u64(*record, 208) && told != 0 && !there.contains(told - 1);
   });
 }
 

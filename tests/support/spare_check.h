@@ -49,6 +49,9 @@ public:
   /// would show old data, and could not know: that is for the administrator to avoid.
   [[nodiscard]] bool some_stale(const std::vector<const page_image*>& all,
                                 const std::vector<const page_image*>& present);
+  /// Is one of them, by their newest record, only to be used with a map that lies on a spare that is not among
+  /// them? Then they must be refused.
+  [[nodiscard]] bool lacks_a_map(const std::vector<const page_image*>& present);
   /// Main units that any valid copy of a table block of the spare names, on the spare itself and on others.
   [[nodiscard]] std::set<std::uint64_t> named_units(const page_image& spare,
                                                     const std::vector<const page_image*>& others);
