@@ -170,7 +170,6 @@ result<void> host_keeper::remember(const disk_info& info, const std::vector<open
   const std::lock_guard lock(mutex_);
   const auto before = std::move(state_.spares);
   state_.name = info.set_name;
-  state_.sequence_end = std::max(state_.sequence_end, info.sequence_end);
   state_.spares.clear();
   for (const auto& spare : info.spares) {
     const auto* member = spare.present || spare.readable ? member_at(members, spare.path) : nullptr;

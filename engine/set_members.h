@@ -32,8 +32,8 @@ public:
   /// A session record is durable on the spares; durable here, too, on return. A failure is told by
   /// remember().
   void note_record(std::uint64_t sequence_end);
-  /// Further the set's name and where its spares are: after every change of them. Errors: "state-unwritable",
-  /// never a reason to stop.
+  /// Further the set's name and where its spares are: after every change of them. Not how new they are: what
+  /// the set counts by now may not be on them yet. Errors: "state-unwritable", never a reason to stop.
   [[nodiscard]] result<void> remember(const disk_info& info, const std::vector<open_member>& members);
 
 private:
