@@ -219,7 +219,7 @@ result<exit_code> evacuate_spare(const context& c, const running_set& set, const
       fmt::format("{} moved to the other spares{}; next: dmremap spare remove {} {}", counted(moved, "unit"),
                   lost == 0 ? "" : ", " + counted(lost, "sector") + " lost", set.name, word);
   show(c, set.name, {{"text", text}, {"result", std::move(state)}});
-  return exit_code::ok;
+  return lost == 0 ? exit_code::ok : exit_code::damaged;
 }
 
 } // namespace

@@ -34,7 +34,8 @@ io_result disk::impl::rehome_piece(map_entry e, main_unit u, std::uint64_t offse
 }
 
 /// Sectors of `wanted` from the spare that serves the unit; those that are lost already, or cannot be read,
-/// are lost in the image.
+/// are lost in the image. Dead paths often look like plain EIO: where the spare does not answer at all
+/// nothing is lost, its use ends, and the read fails.
 io_result disk::impl::read_image_from_spare(map_entry e, unit_image& image, std::uint8_t wanted) {
   store& io = *member_of(e).io;
   image.lost = static_cast<std::uint8_t>(e.lost() & wanted);
@@ -50,10 +51,16 @@ io_result disk::impl::read_image_from_spare(map_entry e, unit_image& image, std:
     if (read)
       continue;
     note_error({attempt_end::failed, read.error(), false, e.spare()}, false);
-    if (read.error() != io_error::medium)
+    if (read.error() != io_error::medium) {
+      check_spare(e.spare(), read.error());
       return read;
+    }
     image.lost = static_cast<std::uint8_t>(image.lost | here);
     std::memset(block.data(), 0, block.size()); // never what a failed transfer left there
+  }
+  if ((image.lost & ~e.lost()) != 0 && !spare_answers(e.spare())) {
+    check_spare(e.spare(), io_error::gone);
+    return io_fail(io_error::absent);
   }
   return {};
 }
@@ -86,10 +93,6 @@ io_result disk::impl::rescue_from_spare(std::span<std::byte> buffer, std::uint64
   if (read && moving.image.lost == e.lost()) { // it reads after all
     thaw();
     return answer(io_error::lost);
-  }
-  if (read && moving.image.lost == valid && !spare_answers(e.spare())) {
-    check_spare(e.spare(), io_error::gone);
-    read = io_fail(io_error::absent);
   }
   if (!read || !auto_remap) {
     thaw();

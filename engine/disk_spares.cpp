@@ -30,9 +30,14 @@ result<void> evacuate_unit(disk::impl& i, main_unit u, unsigned spare, evacuate_
   }
   moving_unit moving{u, {}};
   const slot now = i.set->slot_of(e);
-  if (auto read = i.read_image_from_spare(e, moving.image, sector_mask(0, i.valid_sectors(u))); !read) {
+  io_result read = io_fail(io_error::absent);
+  if (!i.member_of(e).absent)
+    read = i.read_image_from_spare(e, moving.image, sector_mask(0, i.valid_sectors(u)));
+  if (!read) {
+    const bool absent = i.member_of(e).absent;
     thaw();
-    return fail("spare-unreadable", what, std::string(name_of(read.error())) + "; this unit was not moved");
+    return fail(absent ? "spare-absent" : "spare-unreadable", what,
+                std::string(name_of(read.error())) + "; this unit was not moved");
   }
   moving.kind = now.kind();
   moving.may_answer = static_cast<std::uint8_t>(now.main_may_answer() & now.lost());

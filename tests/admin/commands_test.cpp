@@ -184,11 +184,12 @@ TEST_CASE("an evacuation is followed to its end") {
   const private_folders folders;
   const temp_dir shared;
   const std::string asked = shared / "asked"; // the daemon is another process
-  const auto state = [](bool running, int done, json error) {
-    return json{{"number", 1}, {"running", running}, {"path", "/s"},      {"done", done},
-                {"all", 9},    {"moved", done},      {"lost_sectors", 0}, {"error", std::move(error)}};
-  };
   const bool fails = GENERATE(false, true);
+  const int lost = GENERATE(0, 2);
+  const auto state = [lost](bool running, int done, json error) {
+    return json{{"number", 1}, {"running", running}, {"path", "/s"},         {"done", done},
+                {"all", 9},    {"moved", done},      {"lost_sectors", lost}, {"error", std::move(error)}};
+  };
   const fake_daemon daemon("set1", uuid, [=](const json& request) -> json {
     if (request.at("cmd") != "evacuation")
       return {{"ok", true}, {"text", ""}, {"result", state(true, 0, nullptr)}};
@@ -208,7 +209,7 @@ TEST_CASE("an evacuation is followed to its end") {
   CHECK(::read(pipe[0], text, sizeof text - 1) > 0);
   ::close(pipe[0]);
   CHECK(std::string(text) == "0 9\n4 9\n9 9\n");
-  CHECK(done.status == (fails ? 1 : 0));
+  CHECK(done.status == (fails ? 1 : lost != 0 ? 4 : 0));
   if (fails)
     CHECK(done.error_id() == "no-spare-capacity");
   else

@@ -296,7 +296,7 @@ private:
     mortal_store& s = *spares_[pick(spares_.size())];
     if (s.dead() || dying_.contains(&s))
       return;
-    s.die_after(pick(3) == 0 ? 0 : pick(60));
+    s.die_after(pick(3) == 0 ? 0 : pick(60), pick(2) == 0 ? io_error::gone : io_error::medium);
     dying_.insert(&s);
     ++counts_.vanished;
   }

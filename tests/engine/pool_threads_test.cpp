@@ -165,7 +165,7 @@ std::uint64_t run_round(std::uint64_t seed, std::uint64_t operations, bool vanis
     spare_changer changer{set, std::mt19937_64(seed), {}, 0};
     std::thread changing([&] {
       if (vanishing)
-        first[seed % 3]->die_after(2000 + seed % 1000);
+        first[seed % 3]->die_after(2000 + seed % 1000, seed % 2 == 0 ? io_error::gone : io_error::medium);
       else
         changer.run(stop_changes);
     });

@@ -74,9 +74,9 @@ struct pool_fixture {
     kill();
   }
   /// The spare stops answering now.
-  void break_spare(unsigned n) {
+  void break_spare(unsigned n, io_error how = io_error::gone) {
     fault_table faults;
-    faults.all = io_error::gone;
+    faults.all = how;
     spares[n]->set_faults(faults);
   }
   void mend_spare(unsigned n) { spares[n]->clear_faults(); }

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A spare that dies while its units are moved: what cannot be read from it now is not lost for that.
+#include "tests/support/pool_fixture.h"
+
+using namespace dmremap;
+using namespace dmremap::test;
+
+namespace {
+
+constexpr std::byte one{101}, two{102};
+
+void put_on(pool_fixture& f, std::uint64_t unit, unsigned spare, std::byte value) {
+  const auto made = f.set->add_remap(sector_number(unit * unit_sectors), std::nullopt, unit_sectors, spare);
+  if (!made)
+    FAIL(made.error().text());
+  REQUIRE(f.write(unit, value));
+  REQUIRE(f.entry(unit)->spare_index == spare);
+}
+
+} // namespace
+
+TEST_CASE("an evacuation of a spare that dies ends there, and throws nothing away") {
+  const io_error how = GENERATE(io_error::gone, io_error::medium); // dead paths often say plain EIO
+  const unsigned count = GENERATE(2u, 3u);
+  pool_fixture f(count);
+  for (unsigned n = 0; n < 10; ++n)
+    put_on(f, 3 + n, 0, one);
+  REQUIRE(f.set->flush());
+  const auto done = f.set->evacuate_spare(0, [&](std::uint64_t moved, std::uint64_t) {
+    if (moved == 4)
+      f.break_spare(0, how);
+    return true;
+  });
+  REQUIRE_FALSE(done.has_value());
+  CHECK(done.error().id == "spare-absent");
+  CHECK(f.set->lost().empty());
+  CHECK_FALSE(f.status(0).present);
+  for (unsigned n = 0; n < 10; ++n)
+    CHECK(f.shows(3 + n) == (n < 4 ? "byte 101" : "its spare is absent"));
+  f.kill();
+  f.mend_spare(0);
+  f.open();
+  for (unsigned n = 0; n < 10; ++n)
+    CHECK(f.shows(3 + n) == "byte 101");
+}
+
+TEST_CASE("a spare that only answers reads and then dies loses nothing to an evacuation") {
+  pool_fixture f(2);
+  for (unsigned n = 0; n < 3; ++n)
+    put_on(f, 3 + n, 0, one);
+  REQUIRE(f.set->flush());
+  f.spares[0]->add_bad({0, f.spares[0]->size() / sector_bytes, direction::write});
+  REQUIRE(f.write(5, two)); // found out
+  REQUIRE(f.status(0).readable);
+  f.break_spare(0, io_error::medium);
+  const auto done = f.set->evacuate_spare(0);
+  REQUIRE_FALSE(done.has_value());
+  CHECK(done.error().id == "spare-absent");
+  CHECK(f.set->lost().empty());
+  CHECK_FALSE(f.status(0).readable);
+  f.kill();
+  f.mend_spare(0);
+  f.open();
+  CHECK(f.shows(3) == "byte 101");
+  CHECK(f.shows(4) == "byte 101");
+  CHECK(f.shows(5) == "byte 102");
+}
+
+TEST_CASE("a bad place on a spare costs an evacuation what it holds, not more") {
+  pool_fixture f(2);
+  put_on(f, 3, 0, one);
+  put_on(f, 4, 0, two);
+  f.spares[0]->add_bad({f.entry(3)->spare.value * unit_sectors, unit_sectors, direction::read});
+  const auto done = f.set->evacuate_spare(0);
+  REQUIRE(done.has_value());
+  CHECK(done->moved == 2);
+  CHECK(done->lost_sectors == 8);
+  CHECK(f.status(0).present);
+  CHECK(f.shows(3) == "lost sector");
+  CHECK(f.shows(4) == "byte 102");
+}
+
+TEST_CASE("a write to a part of a unit on a dead spare leaves the rest of it alone") {
+  const io_error how = GENERATE(io_error::gone, io_error::medium);
+  pool_fixture f(2);
+  put_on(f, 3, 0, one);
+  put_on(f, 4, 0, one);
+  put_on(f, 5, 0, one);
+  REQUIRE(f.set->flush());
+  if (GENERATE(false, true)) { // only its writes failed, up to now
+    f.spares[0]->add_bad({0, f.spares[0]->size() / sector_bytes, direction::write});
+    REQUIRE(f.write(5, two));
+    REQUIRE(f.status(0).readable);
+  }
+  f.break_spare(0, how);
+  CHECK_FALSE(f.write_sector(3 * unit_sectors + 1, two).has_value());
+  CHECK(f.set->lost().empty());
+  CHECK(f.write(4, two)); // whole: nothing of the dead one is needed
+  f.kill();
+  f.mend_spare(0);
+  f.open();
+  CHECK(f.shows_sector(3 * unit_sectors) == "byte 101");
+  CHECK(f.shows_sector(3 * unit_sectors + 7) == "byte 101");
+  CHECK(f.shows(4) == "byte 102");
+}
+
+TEST_CASE("a spare that dies between two sectors of a unit has not lost the others") {
+  pool_fixture f(2);
+  put_on(f, 3, 0, one);
+  put_on(f, 4, 1, one);
+  REQUIRE(f.set->flush());
+  fault_table faults; // all but the first sectors of the unit, as if it had died behind them
+  const std::uint64_t at = f.entry(3)->spare.value * unit_sectors;
+  faults.bad.push_back({0, at, direction::both});
+  faults.bad.push_back({at + 3, f.spares[0]->size() / sector_bytes - at - 3, direction::both});
+  f.spares[0]->set_faults(faults);
+  const auto done = f.set->evacuate_spare(0);
+  REQUIRE_FALSE(done.has_value());
+  CHECK(f.set->lost().empty());
+  CHECK(f.shows(3) == "its spare is absent");
+  f.kill();
+  f.mend_spare(0);
+  f.open();
+  CHECK(f.shows(3) == "byte 101");
+}
