@@ -128,7 +128,7 @@ result<std::unique_ptr<disk>> disk::open(std::shared_ptr<store> main,
     metadata.push_back(TRY(spare_metadata::load_supers(s, rules)));
   const set_record record = TRY(choose_record(metadata));
   CHECK_OK(impl::check_main(record.newest, *main, options, i.notices));
-  CHECK_OK(impl::check_age(record.newest, options));
+  CHECK_OK(impl::check_age(metadata, record, options));
   if (!options.read_only && (record.newest.feature_ro_compat & ~known_ro_compat) != 0)
     return fail("unsupported-feature", record.newest.set_name,
                 "uses a feature that this version can only read; open it with -o ro");

@@ -42,7 +42,8 @@ struct open_options {
   /// Called in the thread of the request, after the remap is durable. Must not wait, nor call the disk.
   std::function<void(const remap_event&)> on_remap;
   /// Called with disk_info::sequence_end once a session record is durable on all spares present, before
-  /// anything is written under it: at the open and whenever a spare comes or goes. What it keeps is
+  /// anything is written under it: at the open and whenever a spare comes or goes. Further, with a higher
+  /// number than any before, once the clean mark of close() is durable. What it keeps is
   /// `last_seen` of the next open. At the open it is waited for; later it runs in a thread of its own, and
   /// table changes wait for it no longer than record_wait: what it writes may come back to this very disk.
   /// Then they go on, and info() has a notice until it has returned. It may outlive the disk.

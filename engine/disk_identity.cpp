@@ -54,15 +54,30 @@ result<void> disk::impl::check_not_spare(store& main, const open_options& option
   return {};
 }
 
-/// A spare that was restored from a copy, or belongs to another day, would bring old data back.
-result<void> disk::impl::check_age(const superblock& s, const open_options& options) {
-  if (!options.last_seen || s.sequence_end >= *options.last_seen)
+/// A spare that was restored from a copy, or belongs to another day, would bring old data back. All that were
+/// in use had what this host saw before it was told.
+result<void> disk::impl::check_age(std::span<const std::unique_ptr<spare_metadata>> spares,
+                                   const set_record& record, const open_options& options) {
+  if (!options.last_seen)
     return {};
-  return fail(
-      "spare-older", s.set_name,
-      "its metadata is older than what this host saw of the set before: a spare is missing, or was restored "
-      "from a copy; if you are sure, open it with -o accept_older. Nothing was written",
-      exit_code::damaged);
+  const char* const sure = "; if you are sure, open it with -o accept_older. Nothing was written";
+  if (record.newest.sequence_end < *options.last_seen)
+    return fail("spare-older", record.newest.set_name,
+                std::string("its metadata is older than what this host saw of the set before: a spare is "
+                            "missing, or was restored from a copy") +
+                    sure,
+                exit_code::damaged);
+  for (const auto& place : record.places) {
+    if (place.given < 0 || place.returned)
+      continue;
+    const spare_metadata& m = *spares[static_cast<std::size_t>(place.given)];
+    if (m.super.sequence_end < *options.last_seen)
+      return fail("spare-older", m.path(),
+                  std::string("is older than what this host saw of set ") + record.newest.set_name +
+                      " before: it was restored from a copy" + sure,
+                  exit_code::damaged);
+  }
+  return {};
 }
 
 result<void> disk::impl::check_main(const superblock& s, store& main, const open_options& options,

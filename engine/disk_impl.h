@@ -219,7 +219,8 @@ struct disk::impl {
 
   // disk_identity.cpp
   [[nodiscard]] static result<void> check_not_spare(store& main, const open_options& options);
-  [[nodiscard]] static result<void> check_age(const superblock& s, const open_options& options);
+  [[nodiscard]] static result<void> check_age(std::span<const std::unique_ptr<spare_metadata>> spares,
+                                              const set_record& record, const open_options& options);
   [[nodiscard]] static result<void> check_main(const superblock& s, store& main, const open_options& options,
                                                std::vector<std::string>& notices);
   void describe_main(superblock& s);

@@ -95,7 +95,15 @@ result<void> remap_set::close(const std::function<void(superblock&)>& describe) 
     store_counters(s);
     describe(s);
     s.clean = true;
-    flushed = write_supers();
+    // Above all that this session ever said: a copy that was taken while it ran is known as older.
+    if (const std::uint64_t before = sequences_.end; before + 1 < sequence_limit) {
+      ++sequences_.end;
+      flushed = write_supers();
+      if (!flushed && sequences_.end == before + 1)
+        sequences_.end = before;
+    } else {
+      flushed = write_supers();
+    }
   }
   if (!flushed) {
     for (const auto& p : spares_) // this session may go on
@@ -105,6 +113,8 @@ result<void> remap_set::close(const std::function<void(superblock&)>& describe) 
                 "the clean mark could not be written: " + std::string(name_of(flushed.error())) +
                     "; nothing is lost, the next open mends");
   }
+  if (on_record)
+    on_record(sequences_.end);
   return {};
 }
 

@@ -104,7 +104,7 @@ public:
   /// it holds is read on; false may follow. Under the lock of all metadata: must not call back nor wait.
   std::function<void(unsigned, bool)> on_absent;
   /// Called with the end of the reserved sequences once a session record is durable, in the same way, but may
-  /// wait: nothing is written under the record before it returns.
+  /// wait: nothing is written under the record before it returns. So, too, once the clean mark is durable.
   std::function<void(std::uint64_t)> on_record;
   /// Called before a new spare is used, in the same way.
   std::function<void(unsigned, std::shared_ptr<store>)> on_present;

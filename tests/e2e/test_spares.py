@@ -391,6 +391,7 @@ class Absent(Pool):
         attached = self.attach("--accept-older")
         self.check_units(attached.loop, self.ON_FIRST, OLD)
         attached.detach()
+        self.copied_while_it_ran()
         attached = self.attach()  # accepted once is known
         attached.detach()
         # Where nothing can be kept, that is said, and no more.
@@ -399,6 +400,23 @@ class Absent(Pool):
         attached = self.attach()
         self.assertIn(str(self.workspace.path / "state"),
                       " ".join(self.workspace.dmremap_json("status", self.name)["notices"]))
+        attached.detach()
+
+    def copied_while_it_ran(self):
+        """A copy of one spare, taken in the same session that wrote to it later: no table says what is old."""
+        attached = self.attach()
+        self.write_units(attached.loop, self.ON_FIRST, OLD)
+        shutil.copyfile(self.first, self.first.with_suffix(".copy"))
+        self.write_units(attached.loop, self.ON_FIRST, NEWEST)
+        attached.detach()
+        shutil.copyfile(self.first, self.first.with_suffix(".now"))
+        self.first.with_suffix(".copy").replace(self.first)
+        before = [harness.sha256_file(p) for p in (self.first, self.second, self.main)]
+        self.refused_attach(identifier="spare-older", says=(self.first, "accept_older"))
+        self.assertEqual([harness.sha256_file(p) for p in (self.first, self.second, self.main)], before)
+        self.first.with_suffix(".now").replace(self.first)
+        attached = self.attach()
+        self.check_units(attached.loop, self.ON_FIRST, NEWEST)
         attached.detach()
 
 

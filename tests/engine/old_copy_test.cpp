@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Spares put back from a copy: what this host saw of the set after the copy was made must refuse it.
+#include "tests/support/pool_fixture.h"
+
+using namespace dmremap;
+using namespace dmremap::test;
+
+namespace {
+
+constexpr std::byte one{101}, two{102};
+
+/// Opens with what was seen before, and notes what is told.
+result<void> open_seen(pool_fixture& f, std::uint64_t& seen) {
+  open_options options;
+  if (seen != 0)
+    options.last_seen = seen;
+  options.on_record = [&seen](std::uint64_t end) { seen = std::max(seen, end); };
+  return f.try_open(options);
+}
+
+} // namespace
+
+TEST_CASE("a copy of a spare taken while the set ran is refused once the set was closed") {
+  const unsigned count = GENERATE(1u, 2u);
+  const unsigned restored = GENERATE_COPY(range(1u, 1u << count)); // bit a spare
+  pool_fixture f(count);
+  std::uint64_t seen = 0;
+  REQUIRE(open_seen(f, seen));
+  for (unsigned n = 0; n < count; ++n) {
+    REQUIRE(f.set->add_remap(sector_number((3 + n) * unit_sectors), std::nullopt, unit_sectors, n));
+    REQUIRE(f.write(3 + n, one));
+  }
+  REQUIRE(f.set->flush());
+  std::vector<page_image> copies;
+  for (const auto& s : f.spares)
+    copies.push_back(s->image());
+  for (unsigned n = 0; n < count; ++n)
+    REQUIRE(f.write(3 + n, two)); // no table says so
+  f.remap(9);
+  REQUIRE(f.write(9, two));
+  const std::uint64_t in_session = seen;
+  f.close();
+  CHECK(seen > in_session);
+
+  std::vector<page_image> now;
+  for (unsigned n = 0; n < count; ++n) {
+    now.push_back(f.spares[n]->image());
+    if ((restored >> n & 1) != 0)
+      f.spares[n]->set_image(copies[n]);
+  }
+  std::vector<std::uint64_t> before;
+  for (const auto& s : f.spares)
+    before.push_back(s->image().hash());
+  const std::uint64_t main_before = f.main->image().hash();
+  const auto refused = open_seen(f, seen);
+  REQUIRE_FALSE(refused.has_value());
+  CHECK(refused.error().id == "spare-older");
+  CHECK(refused.error().code == exit_code::damaged);
+  for (unsigned n = 0; n < count; ++n)
+    CHECK(f.spares[n]->image().hash() == before[n]);
+  CHECK(f.main->image().hash() == main_before);
+
+  for (unsigned n = 0; n < count; ++n)
+    f.spares[n]->set_image(now[n]);
+  REQUIRE(open_seen(f, seen));
+  for (unsigned n = 0; n < count; ++n)
+    CHECK(f.shows(3 + n) == "byte 102");
+  CHECK(f.shows(9) == "byte 102");
+}
+
+TEST_CASE("what was seen of a set never refuses the set itself") {
+  pool_fixture f(3);
+  std::uint64_t seen = 0;
+  for (unsigned round = 0; round < 3; ++round) {
+    const std::uint64_t before = seen;
+    REQUIRE(open_seen(f, seen));
+    CHECK(seen > before);
+    REQUIRE(f.write(3, one));
+    f.remap(4 + round);
+    switch (round) {
+    case 0:
+      f.close();
+      break;
+    case 1: // one that was away, and one that this host saw after that
+      f.break_spare(2);
+      REQUIRE_FALSE(f.set->add_remap(sector_number(160), std::nullopt, unit_sectors, 2));
+      (void)f.set->flush();
+      f.close();
+      f.mend_spare(2);
+      break;
+    default:
+      f.kill();
+    }
+  }
+  REQUIRE(open_seen(f, seen));
+  CHECK(f.shows(3) == "byte 101");
+  CHECK(f.status(2).present);
+}
+
+TEST_CASE("a close that fails does not tell of a session that goes on") {
+  pool_fixture f(1);
+  std::uint64_t seen = 0;
+  REQUIRE(open_seen(f, seen));
+  const std::uint64_t before = seen;
+  f.spares[0]->fail_flushes(1, io_error::medium, 1); // of the superblock
+  REQUIRE_FALSE(f.set->close().has_value());
+  CHECK(seen == before);
+  f.spares[0]->clear_faults();
+  REQUIRE(f.set->close().has_value());
+  CHECK(seen > before);
+  REQUIRE(open_seen(f, seen));
+}
