@@ -140,6 +140,8 @@ result<std::unique_ptr<disk>> disk::open(std::shared_ptr<store> main,
   i.read_retries = options.read_retries;
   i.main.reported = i.main.failed_flushes();
   i.set = TRY(remap_set::assemble(std::move(metadata), options.degraded, rules));
+  if (options.check_set)
+    CHECK_OK(options.check_set(to_text(record.newest.set_uuid), record.newest.set_name));
   i.note_what_was_found();
   for (unsigned n = 0; n < i.set->places(); ++n)
     if (i.set->listed(n))

@@ -39,6 +39,9 @@ struct open_options {
   std::optional<std::uint64_t> last_seen;
   bool auto_remap = true;    ///< remap on I/O errors
   unsigned read_retries = 1; ///< times a single sector that failed to read is read again before it is lost
+  /// Called with the set's UUID and name once it could be opened, before anything is written: an error ends
+  /// the open.
+  std::function<result<void>(const std::string&, const std::string&)> check_set;
   /// Called in the thread of the request, after the remap is durable. Must not wait, nor call the disk.
   std::function<void(const remap_event&)> on_remap;
   /// Called with disk_info::sequence_end once a session record is durable on all spares present, before

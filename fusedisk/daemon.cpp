@@ -18,6 +18,7 @@
 #include <csignal>
 #include <cstring>
 #include <poll.h>
+#include <strings.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
 #include <sys/signalfd.h>
@@ -55,6 +56,7 @@ public:
   result<void> wait_and_close();
 
 private:
+  result<void> check_set(const std::string& uuid, const std::string& name);
   result<void> mount();
   result<void> start_workers();
   void note_start();
@@ -90,6 +92,7 @@ result<void> daemon_run::open_set() {
   how.on_remap = [this](const remap_event& event) {
     log_.write_often(log_level::warn, text_of(event, target_ ? target_->known_info() : info_));
   };
+  how.check_set = [this](const std::string& uuid, const std::string& name) { return check_set(uuid, name); };
   members_ = TRY(open_set_members(settings_.main, settings_.spares,
                                   how.read_only ? access_mode::read_only : access_mode::read_write));
   CHECK_OK(
@@ -97,12 +100,19 @@ result<void> daemon_run::open_set() {
   disk_ = TRY(open_disk(members_, how, settings_.options.accept_older, notices_));
   info_ = TRY(disk_->info());
   name_claims(members_.members, info_.set_name);
-  if (!settings_.uuid.empty() && settings_.uuid != info_.set_uuid)
-    return fail("wrong-set", settings_.main.text(),
-                "these members are set " + info_.set_name + " (" + info_.set_uuid +
-                    "), not the one that the configuration names (" + settings_.uuid + ")");
-  files_ = TRY(run_files::claim(info_.set_name));
   segment_ = TRY(stats_segment::create(files_->stats_path()));
+  return {};
+}
+
+/// Before anything is written: is it the set that was meant, and is nobody serving one of its name?
+result<void> daemon_run::check_set(const std::string& uuid, const std::string& name) {
+  if (!settings_.uuid.empty() && strcasecmp(settings_.uuid.c_str(), uuid.c_str()) != 0)
+    return fail("wrong-set", settings_.main.text(),
+                "these members are set " + name + " (" + uuid +
+                    "), not the one that the configuration names (" + settings_.uuid +
+                    "); correct the configuration. Nothing was written");
+  if (!files_) // an open that is tried again without a spare comes here twice
+    files_ = TRY(run_files::claim(name));
   return {};
 }
 

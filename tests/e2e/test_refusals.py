@@ -257,6 +257,32 @@ class Open(Refusals):
         self.check_fusedisk((self.set.main, other.spare), says=(self.set.main,), identifier="main-mismatch")
         self.attach_with("wrong-set", spare=other.spare, says=("foreign",), same=False)
 
+    def test_a_configuration_that_names_another_set(self):
+        """All members belong together, but are not the set that is meant: that other set is left as it is."""
+        other = harness.Set(self.workspace, "foreign", main_size=MAIN_SIZE, spare_size=SPARE_SIZE)
+        self.files += [other.main, other.spare]
+        other.create().start()
+        other.kill()  # there would be something to mend
+        conf = self.workspace.path / "conf/sets.d/e2e.conf"
+        kept = conf.read_text()
+        conf.write_text(kept.replace(str(self.set.main), str(other.main)).replace(str(self.set.spare), str(other.spare)))
+        seen = self.workspace.path / "state/sets"
+        states = {p: p.read_bytes() for p in seen.iterdir()}
+        self.check_fusedisk(("--name", "e2e"), says=("foreign",), identifier="wrong-set")
+        self.check_fusedisk(("-o", "accept_older,degraded", "--name", "e2e"), identifier="wrong-set")
+        self.assertEqual({p: p.read_bytes() for p in seen.iterdir()}, states)
+        conf.write_text(kept)
+
+    def test_a_name_that_is_served(self):
+        """Another set of the same name runs already: this one is left as it is."""
+        elsewhere = self.workspace.folder("elsewhere")
+        other = harness.Set(self.workspace, "e2e", main_size=MAIN_SIZE, spare_size=SPARE_SIZE, folder=elsewhere)
+        self.workspace.dmremap("create", "e2e", "--main", other.main, "--spare", other.spare, "--no-persist")
+        attached = Attached(self.workspace, "e2e")
+        self.files = [other.main, other.spare]  # the others are in use
+        self.check_fusedisk((other.main, other.spare), says=("e2e",), identifier="in-use")
+        attached.detach()
+
     def test_no_spare_at_all(self):
         blank = self.file("blank.img", SPARE_SIZE)
         self.attach_with("no-superblock", spare=blank, says=(blank,))
