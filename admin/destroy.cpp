@@ -7,7 +7,9 @@
 #include "engine/disk.h"
 #include "engine/erase_set.h"
 #include "engine/host_state.h"
+#include "engine/set_members.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <ostream>
@@ -71,38 +73,99 @@ result<std::uint64_t> write_back(const context& c, const set_config& config) {
   return found.units.size();
 }
 
-/// Spares only: the main of an abandoned set may be gone.
-result<void> erase_spares(const set_config& config, bool writing) {
-  std::vector<std::pair<member_role, member_spec>> roles;
+/// The spares of a set that ends. Main is none of them: that of an abandoned set may be gone.
+struct ending_spares {
+  std::vector<open_member> found;
+  std::vector<left_out_spare> left_out; ///< what is on them stays
+};
+
+/// A set that is given up ends without those that are away.
+result<ending_spares> claim_spares(const set_config& config, access_mode mode, bool abandon) {
+  std::vector<member_spec> wanted;
   for (const auto& spare : config.spares)
-    roles.emplace_back(member_role::spare, TRY(parse_member(spare)));
-  const auto mode = writing ? access_mode::read_write : access_mode::read_only;
-  const auto spares = TRY(open_members(roles, mode));
-  for (const auto& spare : spares) {
-    const auto signatures = TRY(probe_signatures(*spare.io));
-    for (const auto& one : signatures)
+    wanted.push_back(TRY(parse_member(spare)));
+  ending_spares out;
+  while (!wanted.empty()) {
+    std::vector<std::pair<member_role, member_spec>> roles;
+    for (const auto& spare : wanted)
+      roles.emplace_back(member_role::spare, spare);
+    auto opened = open_members(roles, mode);
+    if (opened) {
+      out.found = std::move(*opened);
+      break;
+    }
+    const error& e = opened.error();
+    const auto blamed = std::find_if(wanted.begin(), wanted.end(), [&](const member_spec& s) {
+      return e.what == s.path || e.what == s.text();
+    });
+    if (!abandon || !is_away(e) || blamed == wanted.end())
+      return tl::make_unexpected(e);
+    out.left_out.push_back({*blamed, e});
+    wanted.erase(blamed);
+  }
+  return out;
+}
+
+/// Nothing but this set may be on them. One that does not answer at all is as good as away.
+result<void> check_spares(const set_config& config, ending_spares& spares, bool abandon) {
+  for (const auto& spare : spares.found)
+    for (const auto& one : probe_set_signatures(*spare.io))
       if (one.type == "dmremap" && strcasecmp(one.set_uuid.c_str(), config.uuid.c_str()) != 0)
         return fail("wrong-set", spare.spec.text(),
                     "holds the set " + one.detail + " (" + one.set_uuid + "), not " + config.name +
-                        "; it is left as it is");
-    if (writing)
-      static_cast<void>(TRY(erase_set(*spare.io)));
+                        "; nothing was erased");
+  for (std::size_t n = spares.found.size(); n-- > 0;) {
+    const auto& spare = spares.found[n];
+    if (any_super_reads(*spare.io))
+      continue;
+    error silent{"spare-unreadable", spare.spec.text(), "no superblock can be read"};
+    if (!abandon)
+      return tl::make_unexpected(std::move(silent));
+    spares.left_out.push_back({spare.spec, std::move(silent)});
+    spares.found.erase(spares.found.begin() + static_cast<std::ptrdiff_t>(n));
   }
   return {};
 }
 
-void report(const context& c, const set_config& config, std::uint64_t written_back, bool dry_run) {
+/// Goes on after a failure, so that no spare is left for the sake of another.
+result<void> erase_spares(ending_spares& spares, bool abandon) {
+  result<void> outcome;
+  for (std::size_t n = spares.found.size(); n-- > 0;) {
+    const auto erased = erase_set(*spares.found[n].io);
+    if (erased)
+      continue;
+    if (outcome)
+      outcome = tl::make_unexpected(erased.error());
+    spares.left_out.push_back({spares.found[n].spec, erased.error()});
+    spares.found.erase(spares.found.begin() + static_cast<std::ptrdiff_t>(n));
+  }
+  return abandon ? result<void>{} : outcome;
+}
+
+void report(const context& c, const set_config& config, const ending_spares& spares,
+            std::uint64_t written_back, bool dry_run) {
+  std::vector<std::string> erased;
+  for (const auto& spare : spares.found)
+    erased.push_back(spare.spec.text());
   if (c.json) {
+    auto left_out = nlohmann::json::array();
+    for (const auto& one : spares.left_out)
+      left_out.push_back({{"member", one.spec.text()}, {"why", one.why.why}});
     c.print({{"name", config.name},
              {"uuid", config.uuid},
              {"outcome", dry_run ? "planned" : "destroyed"},
-             {"written_back_units", written_back}});
+             {"written_back_units", written_back},
+             {"left_out", std::move(left_out)}});
     return;
   }
   const char* would = dry_run ? "would have " : "";
   c.out << config.name << ": " << would << counted(written_back, "unit")
-        << " written back to main, superblocks of " << fmt::format("{}", fmt::join(config.spares, ", "))
+        << " written back to main, superblocks of "
+        << (erased.empty() ? "no spare" : fmt::format("{}", fmt::join(erased, ", ")))
         << " erased, configuration removed" << (dry_run ? " (nothing is written now)" : "") << '\n';
+  for (const auto& one : spares.left_out)
+    c.out << config.name << ": " << one.spec.text() << " is left as it is (" << one.why.why
+          << "); what it holds of the set is of no use any more\n";
 }
 
 } // namespace
@@ -124,12 +187,16 @@ result<exit_code> destroy(context& c, const destroy_options& options) {
     if (options.write_back && !options.dry_run && written_back != 0)
       written_back = TRY(write_back(c, config));
   }
-  CHECK_OK(erase_spares(config, !options.dry_run));
+  const bool abandon = !options.abandon.empty();
+  auto spares =
+      TRY(claim_spares(config, options.dry_run ? access_mode::read_only : access_mode::read_write, abandon));
+  CHECK_OK(check_spares(config, spares, abandon));
   if (!options.dry_run) {
+    CHECK_OK(erase_spares(spares, abandon));
     CHECK_OK(remove_set_config(config.name));
     remove_host_state(config.uuid);
   }
-  report(c, config, written_back, options.dry_run);
+  report(c, config, spares, written_back, options.dry_run);
   return exit_code::ok;
 }
 

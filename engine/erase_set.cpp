@@ -37,6 +37,21 @@ bool carries_magic(const block_bytes& block) {
 
 } // namespace
 
+bool any_super_reads(store& spare) {
+  block_bytes block;
+  const auto reads = [&](std::uint64_t place) {
+    return byte_of(spare_unit(place + 1)) <= spare.size() &&
+           spare.read(block.span(), byte_of(spare_unit(place))).has_value();
+  };
+  const auto places = make_geometry(spare.size());
+  if (!places)
+    return reads(0);
+  for (unsigned copy = 0; copy < super_copies; ++copy)
+    if (reads(places->super_place(copy).value))
+      return true;
+  return false;
+}
+
 result<unsigned> erase_set(store& spare) {
   const auto failed = [&](io_error why) {
     return fail("erase-failed", spare.identity().path,

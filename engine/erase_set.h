@@ -13,4 +13,7 @@ namespace dmremap {
 /// Returns how many copies went. Errors: "erase-failed" (it may be done in part; doing it again is safe).
 [[nodiscard]] result<unsigned> erase_set(store& spare);
 
+/// Whether the spare answers at all where a superblock copy would lie.
+[[nodiscard]] bool any_super_reads(store& spare);
+
 } // namespace dmremap

@@ -6,10 +6,6 @@
 namespace dmremap {
 namespace {
 
-bool is_away(const error& e) {
-  return e.id == "not-found" || e.id == "open-failed" || e.id == "empty-member";
-}
-
 /// The UUID of the set that each member speaks of; empty where it speaks of none.
 std::vector<std::string> sets_on(const std::vector<open_member>& members) {
   std::vector<std::string> uuids;
@@ -91,6 +87,10 @@ void keep_record(set_members& from, const std::vector<std::string>& sets, open_o
 }
 
 } // namespace
+
+bool is_away(const error& e) {
+  return e.id == "not-found" || e.id == "open-failed" || e.id == "empty-member";
+}
 
 result<set_members> open_set_members(const member_spec& main, const std::vector<member_spec>& spares,
                                      access_mode mode) {

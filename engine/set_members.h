@@ -48,6 +48,9 @@ struct set_members {
   std::shared_ptr<host_keeper> keeper; ///< of a set that is open
 };
 
+/// Says of an error of open_members() that the member is not there, has no size or cannot be opened.
+[[nodiscard]] bool is_away(const error& e);
+
 /// As open_members(), but spares whose device or file is not there, has no size or cannot be opened are left
 /// out. At least one stays, or the first one's error is returned. Main must be there; so must whatever is in
 /// use.

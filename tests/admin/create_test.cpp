@@ -255,6 +255,64 @@ TEST_CASE("destroy erases a set, and remaps only as it is told to") {
   CHECK(load_set_config("set1").error().id == "no-such-set");
 }
 
+namespace {
+
+std::size_t signatures_on(const std::string& path) {
+  const auto opened = file_store::open(path, {true, false});
+  REQUIRE(opened);
+  return probe_set_signatures(**opened).size();
+}
+
+} // namespace
+
+TEST_CASE_METHOD(two_files, "destroy looks at all spares before it erases the first") {
+  const auto second = dir.file("second", 32 * mib), third = dir.file("third", 32 * mib);
+  const auto uuid = create({"--spare", second}).json().at("uuid").get<std::string>();
+  boost::filesystem::rename(second, second + ".away");
+  REQUIRE(dmremap_with({"create", "set2", "--main", dir.file("main2", 4 * mib), "--spare", third}).status ==
+          0);
+  boost::filesystem::rename(third, second); // the names of the devices have changed
+  const auto held = contents();
+  for (const bool dry_run : {true, false}) {
+    std::vector<std::string> words{"destroy", "set1", "--abandon", uuid, "--json"};
+    if (dry_run)
+      words.emplace_back("--dry-run");
+    CHECK(dmremap_with(words).error_id() == "wrong-set");
+    CHECK(contents() == held);
+    CHECK(signatures_on(second) == 1);
+  }
+}
+
+TEST_CASE_METHOD(two_files, "a set that is given up ends without the spares that are away") {
+  const auto second = dir.file("second", 32 * mib);
+  const auto uuid = create({"--spare", second}).json().at("uuid").get<std::string>();
+  const bool dead = GENERATE(false, true);
+  if (dead)
+    boost::filesystem::resize_file(second, 0); // a device without a size
+  else
+    boost::filesystem::rename(second, second + ".away");
+  const bool both = GENERATE(false, true);
+  if (both)
+    boost::filesystem::rename(spare, spare + ".away");
+  CHECK(dmremap_with({"destroy", "set1", "--json"}).status != 0);
+  CHECK(load_set_config("set1").has_value());
+  const auto planned = dmremap_with({"destroy", "set1", "--abandon", uuid, "--json", "--dry-run"});
+  REQUIRE(planned.status == 0);
+  CHECK(planned.json().at("outcome") == "planned");
+  CHECK(load_set_config("set1").has_value());
+  const auto done = dmremap_with({"destroy", "set1", "--abandon", uuid, "--json"});
+  REQUIRE(done.status == 0);
+  const auto left_out = done.json().at("left_out");
+  CHECK(left_out == planned.json().at("left_out"));
+  REQUIRE(left_out.size() == (both ? 2 : 1));
+  CHECK(left_out.back().at("member") == second);
+  CHECK(load_set_config("set1").error().id == "no-such-set");
+  if (!both)
+    CHECK(signatures_on(spare) == 0);
+  if (!dead)
+    CHECK(signatures_on(second + ".away") == 1);
+}
+
 TEST_CASE_METHOD(two_files, "create takes several spares, and opens the same again only with all of them") {
   const auto second = dir.file("second", 24 * mib), third = dir.file("third", 64 * mib);
   const std::vector<std::string> more = {"--spare", second, "--spare", third + "@8192+65536"};
