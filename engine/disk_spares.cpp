@@ -75,7 +75,9 @@ std::set<main_unit> units_to_forget(disk::impl& i, unsigned spare) {
   return units;
 }
 
-/// All sectors of one unit of an absent spare become lost, on another spare.
+/// All sectors of one unit of an absent spare become lost, on another spare. Main may still answer for those
+/// that were lost already because main could not be read: nobody has written them since, anywhere. What the
+/// spare held main never answers for.
 result<void> forget_unit(disk::impl& i, main_unit u, unsigned spare, forget_reply& answer) {
   const unsigned mark = i.gate.freeze({u.value, 1});
   const map_entry e = i.set->lookup(u);
@@ -96,8 +98,10 @@ result<void> forget_unit(disk::impl& i, main_unit u, unsigned spare, forget_repl
   }
   const slot now = i.set->slot_of(e);
   const auto every = sector_mask(0, i.valid_sectors(u));
-  const slot_change change{
-      place->spare, place->unit, now.serves() ? now.kind() : slot_kind::remap, u, every, 0};
+  const auto may_answer =
+      static_cast<std::uint8_t>(now.serves() ? now.main_may_answer() & now.lost() & e.lost() : 0);
+  const slot_change change{place->spare, place->unit, now.serves() ? now.kind() : slot_kind::remap, u,
+                           every,        may_answer};
   const commit_reply reply = i.set->commit({&change, 1}, std::nullopt);
   if (reply.outcome != commit_outcome::done) {
     thaw();

@@ -123,3 +123,45 @@ TEST_CASE("a spare that dies between two sectors of a unit has not lost the othe
   f.open();
   CHECK(f.shows(3) == "byte 101");
 }
+
+TEST_CASE("to forget a spare leaves main the answers that only main has") {
+  pool_fixture f(2);
+  f.main->add_bad({3 * unit_sectors + 2, 1, direction::read});
+  CHECK(f.shows(3) == "lost sector"); // its slot is on spare 0, main may answer
+  REQUIRE(f.entry(3)->spare_index == 0);
+  REQUIRE(f.entry(3)->main_may_answer == 4);
+  f.main->add_bad({4 * unit_sectors, 2, direction::read});
+  CHECK(f.shows(4) == "lost sector");
+  REQUIRE(f.entry(4)->main_may_answer == 3);
+  REQUIRE(f.write_sector(4 * unit_sectors, one)); // newer than what main holds, and only on the spare
+  put_on(f, 5, 0, one);
+  REQUIRE(f.set->flush());
+  f.break_spare(0);
+  CHECK(f.shows(5) == "its spare is absent");
+  if (GENERATE(false, true)) {
+    f.kill();
+    f.there[0] = false;
+    f.open(true);
+  }
+  REQUIRE(f.set->forget_spare(0).has_value());
+  CHECK(f.entry(3)->lost == 0xFF);
+  CHECK(f.entry(3)->main_may_answer == 4);
+  CHECK(f.entry(4)->main_may_answer == 2); // not the sector that was written since
+  CHECK(f.entry(5)->main_may_answer == 0);
+  f.main->clear_faults();
+  const auto back = f.set->salvage(std::nullopt);
+  REQUIRE(back.has_value());
+  CHECK(back->recovered == 2);
+  CHECK(back->not_allowed == 7 + 7 + 8);
+  f.kill();
+  f.there[0] = false;
+  f.open();
+  const auto original = [](std::uint64_t sector) {
+    return "byte " + std::to_string(std::to_integer<unsigned>(pool_fixture::original(sector)));
+  };
+  CHECK(f.shows_sector(3 * unit_sectors + 2) == original(3 * unit_sectors + 2));
+  CHECK(f.shows_sector(3 * unit_sectors + 1) == "lost sector");
+  CHECK(f.shows_sector(4 * unit_sectors) == "lost sector");
+  CHECK(f.shows_sector(4 * unit_sectors + 1) == original(4 * unit_sectors + 1));
+  CHECK(f.shows(5) == "lost sector");
+}
