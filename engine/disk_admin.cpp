@@ -185,6 +185,31 @@ result<void> disk::unmap(sector_number sector) {
 // --- salvage
 // -------------------------------------------------------------------------------------------------------
 
+/// The unit with what came back of it: in its place, or, where that is bad, in another one, which `changes`
+/// then names. The caller holds its freeze.
+static result<commit_reply> put_back(disk::impl& i, moving_unit& unit, std::uint8_t lost_before,
+                                     std::vector<slot_change>& changes) {
+  disk_member& m = i.member_of(unit.from);
+  const flush_marks data_since = i.set->marks();
+  bool bad = unit.image.lost != lost_before; // a sector of its own could not be read just now
+  if (!bad)
+    if (auto written = m.io->write(unit.image.data.span(), byte_of(unit.from.unit())); !written) {
+      i.note_error({attempt_end::failed, written.error(), false, unit.from.spare()}, true);
+      i.check_spare(unit.from.spare(), written.error());
+      bad = written.error() == io_error::medium || !m.takes_writes();
+      if (!bad)
+        return fail("spare-unwritable", sector_text(unit.main),
+                    std::string(name_of(said_by_spare(written.error()))) + "; this unit is as it was");
+    }
+  if (bad) {
+    unit.retire_from = m.takes_writes();
+    return i.place({&unit, 1}, changes, data_since);
+  }
+  changes.push_back(
+      {unit.from.spare(), unit.from.unit(), unit.kind, unit.main, unit.image.lost, unit.may_answer});
+  return i.set->commit(changes, data_since);
+}
+
 /// One unit's lost sectors for which main may answer. Only what reads is changed.
 static result<void> salvage_unit(disk::impl& i, main_unit u, salvage_reply& answer) {
   const unsigned mark = i.gate.freeze({u.value, 1});
@@ -199,49 +224,54 @@ static result<void> salvage_unit(disk::impl& i, main_unit u, salvage_reply& answ
   const auto count = [](std::uint8_t mask) { return static_cast<std::uint64_t>(std::popcount(mask)); };
   answer.not_allowed += count(static_cast<std::uint8_t>(now.lost() & ~allowed));
   answer.tried += count(allowed);
-  unit_image image{};
-  auto outcome = allowed == 0 ? io_result{} : i.read_image_from_main(u, image, allowed);
-  const auto back = static_cast<std::uint8_t>(outcome ? allowed & ~image.lost : 0);
-  if (back == 0) {
+  const auto stays = [&](result<void> why) {
     thaw();
     answer.still_lost += count(now.lost());
-    if (!outcome)
-      return fail("main-unreadable", sector_text(u),
-                  std::string(name_of(outcome.error())) + "; nothing changed");
-    return {};
-  }
-  block_bytes unit;
-  disk_member& m = i.member_of(e);
-  const flush_marks data_since = i.set->marks();
-  outcome = m.io->read(unit.span(), byte_of(e.unit()));
-  for (std::uint64_t s = 0; s < unit_sectors && outcome; ++s)
+    return why;
+  };
+  unit_image from_main{};
+  if (allowed != 0)
+    if (auto read = i.read_image_from_main(u, from_main, allowed); !read)
+      return stays(fail("main-unreadable", sector_text(u),
+                        std::string(name_of(read.error())) + "; this unit is as it was"));
+  const auto back = static_cast<std::uint8_t>(allowed & ~from_main.lost);
+  if (back == 0)
+    return stays({});
+  moving_unit unit{u, {}};
+  if (auto read = i.read_image_from_spare(e, unit.image, sector_mask(0, i.valid_sectors(u))); !read)
+    return stays(fail(i.member_of(e).absent ? "spare-absent" : "spare-unreadable", sector_text(u),
+                      std::string(name_of(read.error())) + "; this unit is as it was"));
+  for (std::uint64_t s = 0; s < unit_sectors; ++s)
     if ((back >> s & 1) != 0)
-      std::memcpy(unit.bytes.data() + s * sector_bytes, image.data.bytes.data() + s * sector_bytes,
-                  sector_bytes);
-  if (outcome)
-    outcome = m.io->write(unit.span(), byte_of(e.unit()));
-  if (!outcome) {
-    thaw();
-    answer.still_lost += count(now.lost());
-    return fail("spare-unwritable", sector_text(u),
-                std::string(name_of(outcome.error())) + "; nothing changed");
-  }
+      std::memcpy(unit.image.data.bytes.data() + s * sector_bytes,
+                  from_main.data.bytes.data() + s * sector_bytes, sector_bytes);
   const auto keep = static_cast<std::uint8_t>(~back);
-  const slot_change change{e.spare(),
-                           e.unit(),
-                           now.kind(),
-                           u,
-                           static_cast<std::uint8_t>(now.lost() & keep),
-                           static_cast<std::uint8_t>(now.main_may_answer() & keep)};
-  const commit_reply reply = i.set->commit({&change, 1}, data_since);
-  if (reply.outcome != commit_outcome::done) {
-    thaw();
-    return not_committed(sector_text(u), reply);
-  }
-  i.gate.thaw(mark, [&] { i.set->publish({&change, 1}); });
+  unit.image.lost = static_cast<std::uint8_t>(unit.image.lost & keep);
+  unit.may_answer = static_cast<std::uint8_t>(now.main_may_answer() & now.lost() & keep);
+  unit.kind = now.kind();
+  unit.from = e;
+  std::vector<slot_change> changes;
+  const auto reply = put_back(i, unit, static_cast<std::uint8_t>(e.lost() & keep), changes);
+  if (!reply)
+    return stays(tl::make_unexpected(reply.error()));
+  if (reply->outcome != commit_outcome::done)
+    return stays(not_committed(sector_text(u), *reply));
+  i.set->publish(changes);
+  if (const map_entry at = i.set->lookup(u); at.spare() != e.spare() || at.unit() != e.unit())
+    i.release_old_places({&unit, 1});
+  thaw();
   answer.recovered += count(back);
-  answer.still_lost += count(change.lost);
+  answer.still_lost += count(unit.image.lost);
   return {};
+}
+
+/// One failure of many is told with what became of the others.
+static error among_others(error why, const salvage_reply& all, std::uint64_t failed, std::uint64_t left) {
+  why.why += "; of all, " + std::to_string(all.recovered) + " sectors came back, " +
+             std::to_string(all.still_lost) + " are still lost, " + std::to_string(failed) + " units failed";
+  if (left != 0)
+    why.why += ", " + std::to_string(left) + " were not tried: main does not answer";
+  return why;
 }
 
 result<salvage_reply> disk::salvage(std::optional<sector_number> sector) {
@@ -253,11 +283,22 @@ result<salvage_reply> disk::salvage(std::optional<sector_number> sector) {
                 "the disk has " + std::to_string(i.bytes / sector_bytes) + " sectors");
   const std::lock_guard admin(i.admin_mutex);
   salvage_reply answer;
-  const std::vector<main_unit> units = sector ? std::vector{unit_of(*sector)} : i.set->remapped_units();
-  for (const main_unit u : units)
-    if (i.set->lookup(u).lost() != 0)
-      CHECK_OK(salvage_unit(i, u, answer));
-  return answer;
+  std::vector<main_unit> units = sector ? std::vector{unit_of(*sector)} : i.set->remapped_units();
+  std::erase_if(units, [&](main_unit u) { return i.set->lookup(u).lost() == 0; });
+  std::optional<error> first;
+  std::uint64_t failed = 0;
+  for (std::size_t n = 0; n < units.size(); ++n) {
+    const auto done = salvage_unit(i, units[n], answer);
+    if (done)
+      continue;
+    ++failed;
+    first = first ? first : done.error();
+    if (done.error().id == "main-unreadable") // as a whole: each further one would wait for it
+      return tl::make_unexpected(among_others(*first, answer, failed, units.size() - n - 1));
+  }
+  if (!first)
+    return answer;
+  return tl::make_unexpected(units.size() > 1 ? among_others(*first, answer, failed, 0) : *first);
 }
 
 // --- settings, metadata

@@ -165,3 +165,51 @@ TEST_CASE("to forget a spare leaves main the answers that only main has") {
   CHECK(f.shows_sector(4 * unit_sectors + 1) == original(4 * unit_sectors + 1));
   CHECK(f.shows(5) == "lost sector");
 }
+
+TEST_CASE("salvage leaves a place that is bad, and goes on to the other units") {
+  const bool reading = GENERATE(false, true);
+  const bool alone = GENERATE(false, true);
+  pool_fixture f(alone ? 1 : 2);
+  for (const std::uint64_t unit : {3, 4, 5}) {
+    f.main->add_bad({unit * unit_sectors, 2, direction::read});
+    CHECK(f.shows(unit) == "lost sector");
+  }
+  const spare_unit place = f.entry(4)->spare;
+  // Sector 7 is one of those that were moved well.
+  f.spares[0]->add_bad({place.value * unit_sectors + 7, 1, reading ? direction::both : direction::write});
+  f.main->clear_faults();
+  const auto back = f.set->salvage(std::nullopt);
+  REQUIRE(back.has_value());
+  CHECK(back->recovered == 6);
+  CHECK(back->still_lost == (reading ? 1 : 0));
+  CHECK(f.entry(4)->spare != place);
+  f.spares[0]->clear_faults();
+  f.open();
+  CHECK(f.original_unit(3));
+  CHECK(f.original_unit(5));
+  CHECK(f.original_unit(4) == !reading);
+  CHECK(f.entry(4)->lost == (reading ? 0x80 : 0));
+  CHECK(f.entry(4)->main_may_answer == 0);
+}
+
+TEST_CASE("a unit that salvage cannot bring back does not keep it from the others") {
+  pool_fixture f(2);
+  for (const std::uint64_t unit : {3, 4, 5}) {
+    f.main->add_bad({unit * unit_sectors, 2, direction::read});
+    CHECK(f.shows(unit) == "lost sector");
+  }
+  const spare_unit place = f.entry(3)->spare;
+  f.spares[0]->add_bad({place.value * unit_sectors, unit_sectors, direction::write, io_error::no_space});
+  f.main->clear_faults();
+  const auto back = f.set->salvage(std::nullopt);
+  REQUIRE_FALSE(back.has_value());
+  CHECK(back.error().id == "spare-unwritable");
+  CHECK(back.error().what == "sector 24");
+  CHECK(back.error().why.find("4 sectors came back, 2 are still lost, 1 units failed") != std::string::npos);
+  CHECK(f.original_unit(4));
+  CHECK(f.original_unit(5));
+  CHECK(f.shows(3) == "lost sector");
+  f.spares[0]->clear_faults();
+  REQUIRE(f.set->salvage(std::nullopt)->recovered == 2);
+  CHECK(f.original_unit(3));
+}
