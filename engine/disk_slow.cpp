@@ -12,6 +12,7 @@ namespace {
 constexpr std::uint64_t frozen_write_units =
     16; // what one freeze of a failed write covers: one commit for all
 constexpr unsigned rescue_tries = 8;
+constexpr std::uint64_t probe_walk = 4096; // units that are passed over for one that main still serves
 
 } // namespace
 
@@ -155,9 +156,16 @@ bool disk::impl::main_answers_elsewhere(main_unit u) {
   const std::uint64_t units = bytes / unit_bytes;
   unsigned asked = 0;
   block_bytes bytes_read;
-  for (const std::uint64_t candidate :
+  if (units == 0)
+    return true;
+  for (std::uint64_t candidate :
        {std::uint64_t{0}, units / 7, units / 3, units / 2, units * 5 / 7, units - 1}) {
-    if (units == 0 || candidate == u.value || set->lookup(main_unit(candidate)).present())
+    const auto may_ask = [&](std::uint64_t c) {
+      return c != u.value && !set->lookup(main_unit(c)).present();
+    };
+    for (std::uint64_t n = 0; n < std::min(units, probe_walk) && !may_ask(candidate); ++n)
+      candidate = (candidate + 1) % units;
+    if (!may_ask(candidate))
       continue;
     ++asked;
     if (main.io->read(bytes_read.span(), candidate * unit_bytes)) {

@@ -213,3 +213,24 @@ TEST_CASE("a unit that salvage cannot bring back does not keep it from the other
   REQUIRE(f.set->salvage(std::nullopt)->recovered == 2);
   CHECK(f.original_unit(3));
 }
+
+TEST_CASE("a dead main is known though the units that it would be asked for are all remapped") {
+  pool_fixture f(1);
+  const std::uint64_t units = (1u << 20) / unit_bytes;
+  for (const std::uint64_t asked :
+       {std::uint64_t{0}, units / 7, units / 3, units / 2, units * 5 / 7, units - 1}) {
+    f.remap(asked);
+    f.remap((asked + 1) % units); // and their neighbours
+  }
+  const auto before = f.set->stats().remapped_units;
+  fault_table dead;
+  dead.all = io_error::medium;
+  f.main->set_faults(dead);
+  CHECK(f.shows(9) == "the device does not answer");
+  CHECK_FALSE(f.write(10, one));
+  CHECK_FALSE(f.set->remap(sector_number(11 * unit_sectors)));
+  CHECK(f.set->stats().remapped_units == before);
+  CHECK(f.set->lost().empty());
+  f.main->clear_faults();
+  CHECK(f.original_unit(9));
+}
