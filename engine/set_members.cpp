@@ -163,7 +163,19 @@ host_keeper::host_keeper(const std::string& uuid, std::string& trouble) {
 void host_keeper::note_record(std::uint64_t sequence_end) {
   const std::lock_guard lock(mutex_);
   state_.sequence_end = std::max(state_.sequence_end, sequence_end);
-  [[maybe_unused]] const auto written = write_host_state(state_);
+  (void)write();
+}
+
+std::string host_keeper::trouble() const {
+  const std::lock_guard lock(trouble_mutex_);
+  return trouble_;
+}
+
+result<void> host_keeper::write() {
+  auto written = write_host_state(state_);
+  const std::lock_guard lock(trouble_mutex_);
+  trouble_ = written ? "" : written.error().text();
+  return written;
 }
 
 result<void> host_keeper::remember(const disk_info& info, const std::vector<open_member>& members) {
@@ -178,7 +190,7 @@ result<void> host_keeper::remember(const disk_info& info, const std::vector<open
     else if (const auto at = before.find(spare.uuid); at != before.end())
       state_.spares[spare.uuid] = at->second; // absent: where it was
   }
-  return write_host_state(state_);
+  return write();
 }
 
 } // namespace dmremap

@@ -29,14 +29,19 @@ public:
   host_keeper(const std::string& uuid, std::string& trouble);
   /// What the next open compares with; nothing where the set was not seen before.
   [[nodiscard]] std::optional<std::uint64_t> last_seen() const { return last_seen_; }
-  /// A session record is durable on the spares; durable here, too, on return. A failure is told by
-  /// remember().
+  /// A session record is durable on the spares; durable here, too, on return. A failure is told by trouble().
   void note_record(std::uint64_t sequence_end);
   /// Further the set's name and where its spares are: after every change of them. Not how new they are: what
   /// the set counts by now may not be on them yet. Errors: "state-unwritable", never a reason to stop.
   [[nodiscard]] result<void> remember(const disk_info& info, const std::vector<open_member>& members);
+  /// Why what was to be kept last could not be; empty where it was. Does not wait for a write under way.
+  [[nodiscard]] std::string trouble() const;
 
 private:
+  [[nodiscard]] result<void> write(); // with mutex_
+
+  mutable std::mutex trouble_mutex_;
+  std::string trouble_;
   std::mutex mutex_;
   host_state state_;
   std::optional<std::uint64_t> last_seen_;

@@ -213,6 +213,8 @@ result<void> daemon_run::wait_and_close() {
   target_->quiesce();
   auto closed = disk_->close();
   const std::string name = "set " + target_->known_info().set_name; // it may have been renamed
+  if (const auto trouble = pool_->record_trouble(); closed && !trouble.empty())
+    log_.warn(trouble);
   if (closed)
     log_.info(name + ": closed cleanly");
   else

@@ -20,8 +20,8 @@ live_target::live_target(daemon_parts parts, disk_info first)
 
 /// What the disk does not know of itself.
 void live_target::complete(disk_info& info) const {
-  parts_.pool.describe(info);
   info.notices.insert(info.notices.end(), parts_.notices.begin(), parts_.notices.end());
+  parts_.pool.describe(info);
 }
 
 void live_target::quiesce() {

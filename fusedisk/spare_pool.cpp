@@ -115,6 +115,13 @@ void spare_pool::describe(disk_info& info) const {
       if (notice == bare && !spare.path.empty())
         notice += " (" + spare.path + ")";
   }
+  if (const auto trouble = record_trouble();
+      !trouble.empty() && std::find(info.notices.begin(), info.notices.end(), trouble) == info.notices.end())
+    info.notices.push_back(trouble);
+}
+
+std::string spare_pool::record_trouble() const {
+  return keeper_ ? keeper_->trouble() : "";
 }
 
 result<std::shared_ptr<dust_control>> spare_pool::dust(const std::string& store) const {

@@ -39,8 +39,11 @@ public:
   [[nodiscard]] result<void> refill(unsigned index);
   [[nodiscard]] evacuation_state evacuation() const;
 
-  /// Puts the members as they were given into what the disk tells: absent spares have no path there.
+  /// Puts the members as they were given into what the disk tells: absent spares have no path there. Adds
+  /// record_trouble() to its notices.
   void describe(disk_info& info) const;
+  /// Why this host could not keep what it saw last of the set; empty where it could.
+  [[nodiscard]] std::string record_trouble() const;
   [[nodiscard]] std::string main_text() const;
   [[nodiscard]] std::vector<std::string>
   spare_texts() const; ///< of the present ones, in the order of the set

@@ -398,9 +398,23 @@ class Absent(Pool):
         shutil.rmtree(self.workspace.path / "state")
         (self.workspace.path / "state").touch()
         attached = self.attach()
-        self.assertIn(str(self.workspace.path / "state"),
-                      " ".join(self.workspace.dmremap_json("status", self.name)["notices"]))
+        self.assertIn(str(self.workspace.path / "state"), self.notices())
         attached.detach()
+        # So, too, where it is while the set runs that it cannot be kept.
+        (self.workspace.path / "state").unlink()
+        attached = self.attach()
+        self.assertNotIn(str(self.workspace.path / "state"), self.notices())
+        shutil.rmtree(self.workspace.path / "state")
+        (self.workspace.path / "state").touch()
+        self.spare("add", self.workspace.sparse("third.img", SPARE_SIZE))
+        self.assertIn(str(self.workspace.path / "state"), self.notices())
+        (self.workspace.path / "state").unlink()
+        self.spare("remove", self.workspace.path / "third.img")
+        self.assertNotIn(str(self.workspace.path / "state"), self.notices())
+        attached.detach()
+
+    def notices(self):
+        return " ".join(self.workspace.dmremap_json("status", self.name)["notices"])
 
     def copied_while_it_ran(self):
         """A copy of one spare, taken in the same session that wrote to it later: no table says what is old."""

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Spares put back from a copy: what this host saw of the set after the copy was made must refuse it.
+#include "engine/host_state.h"
+#include "engine/set_members.h"
 #include "tests/support/pool_fixture.h"
+#include "tests/support/temp_dir.h"
+
+#include <boost/filesystem.hpp>
 
 using namespace dmremap;
 using namespace dmremap::test;
@@ -109,4 +114,22 @@ TEST_CASE("a close that fails does not tell of a session that goes on") {
   REQUIRE(f.set->close().has_value());
   CHECK(seen > before);
   REQUIRE(open_seen(f, seen));
+}
+
+TEST_CASE("a record that this host cannot keep is told until one is kept") {
+  const temp_dir dir;
+  const scoped_env state("DMREMAP_STATE_DIR", dir / "state");
+  const std::string uuid = "6d0e1b7a-0c1f-4c3e-9a56-2f1d7d0a9c11";
+  std::string trouble;
+  host_keeper keeper(uuid, trouble);
+  keeper.note_record(5);
+  CHECK(keeper.trouble().empty());
+  boost::filesystem::remove_all(dir / "state");
+  CHECK(dir.file("state", 1) == dir / "state"); // a file where the folder was
+  keeper.note_record(6);
+  CHECK(keeper.trouble().find(dir / "state") != std::string::npos);
+  boost::filesystem::remove(dir / "state");
+  keeper.note_record(7);
+  CHECK(keeper.trouble().empty());
+  CHECK(read_host_state(uuid, trouble)->sequence_end == 7);
 }
