@@ -220,6 +220,45 @@ tl::expected<superblock, block_fault> decode_superblock(const block_bytes& in, u
   return s;
 }
 
+namespace {
+
+/// What each bit of a table block's `unit` changes in its checksum. CRCs are linear: the checksums of two
+/// blocks of one length differ by a function of their difference alone.
+const std::array<std::uint32_t, 32>& unit_checksums() {
+  static const auto table = [] {
+    std::array<std::uint32_t, 32> t{};
+    block_bytes zeros{};
+    const std::uint32_t none = crc32_of(zeros.span().subspan(4));
+    for (unsigned bit = 0; bit < 32; ++bit) {
+      block_bytes one{};
+      one.bytes[offsetof(dmr_table_block, unit) + bit / 8] = std::byte(1u << bit % 8);
+      t[bit] = crc32_of(one.span().subspan(4)) ^ none;
+    }
+    return t;
+  }();
+  return table;
+}
+
+} // namespace
+
+bool is_same_table_block(const block_bytes& valid, spare_unit place_of_valid, const block_bytes& other,
+                         spare_unit place) {
+  constexpr std::size_t unit_at = offsetof(dmr_table_block, unit), behind = unit_at + 4;
+  const std::byte *a = valid.bytes.data(), *b = other.bytes.data();
+  std::uint32_t crc, other_crc, unit;
+  std::memcpy(&crc, a, 4);
+  std::memcpy(&other_crc, b, 4);
+  std::memcpy(&unit, b + unit_at, 4);
+  if (little(unit) != place.value || std::memcmp(a + 4, b + 4, unit_at - 4) != 0 ||
+      std::memcmp(a + behind, b + behind, unit_bytes - behind) != 0)
+    return false;
+  std::uint32_t expected = little(crc);
+  const auto& table = unit_checksums();
+  for (std::uint64_t bits = place_of_valid.value ^ place.value; bits != 0; bits &= bits - 1)
+    expected ^= table[static_cast<unsigned>(std::countr_zero(bits)) % 32];
+  return little(other_crc) == expected;
+}
+
 std::optional<superblock_hint> hint_of_superblock(const block_bytes& in) {
   const auto b = load<dmr_superblock>(in);
   if ((little(b.magic) & DMR_MAGIC_MASK) != (DMR_MAGIC_SUPER & DMR_MAGIC_MASK))

@@ -129,6 +129,12 @@ void encode_table_block(const table_block& t, std::uint64_t owner_low, std::uint
                                                                  std::uint32_t number, spare_unit place,
                                                                  table_block& out);
 
+/// Whether `other`, read at `place`, is a valid copy of the block that `valid` is a valid copy of, read at
+/// `place_of_valid`. Compares bytes and follows the checksum through the one field that differs: several times
+/// as fast as decoding.
+[[nodiscard]] bool is_same_table_block(const block_bytes& valid, spare_unit place_of_valid,
+                                       const block_bytes& other, spare_unit place);
+
 /// Which kind of block bytes may be, by their letters alone; nothing is checked.
 enum class block_kind : std::uint8_t { none, super, table };
 /// `head`: at least the first 8 bytes of the block. Cheap: for a search through a whole device.

@@ -7,20 +7,20 @@
 namespace dmremap {
 namespace {
 
-using loaded_spares = std::span<const std::unique_ptr<spare_metadata>>;
+using loaded_spares = std::span<const spare_testimony>;
 
 result<void> check_same_set(loaded_spares loaded) {
-  std::map<uuid_bytes, const spare_metadata*> seen;
+  std::map<uuid_bytes, const spare_testimony*> seen;
   for (const auto& m : loaded) {
-    if (m->super.set_uuid != loaded.front()->super.set_uuid)
-      return fail("foreign-spare", m->path(),
-                  "belongs to set " + m->super.set_name + " (" + to_text(m->super.set_uuid) + "), " +
-                      loaded.front()->path() + " to set " + loaded.front()->super.set_name + " (" +
-                      to_text(loaded.front()->super.set_uuid) + "); nothing was written");
-    const auto [at, fresh] = seen.try_emplace(m->super.spare_uuid, m.get());
+    if (m.super->set_uuid != loaded.front().super->set_uuid)
+      return fail("foreign-spare", m.path,
+                  "belongs to set " + m.super->set_name + " (" + to_text(m.super->set_uuid) + "), " +
+                      loaded.front().path + " to set " + loaded.front().super->set_name + " (" +
+                      to_text(loaded.front().super->set_uuid) + "); nothing was written");
+    const auto [at, fresh] = seen.try_emplace(m.super->spare_uuid, &m);
     if (!fresh)
-      return fail("duplicate-spare", m->path(),
-                  "is a copy of " + at->second->path() + ": both are spare " + to_text(m->super.spare_uuid) +
+      return fail("duplicate-spare", m.path,
+                  "is a copy of " + at->second->path + ": both are spare " + to_text(m.super->spare_uuid) +
                       "; name the one that was in use last. Nothing was written");
   }
   return {};
@@ -65,7 +65,7 @@ bool left_quietly(const superblock& record, const superblock& spare) {
 
 bool all_follow(const superblock& record, loaded_spares loaded) {
   return std::all_of(loaded.begin(), loaded.end(), [&](const auto& m) {
-    const superblock& s = m->super;
+    const superblock& s = *m.super;
     if (&s == &record)
       return lists(record, s);
     return (lists(record, s) && follows(record, s)) || left_quietly(record, s);
@@ -75,27 +75,27 @@ bool all_follow(const superblock& record, loaded_spares loaded) {
 /// All of those that the record lists follow it.
 bool listed_follow(const superblock& record, loaded_spares loaded) {
   return std::all_of(loaded.begin(), loaded.end(), [&](const auto& m) {
-    return &m->super == &record || !lists(record, m->super) || follows(record, m->super);
+    return m.super == &record || !lists(record, *m.super) || follows(record, *m.super);
   });
 }
 
 error no_common_record(loaded_spares loaded) {
   const superblock* record = nullptr;
   for (const auto& m : loaded)
-    if (listed_follow(m->super, loaded) && (record == nullptr || m->super.sequence > record->sequence))
-      record = &m->super;
+    if (listed_follow(*m.super, loaded) && (record == nullptr || m.super->sequence > record->sequence))
+      record = m.super;
   for (const auto& m : loaded)
-    if (record != nullptr && !lists(*record, m->super))
-      return {"foreign-spare", m->path(),
+    if (record != nullptr && !lists(*record, *m.super))
+      return {"foreign-spare", m.path,
               "is not a spare of set " + record->set_name +
                   " any more: it was removed or forgotten, or never taken in; leave it out. Nothing was "
                   "written",
               exit_code::damaged};
   std::string sides;
   for (const auto& m : loaded)
-    sides += (sides.empty() ? "" : ", ") + m->path();
+    sides += (sides.empty() ? "" : ", ") + m.path;
   return {
-      "forked-set", loaded.front()->super.set_name,
+      "forked-set", loaded.front().super->set_name,
       "its spares were in use without each other (" + sides +
           "): each side has changes that the other lacks. Choose one side, open it with -o degraded and the "
           "other left out, and forget the other with `dmremap spare forget`. Nothing was written",
@@ -114,7 +114,7 @@ std::uint64_t session_held(const superblock& newest, const superblock& spare, lo
   const session_pair& pair = spare.sessions[own];
   const auto known = [&](unsigned i) {
     return std::find_if(loaded.begin(), loaded.end(), [&](const auto& m) {
-      return m && m->super.spare_index == i && m->super.spare_uuid == spare.spare_uuids[i];
+      return m.super->spare_index == i && m.super->spare_uuid == spare.spare_uuids[i];
     });
   };
   bool first = true;
@@ -124,7 +124,7 @@ std::uint64_t session_held(const superblock& newest, const superblock& spare, lo
     const auto at = known(i);
     // The first one confirms first: where it is there and has not, none has. Where another has not got it
     // yet, none could.
-    if (at != loaded.end() && (first || (*at)->super.session == spare.sessions[i].held))
+    if (at != loaded.end() && (first || at->super->session == spare.sessions[i].held))
       return pair.held;
     first = false;
   }
@@ -145,7 +145,7 @@ int find_map(const set_record& r, unsigned index, loaded_spares loaded) {
     const auto& p = r.places[host];
     if (p.given < 0 || p.returned || host == index)
       continue;
-    const superblock& s = loaded[static_cast<std::size_t>(p.given)]->super;
+    const superblock& s = *loaded[static_cast<std::size_t>(p.given)].super;
     if (s.hosted_start[index] != 0 && (s.hosted_protected >> index & 1) != 0)
       return static_cast<int>(host);
   }
@@ -160,18 +160,18 @@ bool set_record::whole() const {
 
 result<set_record> choose_record(loaded_spares loaded) {
   CHECK_OK(check_same_set(loaded));
-  const spare_metadata* best = nullptr;
+  const spare_testimony* best = nullptr;
   for (const auto& m : loaded)
-    if (all_follow(m->super, loaded) && (best == nullptr || m->super.sequence > best->super.sequence))
-      best = m.get();
+    if (all_follow(*m.super, loaded) && (best == nullptr || m.super->sequence > best->super->sequence))
+      best = &m;
   if (best == nullptr)
     return tl::make_unexpected(no_common_record(loaded));
   set_record r;
-  r.newest = best->super;
+  r.newest = *best->super;
   for (unsigned i = 0; i < max_spares; ++i)
     r.places[i].listed = !is_none(r.newest.spare_uuids[i]);
   for (unsigned n = 0; n < loaded.size(); ++n) {
-    const superblock& s = loaded[n]->super;
+    const superblock& s = *loaded[n].super;
     if (!lists(r.newest, s)) {
       r.ignored.push_back(n);
       continue;
@@ -185,6 +185,13 @@ result<set_record> choose_record(loaded_spares loaded) {
     if (auto& p = r.places[i]; p.listed && (p.given < 0 || p.returned))
       p.map_from = find_map(r, i, loaded);
   return r;
+}
+
+result<set_record> choose_record(std::span<const std::unique_ptr<spare_metadata>> loaded) {
+  std::vector<spare_testimony> said;
+  for (const auto& m : loaded)
+    said.push_back({&m->super, m->path()});
+  return choose_record(std::span<const spare_testimony>(said));
 }
 
 void copy_set_fields(const superblock& from, superblock& to) {

@@ -28,9 +28,17 @@ struct set_record {
   [[nodiscard]] bool whole() const; ///< no spare is missing
 };
 
+/// What one spare says of its set, and how a person names it.
+struct spare_testimony {
+  const superblock* super = nullptr;
+  std::string path;
+};
+
 /// Finds the record that all spares follow. Reads nothing. Errors: "foreign-spare", "duplicate-spare",
 /// "forked-set" (exit 4: the sides changed without each other).
 [[nodiscard]] result<set_record> choose_record(std::span<const std::unique_ptr<spare_metadata>> loaded);
+
+[[nodiscard]] result<set_record> choose_record(std::span<const spare_testimony> loaded);
 
 /// What all superblocks of a set say alike: taken over from another spare's.
 void copy_set_fields(const superblock& from, superblock& to);

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "engine/store.h"
+#include "fsck/plan.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+/// Carrying out a plan, or taking it back. A kill at any write or flush leaves what another run completes.
+namespace dmremap::fsck {
+
+struct apply_outcome {
+  std::uint64_t written = 0;         ///< blocks, durable
+  std::vector<std::string> failures; ///< blocks that could not be written, in words
+};
+
+/// Step by step: write, flush, read back. Copies of a block whose first copy failed are left alone; what
+/// depends on a write that failed is not begun. Durable on return. Errors: "device-gone", "flush-failed": the
+/// repair is incomplete, and another run completes it.
+[[nodiscard]] result<apply_outcome> apply_plan(const repair_plan& plan,
+                                               const std::vector<std::shared_ptr<store>>& members);
+
+/// The steps backwards: what was there before the plan comes back, byte for byte. Blocks that could not be
+/// read then keep what they hold, and are told. Errors as above.
+[[nodiscard]] result<apply_outcome> undo_plan(const repair_plan& plan,
+                                              const std::vector<std::shared_ptr<store>>& members);
+
+/// Whether every block of the plan holds what it held before the plan or what the plan writes, or a mixture of
+/// both (a write that was cut off). Errors: "metadata-changed".
+[[nodiscard]] result<void> check_blocks(const repair_plan& plan,
+                                        const std::vector<std::shared_ptr<store>>& members);
+
+} // namespace dmremap::fsck
