@@ -45,7 +45,7 @@ void tell_copies(set_findings& f, unsigned n) {
 
 void check_places(set_findings& f, unsigned n) {
   const spare_state& s = f.spares[n];
-  if (!s.found || s.found->places.replica_start == s.super->places.replica_start)
+  if (!s.found || same_places(s.found->places, s.super->places))
     return;
   f.found.push_back({damage_kind::geometry, s.path, static_cast<int>(n), 0, 0,
                      "the places of the table in the superblock are wrong; its heads were found elsewhere"});

@@ -93,6 +93,8 @@ struct spare_state {
 /// where `host` has one.
 void judge_supers(spare_state& s, const spare_state* host);
 
+[[nodiscard]] bool same_places(const geometry& a, const geometry& b);
+
 /// Owner (first half of the UUID) of most valid table blocks at the places of `g`, of a few that are looked
 /// at; nothing where there are none.
 [[nodiscard]] std::optional<std::uint64_t> owner_of_tables(store& io, const geometry& g);

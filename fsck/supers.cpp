@@ -100,10 +100,14 @@ std::optional<geometry> places_for(store& io, std::uint64_t units) {
   return g ? std::optional(*g) : std::nullopt;
 }
 
+} // namespace
+
 bool same_places(const geometry& a, const geometry& b) {
   return a.units == b.units && a.table_blocks == b.table_blocks && a.chunk_blocks == b.chunk_blocks &&
          a.replica_start == b.replica_start;
 }
+
+namespace {
 
 /// Where the tables really are: what the superblock says, unless no head lies there and some do where the
 /// rules of the format put them. False: nowhere.
@@ -310,7 +314,7 @@ void judge_supers(spare_state& s, const spare_state* host) {
   if (host != nullptr)
     s.head = judge(*host->io, sixth_super_copy, spare_unit(s.sixth_start), newest, s.fingerprint);
   const auto differs = [](const super_copy& c) { return c.state == copy_state::differs; };
-  s.conflict = s.conflict || std::any_of(s.supers.begin(), s.supers.end(), differs) || (s.head && differs(*s.head));
+  s.conflict = s.conflict || std::any_of(s.supers.begin(), s.supers.end(), differs); // a head has no say in it
 }
 
 } // namespace dmremap::fsck

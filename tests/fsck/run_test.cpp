@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// The program as a whole, on files: exit statuses, modes, plans, undo logs, what it says.
+#include "engine/disk.h"
+#include "engine/file_store.h"
+#include "engine/host_state.h"
+#include "engine/member.h"
+#include "fsck/run.h"
+#include "tests/fsck/corpus.h"
+#include "tests/support/temp_dir.h"
+
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <regex>
+#include <set>
+#include <sstream>
+
+using namespace dmremap;
+using namespace dmremap::test;
+
+namespace {
+
+struct answer {
+  int status = 0;
+  std::string out, err;
+};
+
+/// A set of two spares in files; the first one can be damaged.
+struct files {
+  temp_dir dir;
+  scoped_env run_dir{"DMREMAP_RUN_DIR", dir / "run"}, conf{"DMREMAP_CONF_DIR", dir / "conf"},
+      state{"DMREMAP_STATE_DIR", dir / "state"};
+  std::vector<std::string> spares;
+  set_images images;
+
+  explicit files(unsigned count = 2) : images(base_set(count, true)) {
+    for (unsigned n = 0; n < count; ++n)
+      spares.push_back(dir / ("spare" + std::to_string(n)));
+    store_images();
+  }
+  void store_images() {
+    for (unsigned n = 0; n < spares.size(); ++n) {
+      std::string bytes(images.spares[n].size(), '\0');
+      images.spares[n].read(std::as_writable_bytes(std::span(bytes)), 0);
+      std::ofstream(spares[n], std::ios::binary) << bytes;
+    }
+  }
+  void damage() {
+    spare_editor e(images.spares[0]);
+    e.fill(e.super(1), 1, 0);
+    e.fill(e.super(2), 1, -1);
+    store_images();
+  }
+  answer run(std::vector<std::string> words, const std::string& input = "", bool terminal = false) const {
+    words.insert(words.begin(), "dmremap-fsck");
+    std::vector<const char*> argv;
+    for (const auto& w : words)
+      argv.push_back(w.c_str());
+    std::istringstream in(input);
+    std::ostringstream out, err;
+    const int status = fsck::run(static_cast<int>(argv.size()), argv.data(), {in, out, err, terminal});
+    return {status, out.str(), err.str()};
+  }
+  [[nodiscard]] std::vector<std::string> with(std::vector<std::string> options) const {
+    options.insert(options.end(), spares.begin(), spares.end());
+    return options;
+  }
+  [[nodiscard]] std::vector<std::string> bytes() const {
+    std::vector<std::string> all;
+    for (const auto& s : spares)
+      all.push_back(slurp(s));
+    return all;
+  }
+  [[nodiscard]] std::string undo_log() const {
+    boost::filesystem::directory_iterator at(dir / "state/undo"), end;
+    return at == end ? "" : at->path().string();
+  }
+};
+
+/// The table of the page's EXIT STATUS.
+std::set<int> documented_statuses() {
+  std::ifstream page(std::string(DMREMAP_SOURCE_DIR) + "/man/dmremap-fsck.8");
+  std::set<int> found;
+  bool inside = false;
+  for (std::string line; std::getline(page, line);) {
+    if (line.starts_with(".Sh "))
+      inside = line == ".Sh EXIT STATUS";
+    std::smatch match;
+    if (inside && std::regex_match(line, match, std::regex(R"(\.It Li (\d+))")))
+      found.insert(std::stoi(match[1]));
+  }
+  return found;
+}
+
+} // namespace
+
+TEST_CASE("each exit status of the page occurs, and no other") {
+  std::set<int> seen;
+  const auto expect = [&](int status, const answer& a) {
+    INFO(a.out << a.err);
+    CHECK(a.status == status);
+    seen.insert(a.status);
+  };
+  files set;
+  expect(0, set.run(set.with({"-n"})));
+  set.damage();
+  expect(4, set.run(set.with({"-n"})));
+  expect(4, set.run(set.with({}))); // nobody can be asked: as -n
+  expect(32, set.run(set.with({}), "q\n", true));
+  expect(32, set.run(set.with({}), "", true)); // the terminal went away
+  expect(16, set.run(set.with({"--unknown"})));
+  expect(16, set.run(set.with({"-n", "-y"})));
+  expect(16, set.run({}));
+  expect(8, set.run({"-n", set.dir / "not-there"}));
+  expect(1, set.run(set.with({"-y"})));
+  expect(0, set.run(set.with({"-y"})));
+  spare_editor e(set.images.spares[0]); // one problem that can be repaired, one that cannot
+  e.put_supers(144, 8, 2048);
+  e.put(e.super(4), 144, 8, 9);
+  set.images.spares[1] = base_set(2, true).spares[1];
+  spare_editor other(set.images.spares[1]);
+  other.fill(other.super(3), 1, 0);
+  set.store_images();
+  expect(5, set.run(set.with({"-y"})));
+  seen.erase(5); // 1 and 4
+  CHECK(seen == documented_statuses());
+}
+
+TEST_CASE("-n and --plan change no byte") {
+  files set;
+  set.damage();
+  const auto before = set.bytes();
+  CHECK(set.run(set.with({"-n"})).status == 4);
+  CHECK(set.run(set.with({"--plan", set.dir / "plan"})).status == 4);
+  CHECK(set.bytes() == before);
+  CHECK(slurp(set.dir / "plan").starts_with("# dmremap-fsck: repair of set pool"));
+}
+
+TEST_CASE("a plan is carried out exactly, once, and not after a change") {
+  files set;
+  set.damage();
+  const auto plan = set.dir / "plan";
+  REQUIRE(set.run(set.with({"--plan", plan})).status == 4);
+  CHECK(set.run(set.with({"--plan", plan})).status == 8); // an existing file stays
+  SECTION("as it was") {
+    const auto done = set.run({"--apply", plan});
+    INFO(done.out << done.err);
+    CHECK(done.status == 1);
+    CHECK(set.run(set.with({"-n"})).status == 0);
+    CHECK(set.run({"--apply", plan}).status == 0); // done already
+  }
+  SECTION("in another order of the spares, under other names") {
+    boost::filesystem::rename(set.spares[0], set.dir / "x");
+    set.spares = {set.spares[1], set.dir / "x"};
+    CHECK(set.run(set.with({"--apply", plan})).status == 1);
+    CHECK(set.run(set.with({"-n"})).status == 0);
+  }
+  SECTION("a block of the plan has changed") {
+    spare_editor(set.images.spares[0]).fill(128, 1, 0x55);
+    set.store_images();
+    const auto before = set.bytes();
+    const auto refused = set.run({"--apply", plan, "--json"});
+    CHECK(refused.status == 8);
+    CHECK(nlohmann::json::parse(refused.out)["error"]["id"] == "metadata-changed");
+    CHECK(set.bytes() == before);
+  }
+  SECTION("another block of the metadata has changed") {
+    spare_editor e(set.images.spares[1]);
+    e.flip(e.super(7), 99);
+    set.store_images();
+    const auto before = set.bytes();
+    CHECK(set.run({"--apply", plan}).status == 8);
+    CHECK(set.bytes() == before);
+  }
+}
+
+TEST_CASE("a repair keeps an undo log, which restores every byte") {
+  files set;
+  set.damage();
+  const auto damaged = set.bytes();
+  REQUIRE(set.run(set.with({"-p"})).status == 1);
+  const auto log = set.undo_log();
+  REQUIRE_FALSE(log.empty());
+  CHECK(set.bytes() != damaged);
+  SECTION("by its name") {
+    const auto back = set.run({"--undo-apply", log});
+    INFO(back.out << back.err);
+    CHECK(back.status == 0);
+    CHECK(set.bytes() == damaged);
+    CHECK(set.run({"--undo-apply", log}).status == 0); // again
+    CHECK(set.bytes() == damaged);
+  }
+  SECTION("not where the set was changed since") {
+    set.images = base_set(2, false);
+    set.store_images();
+    const auto before = set.bytes();
+    CHECK(set.run({"--undo-apply", log}).status == 8);
+    CHECK(set.bytes() == before);
+  }
+}
+
+TEST_CASE("the undo log goes where it is told to, or there is none; without room for it nothing is written") {
+  files set;
+  set.damage();
+  const auto damaged = set.bytes();
+  CHECK(set.run(set.with({"-y", "--undo", "/proc/nowhere/log"})).status == 8);
+  CHECK(set.bytes() == damaged);
+  CHECK(set.run(set.with({"-y", "--undo", set.dir / "log"})).status == 1);
+  CHECK(set.run({"--undo-apply", set.dir / "log"}).status == 0);
+  CHECK(set.run(set.with({"-y", "--no-undo"})).status == 1);
+  CHECK_FALSE(boost::filesystem::exists(set.dir / "state/undo"));
+}
+
+TEST_CASE("a set in use is refused, with and without force") {
+  files set;
+  set.damage();
+  const auto held = open_members({{member_role::spare, *parse_member(set.spares[1])}}, access_mode::read_write);
+  REQUIRE(held);
+  const auto before = set.bytes();
+  for (const char* mode : {"-n", "-p", "-a", "-y"})
+    for (const bool force : {false, true}) {
+      const auto refused =
+          force ? set.run(set.with({mode, "--force", "--json"})) : set.run(set.with({mode, "--json"}));
+      CHECK(refused.status == 8);
+      CHECK(nlohmann::json::parse(refused.out)["error"]["id"] == "in-use");
+    }
+  CHECK(set.bytes() == before);
+}
+
+TEST_CASE("each kind of damage is asked for on a terminal") {
+  files set;
+  set.damage();
+  const auto before = set.bytes();
+  CHECK(set.run(set.with({}), "n\n", true).status == 4);
+  CHECK(set.bytes() == before);
+  const auto asked = set.run(set.with({}), "what\ny\n", true);
+  CHECK(asked.status == 1);
+  CHECK(asked.out.find("[y/n/a/q]") != std::string::npos);
+  CHECK(set.run(set.with({"-n"})).status == 0);
+}
+
+TEST_CASE("what -p leaves to -y") {
+  files set(1);
+  spare_editor e(set.images.spares[0]);
+  e.put_supers(176, 4, 1700); // a wrong place of replica 2
+  set.store_images();
+  const auto before = set.bytes();
+  CHECK(set.run(set.with({"-p"})).status == 4);
+  CHECK(set.bytes() == before);
+  CHECK(set.run(set.with({"-y"})).status == 1);
+  CHECK(set.run(set.with({"-n"})).status == 0);
+}
+
+TEST_CASE("damage is reported as ranges in order of severity, and as JSON") {
+  files set(1);
+  spare_editor e(set.images.spares[0]);
+  for (unsigned n = 0; n < 3; ++n)
+    e.fill(e.block(1, e.serving().front().first), 1, 0);
+  e.put_supers(1160, 8, 1u << 30);
+  e.fill(e.super(4), 1, 0);
+  set.store_images();
+  const auto run = set.run(set.with({"-n", "--json"}));
+  CHECK(run.status == 4);
+  const auto report = nlohmann::json::parse(run.out);
+  CHECK(report["schema"] == 1);
+  CHECK(report["exit_status"] == 4);
+  CHECK(report["set"] == "pool");
+  REQUIRE(report["left"].size() == 3);
+  CHECK(report["left"][0]["id"] == "counters");
+  CHECK(report["left"][1]["id"] == "superblock-copy");
+  CHECK(report["left"][1]["first_unit"] == 1024);
+  CHECK(report["left"][1]["first_sector"] == 8192);
+  CHECK(report["left"][2]["id"] == "table-copy");
+  const auto text = set.run(set.with({"-n"}));
+  CHECK(text.out.find("unit 1024 (sector 8192)") != std::string::npos);
+  CHECK(text.out.find("1 spare") != std::string::npos);
+}
+
+TEST_CASE("neighbouring damage becomes one range") {
+  std::vector<fsck::damage> all;
+  for (const std::uint64_t unit : {7u, 5u, 6u, 9u})
+    all.push_back({fsck::damage_kind::table_copy, "/s", 0, unit, 1, "torn"});
+  all.push_back({fsck::damage_kind::no_superblock, "/s", 0, 0, 0, "none"});
+  const auto ordered = fsck::in_order(all);
+  REQUIRE(ordered.size() == 3);
+  CHECK(ordered[0].kind == fsck::damage_kind::no_superblock);
+  CHECK(ordered[1].first_unit == 5);
+  CHECK(ordered[1].units == 3);
+  CHECK(ordered[2].first_unit == 9);
+}
+
+TEST_CASE("main is held against what the set remembers") {
+  files set;
+  const auto main = set.dir.file("main", set.images.main.size());
+  std::string bytes(set.images.main.size(), '\0');
+  set.images.main.read(std::as_writable_bytes(std::span(bytes)), 0);
+  std::ofstream(main, std::ios::binary) << bytes;
+  CHECK(set.run(set.with({"-n", "--main", main})).status == 0);
+  std::ofstream(main, std::ios::binary) << std::string(bytes.size(), 'x');
+  const auto wrong = set.run(set.with({"-n", "--main", main}));
+  CHECK(wrong.status == 4);
+  CHECK(wrong.out.find("content samples differ") != std::string::npos);
+  const auto small = set.dir.file("small", set.images.main.size() / 2);
+  CHECK(set.run(set.with({"-n", "--main", small})).status == 4);
+}
+
+TEST_CASE("a spare that is older than what this host saw is told") {
+  files set;
+  const auto clean = nlohmann::json::parse(set.run(set.with({"-n", "--json"})).out);
+  REQUIRE(write_host_state({clean["uuid"], "pool", 1ull << 40, {}}));
+  const auto run = set.run(set.with({"-n"}));
+  CHECK(run.status == 4);
+  CHECK(run.out.find("older") != std::string::npos);
+}
