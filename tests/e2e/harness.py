@@ -48,7 +48,7 @@ def build_dir():
 
 def program(name):
     """Path of one of our programs in the build folder."""
-    folder = {"fusedisk": "fusedisk", "dmremap": "admin", "dmremap-scan": "recover",
+    folder = {"fusedisk": "fusedisk", "dmremap": "admin", "dmremap-fsck": "fsck", "dmremap-scan": "recover",
               "dmremap-reassemble": "recover"}.get(name, "bench")
     return str(build_dir() / folder / name)
 

@@ -307,7 +307,7 @@ TEST_CASE("main is held against what the set remembers") {
 TEST_CASE("a spare that is older than what this host saw is told") {
   files set;
   const auto clean = nlohmann::json::parse(set.run(set.with({"-n", "--json"})).out);
-  REQUIRE(write_host_state({clean["uuid"], "pool", 1ull << 40, {}}));
+  REQUIRE(write_host_state({clean["uuid"].get<std::string>(), "pool", 1ull << 40, {}}));
   const auto run = set.run(set.with({"-n"}));
   CHECK(run.status == 4);
   CHECK(run.out.find("older") != std::string::npos);
