@@ -21,7 +21,10 @@ constexpr std::array<kind_facts, damage_kinds> all_facts{{
      "superblocks of two spares are there in equal number: see with dmremap-scan which set each belongs to"},
     {"superblock-conflict", fatal, impossible,
      "an open takes the copy with the lowest number; keep a copy of the spare before that"},
-    {"wrong-size", fatal, impossible, "give the whole device or range that the spare was made on"},
+    {"wrong-size", fatal, impossible,
+     "give the whole device or range that the spare was made on; where that is so, the superblock is wrong, "
+     "and "
+     "dmremap-scan --deep shows what lies where"},
     {"session-record", fatal, impossible, "see dmremap-recovery(7)"},
     {"spare-missing", fatal, impossible, "name this spare, too; without it only a part can be checked"},
     {"map-missing", fatal, impossible, "the set cannot do without this spare: find it"},
@@ -38,7 +41,8 @@ constexpr std::array<kind_facts, damage_kinds> all_facts{{
     {"main-differs", fatal, impossible, "find the main that belongs to this set with dmremap-scan"},
     {"older-than-seen", fatal, impossible,
      "this is an old copy of a spare; find the newer one, or open with -o accept_older"},
-    {"spare-unreadable", fatal, impossible, "the device does not answer; check its cable, then run this again"},
+    {"spare-unreadable", fatal, impossible,
+     "the device does not answer; check its cable, then run this again"},
     {"superblock-gone", logic, decide, "rebuild the superblock from what the rest of the set knows"},
     {"geometry-wrong", logic, decide, "set the places of the table to where the superblocks really are"},
     {"spare-list", logic, safe, "set the number of spares to what the list has"},
@@ -58,7 +62,8 @@ constexpr std::array<kind_facts, damage_kinds> all_facts{{
     {"spare-returned", notice, none, "the next open brings it up to date"},
     {"spare-removed", notice, none, "leave it out"},
     {"copy-unused", notice, none, "it could not be written once; the others are in use"},
-    {"last-copy", notice, none, "nothing in it can be changed; evacuate the spare with dmremap spare evacuate"},
+    {"last-copy", notice, none,
+     "nothing in it can be changed; evacuate the spare with dmremap spare evacuate"},
     {"unprotected", notice, none, "the next open protects it, if another spare has room"},
 }};
 
@@ -101,8 +106,7 @@ std::vector<damage> in_order(std::vector<damage> all) {
     return std::tuple(facts_of(d.kind).level, d.kind, d.spare, std::string_view(d.member), d.first_unit,
                       std::string_view(d.text));
   };
-  std::stable_sort(all.begin(), all.end(),
-                   [&](const damage& a, const damage& b) { return key(a) < key(b); });
+  std::stable_sort(all.begin(), all.end(), [&](const damage& a, const damage& b) { return key(a) < key(b); });
   std::vector<damage> merged;
   for (auto& d : all) {
     if (!merged.empty()) {

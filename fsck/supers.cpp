@@ -49,9 +49,10 @@ void look(store& io, unsigned copy, spare_unit place, search& s) {
 }
 
 const superblock& newest_of(const std::vector<sound_copy>& copies) {
-  return std::max_element(copies.begin(), copies.end(), [](const sound_copy& a, const sound_copy& b) {
-           return a.super.sequence < b.super.sequence;
-         })->super;
+  return std::max_element(
+             copies.begin(), copies.end(),
+             [](const sound_copy& a, const sound_copy& b) { return a.super.sequence < b.super.sequence; })
+      ->super;
 }
 
 /// The copies of the spare that most of them name; where two are named equally often, the one whose table is
@@ -109,22 +110,28 @@ bool same_places(const geometry& a, const geometry& b) {
 
 namespace {
 
-/// Where the tables really are: what the superblock says, unless no head lies there and some do where the
-/// rules of the format put them. False: nowhere.
+/// Where the tables really are: where most heads lie, by the superblock or by the rules of the format. False:
+/// that cannot be told. A wrong place must not be taken for a damaged replica: writing that anew would
+/// overwrite data.
 bool settle_places(spare_state& s) {
   superblock& super = *s.super;
-  const bool possible = plausible(super.places, s.io->size());
-  if (possible && heads_at(*s.io, super.places, super.spare_uuid) != 0)
-    return true;
-  const std::uint64_t room = s.io->size() / unit_bytes;
-  for (const std::uint64_t units : {super.places.units, room}) {
+  const geometry recorded = super.places;
+  const bool possible = plausible(recorded, s.io->size());
+  const unsigned heads = possible ? heads_at(*s.io, recorded, super.spare_uuid) : 0;
+  unsigned most = heads;
+  bool doubtful = !possible;
+  for (const std::uint64_t units : {recorded.units, s.io->size() / unit_bytes}) {
     const auto g = places_for(*s.io, units);
-    if (!g || same_places(*g, super.places) || heads_at(*s.io, *g, super.spare_uuid) == 0)
+    if (!g || same_places(*g, recorded))
       continue;
-    super.places = *g;
-    return true;
+    const unsigned there = heads_at(*s.io, *g, super.spare_uuid);
+    if (there > most) {
+      most = there;
+      super.places = *g;
+    }
+    doubtful = doubtful || (g->units == recorded.units && there == heads);
   }
-  return possible;
+  return most > heads || !doubtful;
 }
 
 /// Of the copies of one spare: the newest that is possible. Equal ones that differ are a conflict.
@@ -269,8 +276,8 @@ result<void> read_supers(spare_state& s, int number, std::vector<damage>& found)
   std::vector<geometry> heads;
   if (!seen.found.empty() && plausible(newest_of(seen.found).places, s.io->size()))
     heads.push_back(newest_of(seen.found).places);
-  if (computed && std::none_of(heads.begin(), heads.end(),
-                               [&](const geometry& g) { return same_places(g, *computed); }))
+  if (computed &&
+      std::none_of(heads.begin(), heads.end(), [&](const geometry& g) { return same_places(g, *computed); }))
     heads.push_back(*computed);
   for (const geometry& g : heads)
     for (unsigned copy = fixed_supers; copy < super_copies; ++copy)
@@ -298,8 +305,9 @@ result<void> read_supers(spare_state& s, int number, std::vector<damage>& found)
     return fail("unsupported-feature", s.path,
                 "uses a feature of the format that this version does not know; use a newer version");
   if (!settle_places(s)) {
-    say(damage_kind::wrong_size, fmt::format("the superblock tells of {} units of 4096 bytes, there are {}",
-                                             s.super->places.units, s.io->size() / unit_bytes));
+    say(damage_kind::wrong_size,
+        fmt::format("the superblock tells of {} units of 4096 bytes, there are {}; its table is not found",
+                    s.super->places.units, s.io->size() / unit_bytes));
     s.super.reset();
   }
   return {};
@@ -314,7 +322,8 @@ void judge_supers(spare_state& s, const spare_state* host) {
   if (host != nullptr)
     s.head = judge(*host->io, sixth_super_copy, spare_unit(s.sixth_start), newest, s.fingerprint);
   const auto differs = [](const super_copy& c) { return c.state == copy_state::differs; };
-  s.conflict = s.conflict || std::any_of(s.supers.begin(), s.supers.end(), differs); // a head has no say in it
+  s.conflict =
+      s.conflict || std::any_of(s.supers.begin(), s.supers.end(), differs); // a head has no say in it
 }
 
 } // namespace dmremap::fsck

@@ -176,6 +176,10 @@ void add_supers(std::vector<damaged_set>& all) {
   const auto add = [&](damaged_set d) { all.push_back(std::move(d)); };
   add(one("all superblocks have a wrong place for replica 2", x::same,
           [](auto& e) { e.put_supers(176, 4, 1700); }));
+  add(one("wrong places of the table, and one true head gone", x::same, [](auto& e) {
+    e.put_supers(176, 4, 1700); // between the replicas: units of data
+    e.fill(e.super(5), 1, 0);
+  }));
   add(one("all superblocks have replicas that overlap", x::same, [](auto& e) { e.put_supers(176, 4, 820); }));
   add(one("all superblocks tell of more units than there are", x::same,
           [](auto& e) { e.put_supers(152, 8, 1u << 20); }));
