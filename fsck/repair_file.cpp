@@ -188,7 +188,12 @@ std::string new_undo_path(const repair_plan& plan) {
   char when[32];
   std::strftime(when, sizeof when, "%Y%m%dT%H%M%SZ", &utc);
   const std::string name = valid_set_name(plan.set_name) ? plan.set_name : "set";
-  return fmt::format("{}/undo/{}-{}-{}.undo", state_dir(), name, when, ::getpid());
+  const std::string stem = fmt::format("{}/undo/{}-{}-{}", state_dir(), name, when, ::getpid());
+  boost::system::error_code unknown;
+  std::string path = stem + ".undo";
+  for (unsigned n = 2; boost::filesystem::exists(path, unknown); ++n) // two repairs within a second
+    path = fmt::format("{}-{}.undo", stem, n);
+  return path;
 }
 
 } // namespace dmremap::fsck

@@ -25,7 +25,7 @@ namespace dmremap::fsck {
 /// Durable on return; an existing file is never replaced. Errors: "repair-file-unwritable".
 [[nodiscard]] result<void> save_plan(const repair_plan& plan, const std::string& path);
 
-/// A name under the host's state folder that says which set and when.
+/// A name under the host's state folder that says which set and when, and that no file has.
 [[nodiscard]] std::string new_undo_path(const repair_plan& plan);
 
 } // namespace dmremap::fsck

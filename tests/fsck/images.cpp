@@ -109,6 +109,30 @@ shown_set show(const set_images& images) {
   return out;
 }
 
+used_set use(const set_images& images) {
+  used_set out;
+  out.unit = main_unit(200);
+  const auto main = std::make_shared<memory_store>(images.main);
+  const auto stores = stores_of(images);
+  auto opened = disk::open(main, {stores.begin(), stores.end()}, {});
+  if (!opened) {
+    out.refused = opened.error().id;
+    return out;
+  }
+  const std::vector<std::byte> content(unit_bytes, std::byte{0x5C});
+  out.written = std::to_string(crc32_of(std::span(content).first(sector_bytes)));
+  auto context = (*opened)->make_context();
+  REQUIRE((*opened)->remap(first_sector(out.unit)));
+  REQUIRE((*opened)->write(*context, content, out.unit.value * unit_bytes));
+  context.reset();
+  REQUIRE((*opened)->close());
+  opened->reset();
+  out.after.main = main->image();
+  for (const auto& s : stores)
+    out.after.spares.push_back(s->image());
+  return out;
+}
+
 bool no_wrong_byte(const shown_set& oracle, const shown_set& now) {
   if (!now.refused.empty())
     return true; // nothing is shown

@@ -34,6 +34,15 @@ struct shown_set {
 /// Every sector that both show is the same, and every error of `now` is at worst new: no byte is wrong.
 [[nodiscard]] bool no_wrong_byte(const shown_set& oracle, const shown_set& now);
 
+/// A set after an open for writing in which one unit of main was moved and written, and a close.
+struct used_set {
+  std::string refused; ///< identifier of an error
+  main_unit unit;
+  std::string written; ///< as shown_set has it: each of its sectors
+  set_images after;
+};
+[[nodiscard]] used_set use(const set_images& images);
+
 /// Changes one spare's bytes. A block that is changed by its fields is sealed again: its checksum is right.
 class spare_editor {
 public:
