@@ -48,8 +48,8 @@ public:
         fail_write(*w, std::string(name_of(wrote.error())));
       else
         return fail("device-gone", plan_.members[w->member].path,
-                    fmt::format("unit {} cannot be written ({}); the repair is incomplete: run it again", w->unit,
-                                name_of(wrote.error())));
+                    fmt::format("unit {} cannot be written ({}); the repair is incomplete: run it again",
+                                w->unit, name_of(wrote.error())));
     }
     for (const auto& [member, before] : failed_flushes)
       if (!flush_since(*members_[member], before))
@@ -72,8 +72,7 @@ public:
 private:
   void fail_write(const block_write& w, const std::string& why) {
     failed_groups_.insert(w.group);
-    outcome.failures.push_back(
-        fmt::format("{}: unit {}: {}", plan_.members[w.member].path, w.unit, why));
+    outcome.failures.push_back(fmt::format("{}: unit {}: {}", plan_.members[w.member].path, w.unit, why));
   }
 
   const repair_plan& plan_;
@@ -117,8 +116,9 @@ result<apply_outcome> undo_plan(const repair_plan& plan, const stores& members) 
       if (w.readable)
         b.writes.push_back(&w);
       else
-        unreadable.push_back(fmt::format("{}: unit {}: could not be read before the repair, and keeps what it holds",
-                                         plan.members[w.member].path, w.unit));
+        unreadable.push_back(
+            fmt::format("{}: unit {}: could not be read before the repair, and keeps what it holds",
+                        plan.members[w.member].path, w.unit));
     }
     CHECK_OK(work.run(b));
   }
@@ -133,9 +133,10 @@ result<void> check_blocks(const repair_plan& plan, const stores& members) {
         !members[w.member]->read(there.span(), w.unit * unit_bytes)) {
       if (!w.readable)
         continue;
-      return fail("metadata-changed", plan.members[w.member].path,
-                  fmt::format("unit {} could be read when the file was made, and cannot now; nothing was written",
-                              w.unit));
+      return fail(
+          "metadata-changed", plan.members[w.member].path,
+          fmt::format("unit {} could be read when the file was made, and cannot now; nothing was written",
+                      w.unit));
     }
     for (std::size_t at = 0; at < unit_bytes; at += sector_bytes) {
       const auto same = [&](const block_bytes& other) {

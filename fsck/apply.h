@@ -27,8 +27,8 @@ struct apply_outcome {
 [[nodiscard]] result<apply_outcome> undo_plan(const repair_plan& plan,
                                               const std::vector<std::shared_ptr<store>>& members);
 
-/// Whether every block of the plan holds what it held before the plan or what the plan writes, or a mixture of
-/// both (a write that was cut off). Errors: "metadata-changed".
+/// Whether every block of the plan holds what it held before the plan or what the plan writes, or a mixture
+/// of both (a write that was cut off). Errors: "metadata-changed".
 [[nodiscard]] result<void> check_blocks(const repair_plan& plan,
                                         const std::vector<std::shared_ptr<store>>& members);
 

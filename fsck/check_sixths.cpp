@@ -75,9 +75,9 @@ private:
                              f_.record->places[s.super->sixth_host].given < 0;
       if (host_away)
         return; // cannot be judged
-      say(s, who, fmt::format("says that spare {} has a copy of its table, which is not so{}",
-                              s.super->sixth_host,
-                              s.sixth_doubtful ? ": that place serves main" : ""));
+      say(s, who,
+          fmt::format("says that spare {} has a copy of its table, which is not so{}", s.super->sixth_host,
+                      s.sixth_doubtful ? ": that place serves main" : ""));
       f_.fixes.push_back({damage_kind::sixth_listing, who, [](superblock& one) {
                             one.sixth_host = no_host;
                             one.sixth_start = 0;

@@ -26,14 +26,15 @@ void tell_copies(set_findings& f, unsigned n) {
       continue;
     }
     const int holder = head ? s.sixth_host : who;
-    const auto text = (head ? "head of the copy of the table of " + s.path
-                            : fmt::format("superblock copy {}", c.copy)) +
-                      ": " + text_of(c.state);
+    const auto text =
+        (head ? "head of the copy of the table of " + s.path : fmt::format("superblock copy {}", c.copy)) +
+        ": " + text_of(c.state);
     const auto kind = s.conflict && c.state == copy_state::differs ? damage_kind::superblock_conflict
-                      : !marked                                   ? damage_kind::copy_unused
-                      : c.state == copy_state::old                ? damage_kind::superblock_old
+                      : !marked                                    ? damage_kind::copy_unused
+                      : c.state == copy_state::old                 ? damage_kind::superblock_old
                                                                    : damage_kind::superblock_copy;
-    f.found.push_back({kind, f.spares[static_cast<std::size_t>(holder)].path, holder, c.place.value, 1, text});
+    f.found.push_back(
+        {kind, f.spares[static_cast<std::size_t>(holder)].path, holder, c.place.value, 1, text});
   }
   if (unmarked == 0 || s.conflict)
     return;
@@ -63,8 +64,9 @@ void check_sequences(set_findings& f) {
   }
   f.highest = std::max(highest, end);
   if (highest >= end && end != 0) {
-    f.found.push_back({damage_kind::sequence_range, "", -1, 0, 0,
-                       fmt::format("sequence {} is in use, but the reserved range ends at {}", highest, end)});
+    f.found.push_back(
+        {damage_kind::sequence_range, "", -1, 0, 0,
+         fmt::format("sequence {} is in use, but the reserved range ends at {}", highest, end)});
     f.fixes.push_back({damage_kind::sequence_range, -1, [](superblock&) {}}); // every repair raises it
   }
   if (f.highest + session_room >= sequence_limit)
@@ -78,15 +80,15 @@ void check_set_fields(set_findings& f) {
   for (unsigned i = 0; i < max_spares; ++i)
     count = r.spare_uuids[i] == uuid_bytes{} ? count : i + 1;
   if (r.spare_count != count) {
-    f.found.push_back({damage_kind::spare_list, "", -1, 0, 0,
-                       fmt::format("the set has {} spares by its number, {} by its list", r.spare_count, count)});
+    f.found.push_back(
+        {damage_kind::spare_list, "", -1, 0, 0,
+         fmt::format("the set has {} spares by its number, {} by its list", r.spare_count, count)});
     f.fixes.push_back({damage_kind::spare_list, -1, [count](superblock& one) { one.spare_count = count; }});
   }
   if (r.saves_done > r.saves_tried) {
     f.found.push_back({damage_kind::counters, "", -1, 0, 0,
                        fmt::format("{} commits done of {} tried", r.saves_done, r.saves_tried)});
-    f.fixes.push_back(
-        {damage_kind::counters, -1, [](superblock& one) { one.saves_tried = one.saves_done; }});
+    f.fixes.push_back({damage_kind::counters, -1, [](superblock& one) { one.saves_tried = one.saves_done; }});
   }
   for (unsigned i = 0; i < max_spares; ++i) {
     const auto& p = f.record->places[i];

@@ -15,8 +15,8 @@ namespace {
 
 /// A table that is read: of a spare that is given, or of one that is away, from its sixth replica.
 struct table_view {
-  int spare = -1;         ///< of those given; -1: away
-  std::string name;       ///< of the member that its damage is told of
+  int spare = -1;   ///< of those given; -1: away
+  std::string name; ///< of the member that its damage is told of
   superblock super;
   std::vector<table_source> sources;
 };
@@ -37,8 +37,8 @@ public:
     for (const auto& v : views_)
       for (std::uint32_t c = 0; c < v.super.places.chunks(); ++c)
         if (v.super.good_replicas(c) != 0 || v.super.is_good(sixth_replica, c))
-          all_bytes_ += (v.super.places.chunk_end(c) - v.super.places.chunk_first(c)) * unit_bytes *
-                        v.sources.size();
+          all_bytes_ +=
+              (v.super.places.chunk_end(c) - v.super.places.chunk_first(c)) * unit_bytes * v.sources.size();
     std::uint64_t main_units = 0;
     for (const auto& v : views_)
       main_units = std::max(main_units, main_units_of(v.super));
@@ -131,7 +131,8 @@ private:
       if (options_.on_progress)
         options_.on_progress(std::min(done_bytes_, all_bytes_), all_bytes_);
     };
-    read_tables(job, found, v.spare >= 0 ? f_.spares[static_cast<std::size_t>(v.spare)].fingerprint : no_marks);
+    read_tables(job, found,
+                v.spare >= 0 ? f_.spares[static_cast<std::size_t>(v.spare)].fingerprint : no_marks);
     f_.highest = std::max(f_.highest, found.highest);
     if (v.spare < 0)
       for (const auto& b : none.bad)
@@ -171,9 +172,8 @@ private:
     for (unsigned copy = 0; copy < fixed_supers; ++copy)
       if (const std::uint64_t at = g.super_place(copy).value; at >= first && at < end)
         return true;
-    return std::any_of(g.replica_start.begin(), g.replica_start.end(), [&](std::uint64_t start) {
-      return start < end && first <= start + g.table_blocks;
-    });
+    return std::any_of(g.replica_start.begin(), g.replica_start.end(),
+                       [&](std::uint64_t start) { return start < end && first <= start + g.table_blocks; });
   }
 
   /// A unit that serves main in a place that is listed for a guest's replica.
@@ -200,14 +200,14 @@ private:
         with.super.set_good(r, chunk, true);
       const std::size_t bad_before = s.tables.bad.size();
       const std::uint64_t first = std::uint64_t{with.super.places.chunk_first(chunk)} * slots_per_block;
-      const std::uint64_t units =
-          std::uint64_t{with.super.places.chunk_end(chunk)} * slots_per_block - first;
+      const std::uint64_t units = std::uint64_t{with.super.places.chunk_end(chunk)} * slots_per_block - first;
       read(with, {chunk}, &doubles);
       const bool whole = std::all_of(s.tables.bad.begin() + static_cast<std::ptrdiff_t>(bad_before),
                                      s.tables.bad.end(), [](const bad_block& b) { return b.source >= 0; });
-      f_.found.push_back({damage_kind::chunk_unmarked, s.path, v.spare, first, units,
-                          fmt::format("chunk {} of the table holds entries, but no copy of it is marked as good{}",
-                                      chunk, whole ? "" : ", and parts of it are gone")});
+      f_.found.push_back(
+          {damage_kind::chunk_unmarked, s.path, v.spare, first, units,
+           fmt::format("chunk {} of the table holds entries, but no copy of it is marked as good{}", chunk,
+                       whole ? "" : ", and parts of it are gone")});
       const auto mark = [chunk](superblock& super) {
         for (unsigned r = 0; r < own_replicas; ++r)
           super.set_good(r, chunk, true);
@@ -255,13 +255,13 @@ private:
     const bool sixth = source.replica == sixth_replica;
     const spare_state& s = f_.spares[static_cast<std::size_t>(v.spare)];
     const int holder = sixth && s.sixth_host >= 0 ? s.sixth_host : v.spare;
-    const auto kind = b.conflict                  ? damage_kind::table_conflict
+    const auto kind = b.conflict                 ? damage_kind::table_conflict
                       : state == copy_state::old ? damage_kind::table_old
-                                                  : damage_kind::table_copy;
-    f_.found.push_back({kind, f_.spares[static_cast<std::size_t>(holder)].path, holder,
-                        source.first + b.number, 1,
-                        (sixth ? "copy of the table of " + s.path : fmt::format("table, replica {}", source.replica)) +
-                            ": " + text_of(state)});
+                                                 : damage_kind::table_copy;
+    f_.found.push_back(
+        {kind, f_.spares[static_cast<std::size_t>(holder)].path, holder, source.first + b.number, 1,
+         (sixth ? "copy of the table of " + s.path : fmt::format("table, replica {}", source.replica)) +
+             ": " + text_of(state)});
   }
 
   /// Whether every unit that the block describes holds metadata: then its content is known.

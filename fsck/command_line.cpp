@@ -44,14 +44,16 @@ result<command_line> parse_command_line(int argc, const char* const* argv) {
   command_line l;
   bool look = false, preen = false, automatic = false, all = false, force = false;
   const auto version = fmt::format("dmremap-fsck {}", DMREMAP_VERSION);
-  CLI::App app("Checks the metadata of a set on its spares, all copies of it, and repairs it.", "dmremap-fsck");
+  CLI::App app("Checks the metadata of a set on its spares, all copies of it, and repairs it.",
+               "dmremap-fsck");
   app.formatter(std::make_shared<usage_formatter>());
   app.set_version_flag("-V,--version", version);
   app.add_flag("-n,--dry-run", look, "look only: open nothing for writing");
   app.add_flag("-p,--preen", preen, "repair what is safe, without a question");
   app.add_flag("-a", automatic, "the same as -p");
   app.add_flag("-y,--yes", all, "repair all that can be repaired, without a question");
-  app.add_flag("-f,--force", force, "accepted for fsck(8): everything is always checked. A set in use stays refused");
+  app.add_flag("-f,--force", force,
+               "accepted for fsck(8): everything is always checked. A set in use stays refused");
   app.add_option("--main", l.main, "the main of the set: whether it is the one that the spares remember")
       ->type_name("MEMBER");
   app.add_option("--plan", l.plan, "write the repair to this file and change nothing")->type_name("FILE");

@@ -82,10 +82,10 @@ struct kind_facts {
 /// One range of damage. Units count on the member that holds them.
 struct damage {
   damage_kind kind{};
-  std::string member;                   ///< the device or file; empty: the whole set
-  int spare = -1;                       ///< which of the spares given, in their order; -1: the whole set
+  std::string member;                      ///< the device or file; empty: the whole set
+  int spare = -1;                          ///< which of the spares given, in their order; -1: the whole set
   std::uint64_t first_unit = 0, units = 0; ///< of the member; units 0: no particular place
-  std::string text;                     ///< what is wrong, without member and place
+  std::string text;                        ///< what is wrong, without member and place
 };
 
 /// In order of severity, then kind, member and place; neighbours with the same text become one range.

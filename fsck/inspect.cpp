@@ -82,7 +82,8 @@ void check_main(set_findings& f, store& main) {
   if (looks_like_spare(main))
     say("is a spare, not a main: the two were swapped");
   else if (!m.size_fits)
-    say(fmt::format("has {} sectors, the set's main has {}", main.size() / sector_bytes, record.main_sectors));
+    say(fmt::format("has {} sectors, the set's main has {}", main.size() / sector_bytes,
+                    record.main_sectors));
   else if (m.device == main_match::identity::differs)
     say("is another device: " + m.difference);
   else if (m.device != main_match::identity::same && m.taken != 0 && m.wrong * 2 > m.taken)
@@ -95,9 +96,10 @@ void check_age(set_findings& f, const inspect_options& options) {
   const superblock& record = f.record->newest;
   const auto seen = options.last_seen(to_text(record.set_uuid));
   if (seen && record.sequence_end < *seen)
-    f.found.push_back({damage_kind::older_than_seen, "", -1, 0, 0,
-                       fmt::format("the metadata is older (sequences to {}) than what this host last saw ({})",
-                                   record.sequence_end, *seen)});
+    f.found.push_back(
+        {damage_kind::older_than_seen, "", -1, 0, 0,
+         fmt::format("the metadata is older (sequences to {}) than what this host last saw ({})",
+                     record.sequence_end, *seen)});
 }
 
 } // namespace

@@ -17,9 +17,9 @@ struct fsck_members {
 };
 
 /// Opens and claims the spares of a set, by its configured name or UUID, or as they are named. `writing`: for
-/// writing, and nobody else may hold them; else for reading, and nobody may write them. Main, where it is named
-/// or configured, is opened for reading only. Spares of a configured set that are not there are left out and
-/// noted. Errors: as open_members (a set in use is refused), "no-such-set".
+/// writing, and nobody else may hold them; else for reading, and nobody may write them. Main, where it is
+/// named or configured, is opened for reading only. Spares of a configured set that are not there are left
+/// out and noted. Errors: as open_members (a set in use is refused), "no-such-set".
 [[nodiscard]] result<fsck_members> open_to_check(const std::vector<std::string>& names,
                                                  const std::string& main, bool writing);
 

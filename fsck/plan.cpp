@@ -81,8 +81,7 @@ private:
   }
 
   [[nodiscard]] bool is_used(const spare_state& s, const table_source& source, std::uint32_t chunk) const {
-    return s.super->is_good(source.replica, chunk) ||
-           (source.replica != sixth_replica && unmarked(s, chunk));
+    return s.super->is_good(source.replica, chunk) || (source.replica != sixth_replica && unmarked(s, chunk));
   }
   [[nodiscard]] static bool unmarked(const spare_state& s, std::uint32_t chunk) {
     return std::find(s.tables.unmarked.begin(), s.tables.unmarked.end(), chunk) != s.tables.unmarked.end();
@@ -227,9 +226,9 @@ private:
       if (!t || (b.good >> to.replica & 1) == 0 || state == copy_state::valid || fenced_[holder] ||
           !chosen_(kind, static_cast<int>(holder)))
         continue;
-      put_table(n, to, *t, b.number, first ? repair_step::copies_first : repair_step::copies_rest, group,
-                fmt::format("table block {} of {}, replica {}: {}", b.number, s.path, to.replica,
-                            text_of(state)));
+      put_table(
+          n, to, *t, b.number, first ? repair_step::copies_first : repair_step::copies_rest, group,
+          fmt::format("table block {} of {}, replica {}: {}", b.number, s.path, to.replica, text_of(state)));
       ++copied_;
       first = false;
     }
@@ -239,9 +238,8 @@ private:
 
   void plan_supers() {
     const bool slots_written =
-        std::any_of(plan_.writes.begin(), plan_.writes.end(), [](const block_write& w) {
-          return w.step >= repair_step::slots_first;
-        });
+        std::any_of(plan_.writes.begin(), plan_.writes.end(),
+                    [](const block_write& w) { return w.step >= repair_step::slots_first; });
     bool new_version = slots_written;
     superblock record = f_.record->newest;
     std::vector<superblock> wanted(f_.spares.size());
@@ -317,7 +315,8 @@ private:
                 group, reason);
     }
     if (state.head && !state.sixth_doubtful && s.sixth_host != no_host)
-      put_super(n, s, *state.head, leader ? repair_step::record_rest : repair_step::supers_rest, group, reason);
+      put_super(n, s, *state.head, leader ? repair_step::record_rest : repair_step::supers_rest, group,
+                reason);
   }
 
   /// Bad copies from the newest good one.
@@ -338,8 +337,7 @@ private:
       if (c.state == copy_state::valid || (!head && (s.found->super_good >> c.copy & 1) == 0) ||
           fenced_[holder] || !chosen_(kind, static_cast<int>(holder)))
         continue;
-      const auto reason =
-          fmt::format("superblock copy {} of {}: {}", c.copy, s.path, text_of(c.state));
+      const auto reason = fmt::format("superblock copy {} of {}: {}", c.copy, s.path, text_of(c.state));
       note(reason);
       put_super(n, *s.found, c, first ? repair_step::supers_first : repair_step::supers_rest, group, reason);
       first = false;

@@ -47,8 +47,8 @@ struct repair_plan {
   std::vector<plan_member> members; ///< the spares, as they were given
   /// All other copies of metadata, as they were when the plan was made.
   std::uint64_t fingerprint = 0;
-  bool marks_chunks = false; ///< the superblocks depend on every write before them
-  std::vector<block_write> writes; ///< by step; each place once
+  bool marks_chunks = false;        ///< the superblocks depend on every write before them
+  std::vector<block_write> writes;  ///< by step; each place once
   std::vector<std::string> summary; ///< what is repaired, in words, a line each
 
   [[nodiscard]] bool empty() const { return writes.empty(); }

@@ -89,7 +89,7 @@ std::optional<superblock> from_record(const set_findings& f, const spare_state& 
     s.hosted_protected = 0;
     s.good = {};
     if (s.sessions[i].given != s.session)
-      s.session = s.sessions[i].held; // it was away: it must not pass for one that was there
+      s.session = s.sessions[i].held;  // it was away: it must not pass for one that was there
     for (const auto& guest : f.spares) // whose maps it holds, as they say
       if (guest.found && guest.super->sixth_host == i) {
         s.hosted_start[guest.super->spare_index] = guest.super->sixth_start;
@@ -111,8 +111,9 @@ void rebuild_supers(set_findings& f) {
           return d.spare == static_cast<int>(n); // why there is none has been said
         }))
       continue;
-    std::string how = "all 10 superblock copies are gone; another spare of the set has it at the head of its copy "
-                      "of the table";
+    std::string how =
+        "all 10 superblock copies are gone; another spare of the set has it at the head of its copy "
+        "of the table";
     s.super = from_head(f, s);
     if (!s.super) {
       how = "all 10 superblock copies are gone; the set's record and the table tell what it was";

@@ -17,8 +17,12 @@ constexpr std::size_t shown_ranges = 20; // of one kind; --verbose shows all
 
 json json_of(const damage& d) {
   const kind_facts& facts = facts_of(d.kind);
-  json j = {{"id", facts.id},      {"severity", name_of(facts.level)}, {"remedy", name_of(facts.fix)},
-            {"member", d.member},  {"text", d.text},                   {"action", facts.repair}};
+  json j = {{"id", facts.id},
+            {"severity", name_of(facts.level)},
+            {"remedy", name_of(facts.fix)},
+            {"member", d.member},
+            {"text", d.text},
+            {"action", facts.repair}};
   if (d.units != 0) {
     j["first_unit"] = d.first_unit;
     j["units"] = d.units;

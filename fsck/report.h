@@ -13,8 +13,8 @@ namespace dmremap::fsck {
 
 /// What a run came to.
 struct outcome {
-  std::string mode;      ///< "look", "preen", "all", "ask", "plan", "apply"
-  std::uint64_t written = 0; ///< blocks
+  std::string mode;                   ///< "look", "preen", "all", "ask", "plan", "apply"
+  std::uint64_t written = 0;          ///< blocks
   std::vector<damage> repaired, left; ///< of the damage found; notices are in neither
   std::vector<std::string> failures;
   std::string undo_log, plan_file;

@@ -4,11 +4,11 @@
 #include "engine/host_state.h"
 #include "engine/program_context.h"
 #include "engine/progress.h"
+#include "engine/uuid.h"
 #include "fsck/apply.h"
 #include "fsck/command_line.h"
 #include "fsck/members.h"
 #include "fsck/repair_file.h"
-#include "engine/uuid.h"
 #include "fsck/report.h"
 
 #include <algorithm>

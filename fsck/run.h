@@ -9,7 +9,7 @@ namespace dmremap::fsck {
 enum fsck_exit : int {
   exit_clean = 0,
   exit_corrected = 1,
-  exit_left = 4,       ///< damage that was not repaired
+  exit_left = 4, ///< damage that was not repaired
   exit_operational = 8,
   exit_usage = 16,
   exit_cancelled = 32,

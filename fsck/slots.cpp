@@ -8,7 +8,8 @@ namespace {
 
 slot_verdict wrong_metadata(const slot& s) {
   if (s.serves())
-    return {damage_kind::slot_impossible, {},
+    return {damage_kind::slot_impossible,
+            {},
             "the slot of a unit that holds metadata says that a unit of main is served from there"};
   return {damage_kind::slot, slot::make(slot_kind::metadata, main_unit(0), 0, 0, 0),
           "the slot of a unit that holds metadata does not say so"};
@@ -16,8 +17,7 @@ slot_verdict wrong_metadata(const slot& s) {
 
 slot_verdict wrong_remap(const slot& s, std::uint64_t main_units) {
   if (s.main().value >= main_units)
-    return {damage_kind::slot_impossible, {},
-            "a slot names a unit behind the end of main"};
+    return {damage_kind::slot_impossible, {}, "a slot names a unit behind the end of main"};
   slot fixed = s;
   std::string text;
   if (const auto beyond = static_cast<std::uint8_t>(s.main_may_answer() & ~s.lost()); beyond != 0) {
@@ -62,9 +62,10 @@ std::optional<slot_verdict> check_slot(const slot& s, bool is_metadata, std::uin
   if (s.kind() == slot_kind::free)
     return slot_verdict{damage_kind::slot, slot::make(slot_kind::free, main_unit(0), 0, 0, s.sequence()),
                         "reserved bits are set"};
-  return slot_verdict{damage_kind::slot_impossible, {},
-                      fmt::format("a slot of kind {} that may have been a remap",
-                                  static_cast<unsigned>(s.kind()))};
+  return slot_verdict{
+      damage_kind::slot_impossible,
+      {},
+      fmt::format("a slot of kind {} that may have been a remap", static_cast<unsigned>(s.kind()))};
 }
 
 bool all_slots_possible(const table_block& t, std::uint32_t number, const geometry& g,

@@ -56,16 +56,16 @@ struct spare_state {
   std::string path;
   std::shared_ptr<store> io;
 
-  std::vector<super_copy> supers; ///< the ten on the spare
-  std::optional<super_copy> head; ///< of the sixth replica, on the host
+  std::vector<super_copy> supers;  ///< the ten on the spare
+  std::optional<super_copy> head;  ///< of the sixth replica, on the host
   std::optional<superblock> found; ///< the newest one as it lies there; nothing: none is left on the spare
   std::optional<superblock> super; ///< what it should be, where that is known
   bool conflict = false;           ///< two newest ones that differ
 
   // by the record of the set
   bool in_use = false, returned = false, removed = false;
-  int map_from = -1;   ///< of one that was away: given spare whose sixth replica is its map
-  int sixth_host = -1; ///< given spare that holds this one's sixth replica, where both sides agree
+  int map_from = -1;           ///< of one that was away: given spare whose sixth replica is its map
+  int sixth_host = -1;         ///< given spare that holds this one's sixth replica, where both sides agree
   bool sixth_doubtful = false; ///< the host's slots use the same place: nothing is written there
   std::uint32_t sixth_start = 0;
 
@@ -89,8 +89,8 @@ struct spare_state {
 /// `found`. Errors: "unsupported-feature", "upstream-v4", "not-a-spare" (nothing there speaks of a set).
 [[nodiscard]] result<void> read_supers(spare_state& s, int number, std::vector<damage>& found);
 
-/// Judges all copies against the newest one, at the places that are right; the head of the sixth replica, too,
-/// where `host` has one.
+/// Judges all copies against the newest one, at the places that are right; the head of the sixth replica,
+/// too, where `host` has one.
 void judge_supers(spare_state& s, const spare_state* host);
 
 [[nodiscard]] bool same_places(const geometry& a, const geometry& b);

@@ -301,7 +301,9 @@ result<void> read_supers(spare_state& s, int number, std::vector<damage>& found)
     return {};
   }
   choose(s, *group);
-  if ((s.super->feature_incompat & ~known_incompat) != 0)
+  // Who may only read a set cannot tell what is wrong with it either.
+  if ((s.super->feature_incompat & ~known_incompat) != 0 ||
+      (s.super->feature_ro_compat & ~known_ro_compat) != 0)
     return fail("unsupported-feature", s.path,
                 "uses a feature of the format that this version does not know; use a newer version");
   if (!settle_places(s)) {

@@ -103,9 +103,10 @@ private:
       if (!readable_[n * count + i]) {
         state = copy_state::unreadable;
       } else if (reference >= 0 &&
-                 is_same_table_block(buffer_[static_cast<std::size_t>(reference) * count + i],
-                                     spare_unit(sources[static_cast<std::size_t>(reference)].first + b.number),
-                                     bytes, place)) {
+                 is_same_table_block(
+                     buffer_[static_cast<std::size_t>(reference) * count + i],
+                     spare_unit(sources[static_cast<std::size_t>(reference)].first + b.number), bytes,
+                     place)) {
         state = copy_state::valid;
         same_as[n] = reference;
       } else if (const auto ok = decode_table_block(bytes, owner_, b.number, place, decoded_[n]); ok) {

@@ -21,12 +21,13 @@ struct table_job {
   std::function<bool(std::uint32_t, const table_block&)> possible;
   /// Gets every block that counts, once. Of blocks of chunks that have no good bit none.
   std::function<void(std::uint32_t, const table_block&)> visit;
-  std::vector<std::uint32_t> only; ///< chunks; empty: all
-  std::function<bool()> stop;                ///< true: end early
+  std::vector<std::uint32_t> only;            ///< chunks; empty: all
+  std::function<bool()> stop;                 ///< true: end early
   std::function<void(std::uint64_t)> on_read; ///< bytes read since the last call
 };
 
-/// Visits every block of every chunk that has a good bit. `marks` gets what the copies add to the fingerprint.
+/// Visits every block of every chunk that has a good bit. `marks` gets what the copies add to the
+/// fingerprint.
 void read_tables(const table_job& job, table_findings& found, std::uint64_t& marks);
 
 /// One block as its copy in `source` has it; nothing where that is no valid copy.

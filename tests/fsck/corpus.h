@@ -11,10 +11,10 @@
 namespace dmremap::test {
 
 enum class expectation {
-  same,  ///< after -y the set shows what it showed before the damage, and is clean
-  safe,  ///< as `same`, and -p suffices
-  clean, ///< after -y the set is clean; what it shows is right or an error
-  left,  ///< some damage is left alone and said; nothing wrong is ever shown
+  same,    ///< after -y the set shows what it showed before the damage, and is clean
+  safe,    ///< as `same`, and -p suffices
+  clean,   ///< after -y the set is clean; what it shows is right or an error
+  left,    ///< some damage is left alone and said; nothing wrong is ever shown
   refused, ///< not for this program to touch: an operational error
   noticed, ///< no damage, but not passed over in silence
 };
@@ -31,9 +31,15 @@ struct damaged_set {
 [[nodiscard]] std::vector<damaged_set> bytes_by_hand(); ///< checksums show it
 [[nodiscard]] std::vector<damaged_set> logic_by_hand(); ///< checksums do not
 
-/// Damage of `images` by a seed. Without `sealed` copies are overwritten, torn, swapped, put back to an older
-/// version, but for one current copy of every block. With it fields of single copies are changed under right
-/// checksums. Returns what was done, in words.
-[[nodiscard]] std::string damage_by_seed(set_images& images, std::uint32_t seed, bool sealed);
+enum class seeded {
+  bytes,      ///< copies overwritten, torn, swapped; of every block one current copy is left
+  fields,     ///< fields of single copies changed under right checksums
+  everywhere, ///< fields changed in all copies alike, under right checksums
+};
+/// Damages `images`. Returns what was done, in words.
+[[nodiscard]] std::string damage_by_seed(set_images& images, std::uint32_t seed, seeded how);
+
+/// DMREMAP_REPLAY=nightly: twenty times as many seeds, ten times as many draws a cut.
+[[nodiscard]] bool nightly();
 
 } // namespace dmremap::test

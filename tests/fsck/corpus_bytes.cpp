@@ -15,7 +15,9 @@ damaged_set one(std::string name, expectation after, edit e, unsigned spares = 1
           }};
 }
 
-std::uint32_t used_block(const spare_editor& e) { return e.serving().front().first; }
+std::uint32_t used_block(const spare_editor& e) {
+  return e.serving().front().first;
+}
 
 } // namespace
 
@@ -43,7 +45,8 @@ std::vector<damaged_set> bytes_by_hand() {
   }));
   add(one("the first 4 MiB zeroed", x::safe, [](auto& e) { e.fill(0, 1024, 0); }));
   add(one("the last fifth overwritten", x::safe, [](auto& e) { e.fill(3276, 820, -1); }));
-  add(one("superblock copy 1 in the place of copy 2", x::safe, [](auto& e) { e.copy(e.super(1), e.super(2)); }));
+  add(one("superblock copy 1 in the place of copy 2", x::safe,
+          [](auto& e) { e.copy(e.super(1), e.super(2)); }));
   add(one("a table block in the place of a superblock", x::safe,
           [](auto& e) { e.copy(e.block(0, used_block(e)), e.super(3)); }));
   add(one("one copy of a table block overwritten", x::safe,
@@ -87,10 +90,13 @@ std::vector<damaged_set> bytes_by_hand() {
   }));
   add(one("nothing but noise on the whole spare", x::refused, [](auto& e) { e.fill(0, 4096, -1); }));
   add(one("nothing but zeros on the whole spare", x::refused, [](auto& e) { e.fill(0, 4096, 0); }));
-  add(one("all ten superblocks of one of two spares gone", x::same, [](auto& e) {
-    for (unsigned c = 0; c < 10; ++c)
-      e.fill(e.super(c), 1, -1);
-  }, 2));
+  add(one(
+      "all ten superblocks of one of two spares gone", x::same,
+      [](auto& e) {
+        for (unsigned c = 0; c < 10; ++c)
+          e.fill(e.super(c), 1, -1);
+      },
+      2));
   add({"all superblocks of one of two spares gone, and its head on the other", 2, true, false, x::same,
        [](set_images& images) {
          spare_editor lost(images.spares[0]), other(images.spares[1]);

@@ -18,7 +18,9 @@ damaged_set one(std::string name, expectation after, edit e, unsigned spares = 1
 constexpr std::uint32_t block_of_1024 = 1024 / 254;
 constexpr unsigned slot_of_1024 = 1024 % 254;
 
-constexpr std::uint64_t kind(std::uint64_t k) { return k << 48; }
+constexpr std::uint64_t kind(std::uint64_t k) {
+  return k << 48;
+}
 
 struct used_slot {
   std::uint32_t block;
@@ -31,7 +33,9 @@ used_slot used(const spare_editor& e, std::size_t n = 0) {
   return {b, i, e.get(e.block(0, b), 32 + 16 * i, 8), e.get(e.block(0, b), 40 + 16 * i, 8)};
 }
 
-void put(spare_editor& e, const used_slot& s) { e.put_slot(s.block, s.index, s.where, s.stamp); }
+void put(spare_editor& e, const used_slot& s) {
+  e.put_slot(s.block, s.index, s.where, s.stamp);
+}
 
 /// The chunk's bit in all superblocks; a chunk is one block on a spare of 16 MiB.
 void put_good(spare_editor& e, unsigned replica, std::uint32_t chunk, bool on) {
@@ -49,9 +53,8 @@ void add_slots(std::vector<damaged_set>& all) {
     s.where = (s.where & ~0xFFFFFFFFFFFFull) | 5000;
     put(e, s);
   }));
-  add(one("a remap in the slot of a superblock's unit", x::left, [](auto& e) {
-    e.put_slot(block_of_1024, slot_of_1024, 77, kind(1) | 9);
-  }));
+  add(one("a remap in the slot of a superblock's unit", x::left,
+          [](auto& e) { e.put_slot(block_of_1024, slot_of_1024, 77, kind(1) | 9); }));
   add(one("the slot of a superblock's unit is free", x::same,
           [](auto& e) { e.put_slot(block_of_1024, slot_of_1024, 0, 0); }));
   add(one("the slot of a superblock's unit is retired", x::same,
@@ -169,6 +172,8 @@ void add_copies(std::vector<damaged_set>& all) {
     }
   }));
   add(one("an unknown incompatible feature", x::refused, [](auto& e) { e.put_supers(128, 4, 1u << 7); }));
+  add(one("an unknown feature that allows reading only", x::refused,
+          [](auto& e) { e.put_supers(124, 4, 1u << 9); }));
 }
 
 void add_supers(std::vector<damaged_set>& all) {
@@ -215,17 +220,22 @@ void add_supers(std::vector<damaged_set>& all) {
     e.put_supers(728, 4, 1);
     e.put_supers(732, 4, 2600);
   }));
-  add(one("the other spare does not list the copy of the table", x::safe,
-          [](auto& e) { e.put_supers(732, 4, 3000); }, 2));
-  add(one("the copy of a table is listed where another's table lies", x::safe,
-          [](auto& e) { e.put_supers(736 + 4, 4, 1640); }, 2));
-  add(one("sessions that no other spare knows", x::left, [](auto& e) {
-    e.put_supers(208, 8, 0x1234);
-    e.put_supers(216, 8, 0x1234);
-    e.put_supers(224, 8, 0x1234);
-    e.put_supers(232, 8, 0x5678);
-    e.put_supers(240, 8, 0x5678);
-  }, 2));
+  add(one(
+      "the other spare does not list the copy of the table", x::safe,
+      [](auto& e) { e.put_supers(732, 4, 3000); }, 2));
+  add(one(
+      "the copy of a table is listed where another's table lies", x::safe,
+      [](auto& e) { e.put_supers(736 + 4, 4, 1640); }, 2));
+  add(one(
+      "sessions that no other spare knows", x::left,
+      [](auto& e) {
+        e.put_supers(208, 8, 0x1234);
+        e.put_supers(216, 8, 0x1234);
+        e.put_supers(224, 8, 0x1234);
+        e.put_supers(232, 8, 0x5678);
+        e.put_supers(240, 8, 0x5678);
+      },
+      2));
   add({"one spare given twice", 2, true, true, x::left,
        [](set_images& images) { images.spares[1] = images.spares[0]; }});
   add({"one spare of two is not given", 2, true, true, x::left,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "tests/fsck/corpus.h"
 
+#include <cstdlib>
 #include <random>
 
 namespace dmremap::test {
@@ -21,6 +22,28 @@ public:
       for (std::uint32_t b = 0; b < table_blocks; ++b)
         if (below(3) == 0)
           copies(e, b, below(5), done);
+    }
+    return done;
+  }
+
+  std::string everywhere() {
+    auto& image = images_.spares[below(static_cast<unsigned>(images_.spares.size()))];
+    spare_editor e(image);
+    std::string done;
+    for (unsigned n = 1 + below(2); n > 0; --n) {
+      const unsigned size = 1u << below(4);
+      if (below(2) == 0) {
+        const unsigned offset = 8 + size * below((4096 - 8) / size);
+        done += " supers+" + std::to_string(offset) + "/" + std::to_string(size);
+        e.put_supers(offset, size, value());
+      } else {
+        const auto b = below(table_blocks);
+        const unsigned offset = 8 + size * below((4096 - 8) / size);
+        if (e.get(e.block(0, b), 4, 4) != 0x01544D44)
+          continue; // never initialised
+        done += " blocks " + std::to_string(b) + "+" + std::to_string(offset) + "/" + std::to_string(size);
+        e.put_blocks(b, offset, size, value());
+      }
     }
     return done;
   }
@@ -96,9 +119,22 @@ private:
 
 } // namespace
 
-std::string damage_by_seed(set_images& images, std::uint32_t seed, bool sealed) {
+bool nightly() {
+  const char* const value = std::getenv("DMREMAP_REPLAY");
+  return value != nullptr && std::string(value) == "nightly";
+}
+
+std::string damage_by_seed(set_images& images, std::uint32_t seed, seeded how) {
   damager d(images, seed * 2654435761u + 1);
-  return sealed ? d.fields() : d.bytes();
+  switch (how) {
+  case seeded::bytes:
+    return d.bytes();
+  case seeded::fields:
+    return d.fields();
+  case seeded::everywhere:
+    return d.everywhere();
+  }
+  return "";
 }
 
 } // namespace dmremap::test

@@ -48,7 +48,9 @@ public:
     return {};
   }
   [[nodiscard]] std::uint64_t failed_flushes() const override { return 0; }
-  [[nodiscard]] io_result zero(std::uint64_t, std::uint64_t) override { return io_fail(io_error::unsupported); }
+  [[nodiscard]] io_result zero(std::uint64_t, std::uint64_t) override {
+    return io_fail(io_error::unsupported);
+  }
   [[nodiscard]] const store_identity& identity() const override { return identity_; }
 
   /// What is on the medium after the cut.

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-/// Sets as images, what they show, and tools to damage them. Shares no code with the codec: offsets are those of
-/// dmremap-format(5).
+/// Sets as images, what they show, and tools to damage them. Shares no code with the codec: offsets are those
+/// of dmremap-format(5).
 namespace dmremap::test {
 
 struct set_images {
@@ -59,7 +59,7 @@ public:
   void put_blocks(std::uint32_t number, unsigned offset, unsigned size, std::uint64_t value);
   /// Two words of slot `index`, in all five copies.
   void put_slot(std::uint32_t number, unsigned index, std::uint64_t where, std::uint64_t stamp);
-  void flip(std::uint64_t unit, unsigned offset);              ///< one bit, not sealed
+  void flip(std::uint64_t unit, unsigned offset);               ///< one bit, not sealed
   void fill(std::uint64_t unit, std::uint64_t units, int byte); ///< -1: noise
   void tear(std::uint64_t unit, unsigned sectors);              ///< the first sectors zeroed, not sealed
   void copy(std::uint64_t from, std::uint64_t to);              ///< a unit as it is

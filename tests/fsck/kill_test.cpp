@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// A repair, and the taking back of one, cut off at every write and every flush. What of the unflushed writes is
-// on the medium is drawn by seed: 4 draws a cut, 40 with DMREMAP_REPLAY=nightly.
+// A repair, and the taking back of one, cut off at every write and every flush. What of the unflushed writes
+// is on the medium is drawn by seed: 4 draws a cut, 40 with DMREMAP_REPLAY=nightly.
 #include "fsck/apply.h"
 #include "fsck/repair_file.h"
 #include "tests/fsck/corpus.h"
@@ -9,17 +9,11 @@
 #include "tests/support/sanitized.h"
 
 #include <catch2/catch.hpp>
-#include <cstdlib>
 
 using namespace dmremap;
 using namespace dmremap::test;
 
 namespace {
-
-bool nightly() {
-  const char* const value = std::getenv("DMREMAP_REPLAY");
-  return value != nullptr && std::string(value) == "nightly";
-}
 
 struct machine {
   std::shared_ptr<power> supply = std::make_shared<power>();
@@ -27,10 +21,11 @@ struct machine {
 
   explicit machine(const set_images& images) {
     for (unsigned n = 0; n < images.spares.size(); ++n)
-      devices.push_back(
-          std::make_shared<cut_store>(images.spares[n], "/spare" + std::to_string(n), supply));
+      devices.push_back(std::make_shared<cut_store>(images.spares[n], "/spare" + std::to_string(n), supply));
   }
-  [[nodiscard]] std::vector<std::shared_ptr<store>> stores() const { return {devices.begin(), devices.end()}; }
+  [[nodiscard]] std::vector<std::shared_ptr<store>> stores() const {
+    return {devices.begin(), devices.end()};
+  }
   [[nodiscard]] fsck::set_findings look() const {
     std::vector<fsck::spare_input> spares;
     for (const auto& d : devices)
@@ -55,7 +50,7 @@ struct machine {
 };
 
 struct cut_run {
-  set_images left;   ///< on the media
+  set_images left;    ///< on the media
   bool whole = false; ///< it came to its end before the cut
 };
 
@@ -153,8 +148,8 @@ TEST_CASE("a repair that is cut off anywhere is completed, or taken back, by ano
   std::uint64_t cuts = 0, sets = 0;
   for (const auto& list : {bytes_by_hand(), logic_by_hand()})
     for (const auto& d : list) {
-      const bool repairable = d.after == expectation::same || d.after == expectation::safe ||
-                              d.after == expectation::clean;
+      const bool repairable =
+          d.after == expectation::same || d.after == expectation::safe || d.after == expectation::clean;
       if (!repairable)
         continue;
       cuts += check_kills(d);

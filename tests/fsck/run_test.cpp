@@ -214,7 +214,8 @@ TEST_CASE("the undo log goes where it is told to, or there is none; without room
 TEST_CASE("a set in use is refused, with and without force") {
   files set;
   set.damage();
-  const auto held = open_members({{member_role::spare, *parse_member(set.spares[1])}}, access_mode::read_write);
+  const auto held =
+      open_members({{member_role::spare, *parse_member(set.spares[1])}}, access_mode::read_write);
   REQUIRE(held);
   const auto before = set.bytes();
   for (const char* mode : {"-n", "-p", "-a", "-y"})
