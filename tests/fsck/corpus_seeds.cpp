@@ -32,18 +32,16 @@ public:
     std::string done;
     for (unsigned n = 1 + below(2); n > 0; --n) {
       const unsigned size = 1u << below(4);
-      if (below(2) == 0) {
-        const unsigned offset = 8 + size * below((4096 - 8) / size);
+      if (below(2) == 0) { // what is in use of a superblock: the fields, and the first good bits
+        const unsigned offset = 8 + size * below((1400 - 8) / size);
         done += " supers+" + std::to_string(offset) + "/" + std::to_string(size);
         e.put_supers(offset, size, value());
-      } else {
-        const auto b = below(table_blocks);
-        const unsigned offset = 8 + size * below((4096 - 8) / size);
-        if (e.get(e.block(0, b), 4, 4) != 0x01544D44)
-          continue; // never initialised
-        done += " blocks " + std::to_string(b) + "+" + std::to_string(offset) + "/" + std::to_string(size);
-        e.put_blocks(b, offset, size, value());
+        continue;
       }
+      const auto [block, slot] = pick_slot(e);
+      const unsigned offset = 32 + 16 * slot + below(16 / size) * size;
+      done += " blocks " + std::to_string(block) + "+" + std::to_string(offset) + "/" + std::to_string(size);
+      e.put_blocks(block, offset, size, value());
     }
     return done;
   }
@@ -71,6 +69,13 @@ public:
 
 private:
   unsigned below(unsigned n) { return static_cast<unsigned>(random_() >> 4) % n; }
+  /// One that serves main, where there is one and by half, or any of a block that is in use.
+  std::pair<std::uint32_t, unsigned> pick_slot(const spare_editor& e) {
+    const auto serving = e.serving();
+    if (!serving.empty() && below(2) == 0)
+      return serving[below(static_cast<unsigned>(serving.size()))];
+    return {e.free_slot().first, below(254)};
+  }
   std::uint64_t value() {
     switch (below(4)) {
     case 0:
