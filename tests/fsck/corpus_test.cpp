@@ -188,9 +188,9 @@ TEST_CASE("300 sets whose copies all say the same wrong thing: the end is settle
       continue;
     unclean += run.before.clean() ? 0 : 1;
     // Such an entry can be a remap like any other, and what is said of main that of another main: without
-    // main no checker can know.
+    // main no checker can know. A spare that says that it was away is looked at once it is back.
     const shown_set now = show(images);
-    if (run.after.clean() && !now.refused.starts_with("main-"))
+    if (run.after.clean() && !now.refused.starts_with("main-") && !run.has(fsck::damage_kind::spare_returned))
       check_usable(images, now);
     check_settled(images, run.after.clean());
   }
