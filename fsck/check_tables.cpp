@@ -321,10 +321,30 @@ private:
     read_tables(job, ignored, no_marks);
   }
 
+  /// A slot without a sequence gets a new one, where it alone names its unit of main. Among several that
+  /// would make it the winner: it is left as it is, or released like any older one.
+  void keep_unsequenced(const entry& e, bool loses) {
+    const auto here = [&](const auto& other, spare_unit unit) {
+      return static_cast<int>(other.spare) == e.spare && unit == e.unit && other.kind == damage_kind::slot;
+    };
+    std::erase_if(f_.slots, [&](const slot_problem& p) { return here(p, p.unit); });
+    const auto told = std::find_if(f_.found.begin(), f_.found.end(),
+                                   [&](const damage& d) { return here(d, spare_unit(d.first_unit)); });
+    if (told == f_.found.end())
+      return;
+    if (loses)
+      f_.found.erase(told);
+    else
+      told->kind = damage_kind::slot_impossible;
+  }
+
   void judge_unit(main_unit unit, std::vector<entry>& entries) {
     std::stable_sort(entries.begin(), entries.end(), [](const entry& a, const entry& b) {
       return a.content.sequence() > b.content.sequence();
     });
+    for (const entry& e : entries)
+      if (e.content.sequence() == 0)
+        keep_unsequenced(e, entries.front().content.sequence() != 0);
     for (std::size_t n = 1; n < entries.size(); ++n) {
       const entry& e = entries[n];
       const bool tie = e.content.sequence() == entries.front().content.sequence();

@@ -15,31 +15,53 @@ class reader {
 public:
   reader(const table_job& job, table_findings& found, std::uint64_t& marks)
       : job_(job), found_(found), marks_(marks), owner_(low_half(job.super->spare_uuid)),
-        buffer_(job.sources.size() * std::min(piece_blocks, job.super->places.chunk_blocks)),
+        buffer_(job.sources.size() * std::min(piece_blocks, job.super->places.table_blocks)),
         decoded_(all_replicas) {}
 
   void run() {
     const geometry& g = job_.super->places;
-    for (std::uint32_t chunk = 0; chunk < g.chunks(); ++chunk) {
-      if (!job_.only.empty() && std::find(job_.only.begin(), job_.only.end(), chunk) == job_.only.end())
+    std::uint32_t end = 0;
+    for (std::uint32_t chunk = 0; chunk < g.chunks(); chunk = end) {
+      end = chunk + 1;
+      if (!is_wanted(chunk))
         continue;
-      std::vector<table_source> sources;
-      for (const auto& s : job_.sources)
-        if (job_.super->is_good(s.replica, chunk))
-          sources.push_back(s);
+      const std::vector<table_source> sources = good_sources(chunk);
       if (sources.empty()) {
         look_unmarked(chunk);
         continue;
       }
-      for (std::uint32_t b = g.chunk_first(chunk); b < g.chunk_end(chunk); b += piece_blocks) {
+      // Chunks are as small as a block on small spares: neighbours with the same good copies are read
+      // together.
+      const unsigned mask = mask_of(chunk);
+      while (end < g.chunks() && is_wanted(end) && mask_of(end) == mask)
+        ++end;
+      const std::uint32_t last = g.chunk_end(end - 1);
+      for (std::uint32_t b = g.chunk_first(chunk); b < last; b += piece_blocks) {
         if (job_.stop && job_.stop())
           return;
-        piece(sources, b, std::min(piece_blocks, g.chunk_end(chunk) - b));
+        piece(sources, b, std::min(piece_blocks, last - b));
       }
     }
   }
 
 private:
+  [[nodiscard]] bool is_wanted(std::uint32_t chunk) const {
+    return job_.only.empty() || std::find(job_.only.begin(), job_.only.end(), chunk) != job_.only.end();
+  }
+  [[nodiscard]] unsigned mask_of(std::uint32_t chunk) const {
+    unsigned mask = 0;
+    for (const auto& s : job_.sources)
+      mask |= job_.super->is_good(s.replica, chunk) ? 1u << s.replica : 0u;
+    return mask;
+  }
+  [[nodiscard]] std::vector<table_source> good_sources(std::uint32_t chunk) const {
+    std::vector<table_source> sources;
+    for (const auto& s : job_.sources)
+      if (job_.super->is_good(s.replica, chunk))
+        sources.push_back(s);
+    return sources;
+  }
+
   /// A chunk that no bit tells of: blocks that hold entries must not lie there.
   void look_unmarked(std::uint32_t chunk) {
     const geometry& g = job_.super->places;

@@ -186,7 +186,7 @@ def run_ctest(preset, label, jobs, tally, environment, folder):
 
 # --- fuzzers ----------------------------------------------------------------------------------------------------
 
-FUZZERS = ("set", "codec", "text", "foreign")
+FUZZERS = ("set", "fsck", "codec", "text", "foreign")
 # No stack of each allocation: half of the time of a run would go there.
 FUZZ_ASAN = "allocator_release_to_os_interval_ms=-1:quarantine_size_mb=16:malloc_context_size=8"
 

@@ -108,6 +108,19 @@ void add_slots(std::vector<damaged_set>& all) {
     const auto [b, i] = e.free_slot();
     e.put_slot(b, i, s.where, s.stamp);
   }));
+  add(one("two slots for one unit, both without a sequence", x::left, [](auto& e) {
+    auto s = used(e, 2);
+    s.stamp &= ~0xFFFFFFFFFFFFull;
+    put(e, s);
+    const auto [b, i] = e.free_slot();
+    e.put_slot(b, i, s.where, s.stamp);
+  }));
+  add(one("two slots for one unit, the second one without a sequence, and a bad copy", x::safe, [](auto& e) {
+    const auto s = used(e, 2);
+    const auto [b, i] = e.free_slot();
+    e.put_slot(b, i, s.where, kind(1));
+    e.put(e.block(3, b), 8, 8, 1);
+  }));
   add({"a unit of main on two spares, the second one older", 2, true, true, x::safe, [](set_images& images) {
          spare_editor a(images.spares[0]), b(images.spares[1]);
          const bool first = !a.serving().empty();

@@ -49,6 +49,11 @@ TEST_CASE("corpus and reproducers: damaged sets") {
   run_all("set", fuzz::run_set);
 }
 
+TEST_CASE("corpus and reproducers: damaged sets that are repaired") {
+  run_all("set", fuzz::run_fsck);
+  run_all("fsck", fuzz::run_fsck);
+}
+
 TEST_CASE("corpus and reproducers: texts") {
   run_all("text", fuzz::run_text);
 }

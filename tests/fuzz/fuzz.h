@@ -72,6 +72,7 @@ struct field {
 
 void run_codec(input_bytes bytes);
 void run_set(input_bytes bytes);
+void run_fsck(input_bytes bytes); ///< takes what run_set takes
 void run_text(input_bytes bytes);
 void run_foreign(input_bytes bytes);
 

@@ -12,6 +12,8 @@
 #include "engine/paths.h"
 #include "engine/units.h"
 #include "engine/uuid.h"
+#include "fsck/command_line.h"
+#include "fsck/repair_file.h"
 #include "fusedisk/control_commands.h"
 #include "fusedisk/messages.h"
 #include "engine/mount_table.h"
@@ -175,6 +177,21 @@ void dmremap_line(const std::string& text) {
   });
 }
 
+void fsck_line(const std::string& text) {
+  arguments("dmremap-fsck", text, [](int argc, const char* const* argv) {
+    if (const auto line = fsck::parse_command_line(argc, argv); !line)
+      require_error(line.error());
+  });
+}
+
+void repair_plan(const std::string& text) {
+  const auto plan = fsck::parse_plan(text, "plan");
+  if (!plan)
+    return require_error(plan.error());
+  const auto again = fsck::parse_plan(fsck::format_plan(*plan), "plan");
+  require(again && again->writes.size() == plan->writes.size(), "a plan survives being written and read");
+}
+
 /// The list of bad sectors is in order, within the device and joined; the counter is its sum.
 void require_order(const dust_control& dust, std::uint64_t sectors) {
   std::uint64_t sum = 0, end = 0;
@@ -273,9 +290,10 @@ void run_text(input_bytes bytes) {
     void (*read)(const std::string&);
   };
   static constexpr reader readers[] = {
-      {'m', member},  {'t', table_line},    {'c', config},       {'r', request},       {'w', message},
-      {'o', options}, {'f', fusedisk_line}, {'a', dmremap_line}, {'d', dust_commands}, {'D', dust_file},
-      {'n', numbers}, {'j', reply},         {'p', mounts},       {'k', claim_record},
+      {'m', member},        {'t', table_line},   {'c', config},        {'r', request},
+      {'w', message},       {'o', options},      {'f', fusedisk_line}, {'a', dmremap_line},
+      {'d', dust_commands}, {'D', dust_file},    {'n', numbers},       {'j', reply},
+      {'p', mounts},        {'k', claim_record}, {'F', fsck_line},     {'u', repair_plan},
   };
   const std::string text = in.text();
   for (const auto& r : readers)
