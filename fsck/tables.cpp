@@ -4,11 +4,13 @@
 #include "engine/uuid.h"
 
 #include <algorithm>
+#include <thread>
 
 namespace dmremap::fsck {
 namespace {
 
-constexpr std::uint32_t piece_blocks = 256; // 1 MiB a read
+constexpr std::uint32_t piece_blocks = 1024; // 4 MiB a read
+constexpr std::uint32_t large_piece = 256;
 constexpr unsigned all_replicas = own_replicas + 1;
 
 class reader {
@@ -90,18 +92,33 @@ private:
       }
   }
 
-  void piece(const std::vector<table_source>& sources, std::uint32_t first, std::uint32_t count) {
-    readable_.assign(sources.size() * count, true);
-    for (std::size_t n = 0; n < sources.size(); ++n) {
+  /// The copies of a piece, one beside the other; large ones at the same time, so that the device is kept
+  /// busy.
+  void read_copies(const std::vector<table_source>& sources, std::uint32_t first, std::uint32_t count) {
+    const auto read_one = [&, first, count](std::size_t n) {
       store& io = *sources[n].io;
       const std::uint64_t at = (sources[n].first + first) * unit_bytes;
       const std::span<std::byte> all(buffer_[n * count].bytes.data(), std::size_t{count} * unit_bytes);
       if (at + all.size() <= io.size() && io.read(all, at))
-        continue;
+        return;
       for (std::uint32_t i = 0; i < count; ++i) // one bad place must not cost its neighbours
         readable_[n * count + i] =
             read_unit(io, spare_unit(sources[n].first + first + i), buffer_[n * count + i]);
-    }
+    };
+    std::vector<std::thread> others;
+    for (std::size_t n = 1; n < sources.size(); ++n)
+      if (count >= large_piece)
+        others.emplace_back(read_one, n);
+      else
+        read_one(n);
+    read_one(0);
+    for (auto& t : others)
+      t.join();
+  }
+
+  void piece(const std::vector<table_source>& sources, std::uint32_t first, std::uint32_t count) {
+    readable_.assign(sources.size() * count, true);
+    read_copies(sources, first, count);
     for (std::uint32_t i = 0; i < count; ++i)
       block(sources, first, i, count);
     found_.copies += sources.size() * count;
