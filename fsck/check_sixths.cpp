@@ -67,7 +67,7 @@ public:
 
 private:
   void guest(spare_state& s, unsigned index, unsigned listed) {
-    const bool stands = s.sixth_host >= 0 && !s.sixth_doubtful;
+    const bool stands = s.sixth_host >= 0 && !s.sixth_doubtful && !s.sixth_short;
     const int who = f_.record->places[index].given;
     if (s.super->sixth_host != no_host && !stands) {
       const bool host_away = s.super->sixth_host < max_spares && s.super->sixth_host != index &&
@@ -77,7 +77,9 @@ private:
         return; // cannot be judged
       say(s, who,
           fmt::format("says that spare {} has a copy of its table, which is not so{}", s.super->sixth_host,
-                      s.sixth_doubtful ? ": that place serves main" : ""));
+                      s.sixth_doubtful ? ": that place serves main"
+                      : s.sixth_short  ? ": it lacks a part"
+                                       : ""));
       f_.fixes.push_back({damage_kind::sixth_listing, who, [](superblock& one) {
                             one.sixth_host = no_host;
                             one.sixth_start = 0;
@@ -100,7 +102,8 @@ private:
       if (p.listed && g != index && (p.given < 0 || p.returned))
         continue; // the map of one that is away: not touched
       const spare_state* guest = given_at(f_, g);
-      const bool stands = p.listed && guest != nullptr && guest->sixth_host == who && !guest->sixth_doubtful;
+      const bool stands = p.listed && guest != nullptr && guest->sixth_host == who &&
+                          !guest->sixth_doubtful && !guest->sixth_short;
       if (stands)
         continue;
       say(s, who, fmt::format("lists a copy of the table of spare {}, which is not one", g));

@@ -26,6 +26,7 @@ struct entry {
   unsigned place = 0; ///< in the set's list
   spare_unit unit;
   slot content;
+  bool possible = true;
 };
 
 class checker {
@@ -215,6 +216,7 @@ private:
       if (!whole)
         continue;
       mark(v.super);
+      s.sixth_short = s.sixth_short || !v.super.is_good(sixth_replica, chunk);
       f_.fixes.push_back({damage_kind::chunk_unmarked, v.spare, mark});
     }
   }
@@ -314,9 +316,12 @@ private:
     job.visit = [&](std::uint32_t number, const table_block& t) {
       for (std::uint32_t i = 0; i < slots_per_block; ++i)
         if (t.slots[i].serves())
-          if (const auto at = named.find(t.slots[i].main().value); at != named.end())
-            at->second.push_back({v.spare, v.super.spare_index,
-                                  spare_unit(std::uint64_t{number} * slots_per_block + i), t.slots[i]});
+          if (const auto at = named.find(t.slots[i].main().value); at != named.end()) {
+            const spare_unit u(std::uint64_t{number} * slots_per_block + i);
+            const auto wrong = check_slot(t.slots[i], v.super.places.is_metadata(u), main_units);
+            at->second.push_back({v.spare, v.super.spare_index, u, t.slots[i],
+                                  !wrong || wrong->kind != damage_kind::slot_impossible});
+          }
     };
     read_tables(job, ignored, no_marks);
   }
@@ -342,15 +347,20 @@ private:
     std::stable_sort(entries.begin(), entries.end(), [](const entry& a, const entry& b) {
       return a.content.sequence() > b.content.sequence();
     });
+    // One that cannot be may be newer than one that can, but it decides nothing.
+    const bool decided =
+        std::all_of(entries.begin(), entries.end(), [](const entry& e) { return e.possible; });
     for (const entry& e : entries)
       if (e.content.sequence() == 0)
-        keep_unsequenced(e, entries.front().content.sequence() != 0);
+        keep_unsequenced(e, decided && entries.front().content.sequence() != 0);
     for (std::size_t n = 1; n < entries.size(); ++n) {
       const entry& e = entries[n];
-      const bool tie = e.content.sequence() == entries.front().content.sequence();
+      const bool tie = !decided || e.content.sequence() == entries.front().content.sequence();
       const auto text = fmt::format("unit {} of main (sector {}) is named by {} slots{}", unit.value,
                                     first_sector(unit).value, entries.size(),
-                                    tie ? " with the same sequence" : ", this one is older");
+                                    !decided ? ", of which one cannot be"
+                                    : tie    ? " with the same sequence"
+                                             : ", this one is older");
       const auto kind = tie ? damage_kind::slot_conflict : damage_kind::slot_superseded;
       const std::string member = e.spare >= 0 ? f_.spares[static_cast<std::size_t>(e.spare)].path : "";
       --f_.remaps;

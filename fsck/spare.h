@@ -67,6 +67,7 @@ struct spare_state {
   int map_from = -1;           ///< of one that was away: given spare whose sixth replica is its map
   int sixth_host = -1;         ///< given spare that holds this one's sixth replica, where both sides agree
   bool sixth_doubtful = false; ///< the host's slots use the same place: nothing is written there
+  bool sixth_short = false;    ///< it lacks a chunk that is to be marked as good
   std::uint32_t sixth_start = 0;
 
   std::uint64_t highest_sequence = 0, highest_end = 0; ///< of all sound superblock copies

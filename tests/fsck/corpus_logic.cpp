@@ -108,6 +108,12 @@ void add_slots(std::vector<damaged_set>& all) {
     const auto [b, i] = e.free_slot();
     e.put_slot(b, i, s.where, s.stamp);
   }));
+  add(one("two slots for one unit, and a newer one in the slot of a superblock's unit", x::left, [](auto& e) {
+    const auto s = used(e, 2);
+    const auto [b, i] = e.free_slot();
+    e.put_slot(b, i, s.where, kind(1) | 1);
+    e.put_slot(block_of_1024, slot_of_1024, s.where, kind(1) | 0xFFFFF);
+  }));
   add(one("two slots for one unit, both without a sequence", x::left, [](auto& e) {
     auto s = used(e, 2);
     s.stamp &= ~0xFFFFFFFFFFFFull;
@@ -215,6 +221,14 @@ void add_supers(std::vector<damaged_set>& all) {
     for (unsigned r = 0; r < 5; ++r)
       put_good(e, r, b, false);
   }));
+  add({"no replica of a chunk of a protected spare is marked as good", 2, true, true, x::same,
+       [](set_images& images) {
+         spare_editor a(images.spares[0]), b(images.spares[1]);
+         spare_editor& e = a.serving().empty() ? b : a;
+         const auto chunk = used(e).block;
+         for (unsigned r = 0; r < 6; ++r)
+           put_good(e, r, chunk, false);
+       }});
   add(one("one good replica of a chunk is marked as bad", x::noticed,
           [](auto& e) { put_good(e, 2, used(e).block, false); }));
   add(one("a chunk that was never written is marked as good", x::left, [](auto& e) {
