@@ -204,7 +204,8 @@ private:
       else
         state = copy_state::differs;
       b.conflict = b.conflict || state == copy_state::differs;
-      note_highest(other);
+      if (state != copy_state::impossible) // what is in it is not in use
+        note_highest(other);
     }
     return chosen;
   }

@@ -107,7 +107,11 @@ void run_fsck(input_bytes bytes) {
   require(done.has_value() && done->failures.empty(), "a repair that nothing hinders is carried out");
   const auto after = look(on);
   require(after.has_value(), "a repaired set can be looked at");
-  require(fsck::make_plan(*after, fsck::is_repairable).empty(), "a second repair has nothing to do");
+  // What was in doubt only because of what is repaired now can be repaired next.
+  const bool doubt = std::any_of(found->found.begin(), found->found.end(), [](const fsck::damage& d) {
+    return fsck::facts_of(d.kind).fix == fsck::remedy::impossible;
+  });
+  require(doubt || fsck::make_plan(*after, fsck::is_repairable).empty(), "a second repair has nothing to do");
   const auto now = show(*c, on);
   // Entries of a chunk that no copy is marked of are not served before, and are after.
   const bool marked = std::any_of(found->found.begin(), found->found.end(), [](const fsck::damage& d) {
