@@ -290,6 +290,15 @@ class Fsck(harness.TestCase):
         self.assertEqual(run("-p").returncode, 0)
         device.detach()
 
+    def test_installed_where_fsck_looks_for_it(self):
+        place = self.workspace.folder("installed")
+        self.workspace.run("cmake", "--install", harness.build_dir(), "--prefix", place)
+        program = place / "sbin/dmremap-fsck"
+        self.assertEqual(os.readlink(place / "sbin/fsck.dmremap"), "dmremap-fsck")
+        self.assertTrue(os.access(place / "sbin/fsck.dmremap", os.X_OK))
+        self.assertTrue(program.is_file())
+        self.assertTrue((place / "share/man/man8/dmremap-fsck.8").is_file())
+
 
 if __name__ == "__main__":
     harness.main()
