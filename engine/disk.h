@@ -197,8 +197,9 @@ public:
   /// The range reads as zeros afterwards, or io_error::unsupported and nothing was changed.
   [[nodiscard]] io_result zero(io_context&, std::uint64_t offset, std::uint64_t length);
 
-  /// Moves the unit that holds `sector` to a spare with its data. Durable on return.
-  [[nodiscard]] result<remap_reply> remap(sector_number sector);
+  /// Moves the units that hold these sectors to spares with their data; those that are there already are
+  /// counted. 16 units go in one table change, durable before the next; what was moved before an error stays.
+  [[nodiscard]] result<remap_reply> remap(sector_number sector, std::uint64_t sectors = 1);
   /// Writes the unit back to main, reads it back and forgets it. Durable on return.
   [[nodiscard]] result<void> unmap(sector_number sector);
   /// Message add_remap of product.md; `source` nothing: "auto". Checked whole before anything changes.

@@ -3,6 +3,7 @@
 #include "engine/disk_impl.h"
 #include "engine/paths.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -76,52 +77,79 @@ result<std::string> disk::format(store& main, std::span<store* const> spares, co
   return to_text(s.set_uuid);
 }
 
-// --- one unit
+// --- moving units to a spare
 // ------------------------------------------------------------------------------------------------------
 
-result<remap_reply> disk::remap(sector_number sector) {
+/// Frozen together while main is read, and one table change.
+static constexpr std::uint64_t units_per_move = 16;
+
+/// Units that follow each other, in one table change; those that are on a spare already stay.
+static result<remap_reply> move_units(disk::impl& i, main_unit first, std::uint64_t count) {
+  const std::lock_guard admin(i.admin_mutex);
+  const unsigned mark = i.gate.freeze({first.value, count});
+  const auto refuse = [&](tl::unexpected<error> why) {
+    i.gate.thaw(mark, [] {});
+    return why;
+  };
+  remap_reply answer;
+  std::vector<moving_unit> moving;
+  for (main_unit u = first; u.value < first.value + count; u = u.plus(1)) {
+    if (const map_entry e = i.set->lookup(u); e.present()) {
+      if (e.in_doubt())
+        return refuse(
+            fail("commit-in-doubt", sector_text(u), "an earlier change of this unit is not complete yet"));
+      ++answer.already;
+      continue;
+    }
+    moving_unit& m = moving.emplace_back(moving_unit{u, {}});
+    auto read = i.read_image_from_main(u, m.image);
+    if (read && m.image.lost != 0 && std::popcount(m.image.lost) == static_cast<int>(i.valid_sectors(u)) &&
+        !i.main_answers_elsewhere(u))
+      read = io_fail(io_error::gone);
+    if (!read)
+      return refuse(
+          fail("main-unreadable", sector_text(u),
+               "main could not be read: " + std::string(name_of(read.error())) + "; nothing changed"));
+    m.kind = slot_kind::explicit_remap;
+    m.may_answer = m.image.lost;
+    answer.lost_sectors += static_cast<std::uint64_t>(std::popcount(m.image.lost));
+  }
+  std::vector<slot_change> changes;
+  if (!moving.empty()) {
+    const commit_reply reply = i.place(moving, changes, i.set->marks());
+    if (reply.outcome == commit_outcome::refused && i.spare_full)
+      return refuse(
+          fail("no-spare-capacity", sector_text(moving.front().main), "No spare capacity available"));
+    if (reply.outcome != commit_outcome::done)
+      return refuse(not_committed(sector_text(moving.front().main), reply));
+    i.set->counts().manual_remaps += moving.size();
+  }
+  answer.units = moving.size();
+  i.gate.thaw(mark, [&] { i.set->publish(changes); });
+  answer.spare_sector = sector_number(i.set->lookup(first).unit().value * unit_sectors);
+  return answer;
+}
+
+result<remap_reply> disk::remap(sector_number sector, std::uint64_t sectors) {
   impl& i = *impl_;
   if (i.options.read_only)
     return fail("read-only", sector_text(sector), "the set is open read-only");
-  if (sector.value >= i.bytes / sector_bytes)
-    return fail("out-of-range", sector_text(sector),
-                "the disk has " + std::to_string(i.bytes / sector_bytes) + " sectors");
-  const std::lock_guard admin(i.admin_mutex);
-  const main_unit u = unit_of(sector);
-  const unsigned mark = i.gate.freeze({u.value, 1});
-  const auto thaw = [&] { i.gate.thaw(mark, [] {}); };
-  if (const map_entry e = i.set->lookup(u); e.present()) {
-    thaw();
-    if (e.in_doubt())
-      return fail("commit-in-doubt", sector_text(sector),
-                  "an earlier change of this unit is not complete yet");
-    return remap_reply{0, 1, 0, sector_number(e.unit().value * unit_sectors)};
+  const std::uint64_t all = i.bytes / sector_bytes;
+  if (sectors == 0 || sector.value >= all || sectors > all - sector.value)
+    return fail("out-of-range", sector_text(sector), "the disk has " + std::to_string(all) + " sectors");
+  remap_reply answer;
+  const std::uint64_t end = unit_of(sector.plus(sectors - 1)).value + 1;
+  for (main_unit u = unit_of(sector); u.value < end;) {
+    const std::uint64_t count = std::min(units_per_move, end - u.value);
+    const remap_reply moved = TRY(move_units(i, u, count));
+    if (u == unit_of(sector))
+      answer.spare_sector = moved.spare_sector;
+    answer.units += moved.units;
+    answer.already += moved.already;
+    answer.lost_sectors += moved.lost_sectors;
+    u = u.plus(count);
   }
-  moving_unit moving{u, {}};
-  auto read = i.read_image_from_main(u, moving.image);
-  if (read && moving.image.lost != 0 &&
-      std::popcount(moving.image.lost) == static_cast<int>(i.valid_sectors(u)) &&
-      !i.main_answers_elsewhere(u))
-    read = io_fail(io_error::gone);
-  if (!read) {
-    thaw();
-    return fail("main-unreadable", sector_text(sector),
-                "main could not be read: " + std::string(name_of(read.error())) + "; nothing changed");
-  }
-  std::vector<slot_change> changes;
-  moving.kind = slot_kind::explicit_remap;
-  moving.may_answer = moving.image.lost;
-  const commit_reply reply = i.place({&moving, 1}, changes, i.set->marks());
-  if (reply.outcome != commit_outcome::done) {
-    thaw();
-    if (reply.outcome == commit_outcome::refused && i.spare_full)
-      return fail("no-spare-capacity", sector_text(sector), "No spare capacity available");
-    return not_committed(sector_text(sector), reply);
-  }
-  ++i.set->counts().manual_remaps;
-  i.gate.thaw(mark, [&] { i.set->publish(changes); });
-  return remap_reply{1, 0, static_cast<std::uint64_t>(std::popcount(moving.image.lost)),
-                     sector_number(i.set->lookup(u).unit().value * unit_sectors)};
+  return answer;
 }
 
 result<void> disk::unmap(sector_number sector) {

@@ -198,7 +198,8 @@ result<answer> do_lost(control_target& t, const json&) {
 
 result<answer> do_remap(control_target& t, const json& args) {
   const auto sector = TRY(sector_argument(args, "sector"));
-  const auto reply = TRY(t.remap(sector));
+  const auto sectors = is_absent(args, "sectors") ? 1 : TRY(number_argument(args, "sectors"));
+  const auto reply = TRY(t.remap(sector, sectors));
   return answer{text_of(reply), to_json(reply)};
 }
 

@@ -93,7 +93,7 @@ public:
 
   // These may take as long as a drive does.
   [[nodiscard]] virtual std::vector<std::string> loops() const = 0;
-  [[nodiscard]] virtual result<remap_reply> remap(sector_number sector) = 0;
+  [[nodiscard]] virtual result<remap_reply> remap(sector_number sector, std::uint64_t sectors) = 0;
   [[nodiscard]] virtual result<void> unmap(sector_number sector) = 0;
   [[nodiscard]] virtual result<remap_reply> add_remap(sector_number dest, std::optional<sector_number> source,
                                                       std::uint64_t sectors, unsigned spare_index) = 0;

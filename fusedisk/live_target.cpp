@@ -109,10 +109,12 @@ void live_target::reset_breaker() {
   parts_.log.info("breaker reset: automatic remapping goes on");
 }
 
-result<remap_reply> live_target::remap(sector_number sector) {
-  auto done = parts_.set.remap(sector);
+result<remap_reply> live_target::remap(sector_number sector, std::uint64_t sectors) {
+  auto done = parts_.set.remap(sector, sectors);
   if (done)
-    parts_.log.info("sector " + std::to_string(sector.value) + " remapped by hand: " + text_of(*done));
+    parts_.log.info("sector " + std::to_string(sector.value) +
+                    (sectors == 1 ? "" : " and " + std::to_string(sectors - 1) + " more") +
+                    " remapped by hand: " + text_of(*done));
   return done;
 }
 

@@ -63,7 +63,7 @@ public:
   void reset_breaker() override;
 
   [[nodiscard]] std::vector<std::string> loops() const override { return loops_on(parts_.place.image); }
-  [[nodiscard]] result<remap_reply> remap(sector_number sector) override;
+  [[nodiscard]] result<remap_reply> remap(sector_number sector, std::uint64_t sectors) override;
   [[nodiscard]] result<void> unmap(sector_number sector) override;
   [[nodiscard]] result<remap_reply> add_remap(sector_number dest, std::optional<sector_number> source,
                                               std::uint64_t sectors, unsigned spare_index) override;

@@ -40,7 +40,7 @@ result<sector_number> sector(const std::string& text) {
 
 result<std::string> on_remap(control_target& t, const word_list& w) {
   const auto where = TRY(sector(w[1]));
-  return text_of(TRY(t.remap(where)));
+  return text_of(TRY(t.remap(where, 1)));
 }
 
 result<std::string> on_remove_remap(control_target& t, const word_list& w) {

@@ -248,10 +248,10 @@ public:
   void clear_stats() override { below_.clear_stats(); }
   void reset_breaker() override { below_.reset_breaker(); }
   std::vector<std::string> loops() const override { return below_.loops(); }
-  result<remap_reply> remap(sector_number s) override {
+  result<remap_reply> remap(sector_number s, std::uint64_t n) override {
     ++hanging;
     released.wait();
-    return below_.remap(s);
+    return below_.remap(s, n);
   }
   result<void> unmap(sector_number s) override { return below_.unmap(s); }
   result<remap_reply> add_remap(sector_number d, std::optional<sector_number> s, std::uint64_t n,

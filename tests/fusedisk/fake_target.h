@@ -51,8 +51,8 @@ public:
   void clear_stats() override { note("clear_stats"); }
   void reset_breaker() override { note("reset_breaker"); }
   std::vector<std::string> loops() const override { return {"/dev/loop3"}; }
-  result<remap_reply> remap(sector_number s) override {
-    note("remap " + std::to_string(s.value));
+  result<remap_reply> remap(sector_number s, std::uint64_t n) override {
+    note("remap " + std::to_string(s.value) + (n == 1 ? "" : "+" + std::to_string(n)));
     if (!refusal.id.empty())
       return tl::make_unexpected(refusal);
     return remap_reply{1, 0, 2, sector_number(8192)};
