@@ -5,6 +5,7 @@
 #include "engine/candidate.h"
 #include "engine/config.h"
 #include "engine/disk.h"
+#include "engine/metadata_backup.h"
 #include "engine/paths.h"
 #include "engine/preallocate.h"
 #include "engine/uuid.h"
@@ -144,6 +145,20 @@ result<void> format_set(std::vector<open_member>& members, create_plan& plan) {
   return {};
 }
 
+/// The first backup of the metadata. Best effort: without one the set is as good.
+void back_up(const context& c, const std::vector<open_member>& members) {
+  std::vector<std::shared_ptr<store>> spares;
+  for (std::size_t i = 1; i < members.size(); ++i)
+    spares.push_back(members[i].io);
+  open_options how;
+  how.read_only = true;
+  const auto set = disk::open(members[0].io, spares, how);
+  if (!set)
+    return c.note("no backup of the metadata was made: " + set.error().text());
+  if (const auto kept = keep_backup(*(*set)->dump()); !kept)
+    c.note(kept.error().text());
+}
+
 /// One spare that is to be formatted: whether it may, and what goes.
 result<planned_member> plan_spare(const create_options& options, const std::vector<open_member>& members,
                                   std::size_t n, const std::vector<signature>& found) {
@@ -227,6 +242,7 @@ result<exit_code> create(context& c, const create_options& options) {
       if (!options.sparse)
         CHECK_OK(set_space_aside(members));
       CHECK_OK(format_set(members, plan));
+      back_up(c, members);
     }
     CHECK_OK(keep_config(plan));
   }

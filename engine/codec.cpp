@@ -3,6 +3,7 @@
 
 #include "engine/layout.h"
 #include "engine/paths.h"
+#include "engine/set_dump.h"
 
 #include <bit>
 #include <cstring>
@@ -103,7 +104,8 @@ static_assert(slots_per_block == DMR_SLOTS_PER_BLOCK && chunk_count == DMR_CHUNK
               own_replicas == DMR_REPLICAS && super_copies == DMR_SUPER_COPIES &&
               fixed_supers == DMR_FIXED_SUPERS && min_spare_units == DMR_MIN_SPARE_UNITS &&
               sequence_limit == DMR_SEQUENCE_LIMIT && main_unit_limit == DMR_MAIN_UNIT_LIMIT &&
-              known_incompat == DMR_KNOWN_INCOMPAT && known_ro_compat == DMR_KNOWN_RO_COMPAT);
+              known_incompat == DMR_KNOWN_INCOMPAT && known_ro_compat == DMR_KNOWN_RO_COMPAT &&
+              restoring_incompat == DMR_INCOMPAT_RESTORING);
 
 template <class Block>
 Block load(const block_bytes& in) {

@@ -17,6 +17,7 @@
 
 namespace dmremap {
 
+struct set_dump;     // engine/set_dump.h
 struct commit_rules; // engine/commit_rules.h: switches the crash tests use to break the order of writes on
                      // purpose
 
@@ -246,6 +247,9 @@ public:
   /// In ascending order of main. A snapshot unit by unit, not of one instant.
   void for_each_remap(const std::function<void(const remap_entry&)>& visit) const;
   [[nodiscard]] std::vector<lost_range> lost() const;
+
+  /// All metadata at one instant; table changes wait while it is copied (24 bytes a remap).
+  [[nodiscard]] std::shared_ptr<const set_dump> dump() const;
 
   /// Flushes all, makes every copy equal, writes "clean". No I/O may be under way. Idempotent.
   [[nodiscard]] result<void> close();

@@ -147,6 +147,12 @@ result<disk_info> disk::info() {
   return d;
 }
 
+std::shared_ptr<const set_dump> disk::dump() const {
+  auto d = std::make_shared<set_dump>(impl_->set->dump());
+  d->live = !impl_->options.read_only && !impl_->closed;
+  return d;
+}
+
 void disk::for_each_remap(const std::function<void(const remap_entry&)>& visit) const {
   const impl& i = *impl_;
   for (const main_unit u : i.set->remapped_units()) {

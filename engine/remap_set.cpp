@@ -67,6 +67,26 @@ superblock remap_set::super_copy() const {
   return leader().super;
 }
 
+set_dump remap_set::dump() const {
+  const std::lock_guard lock(metadata_mutex_);
+  set_dump d;
+  for (const auto& p : spares_) {
+    if (!p)
+      continue;
+    const spare_metadata& m = *p->meta;
+    dumped_spare one;
+    one.member = m.path();
+    one.away = !p->present;
+    one.map_on = one.away && m.has_sixth() ? static_cast<int>(m.super.sixth_host) : -1;
+    one.super = m.super;
+    m.for_each_block([&](std::uint32_t number, std::uint64_t sequence, const table_block* b) {
+      add_block(one, number, sequence, b);
+    });
+    d.spares.push_back(std::move(one));
+  }
+  return d;
+}
+
 void remap_set::store_counters(superblock& s) {
   s.lifetime_allocations = counters_.lifetime_allocations;
   s.auto_remaps = counters_.auto_remaps;

@@ -3,6 +3,7 @@
 
 #include "engine/old_slots.h"
 #include "engine/remap_map.h"
+#include "engine/set_dump.h"
 #include "engine/set_record.h"
 #include "engine/spare_metadata.h"
 #include "engine/spare_space.h"
@@ -160,6 +161,8 @@ public:
   /// Runs `look` under the lock that all metadata I/O takes.
   void with_metadata(unsigned spare, const std::function<void(spare_metadata&)>& look);
   [[nodiscard]] superblock super_copy() const; ///< of the first spare present
+  /// All metadata at one instant, as memory has it: changes wait while it is copied.
+  [[nodiscard]] set_dump dump() const;
   [[nodiscard]] const std::vector<std::string>& notices() const { return notices_; }
 
   struct counters {

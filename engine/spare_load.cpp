@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Reading the metadata of a spare: choosing among copies. Writes nothing.
 #include "engine/member.h"
+#include "engine/set_dump.h"
 #include "engine/spare_metadata.h"
 
 #include <algorithm>
@@ -133,6 +134,10 @@ result<void> spare_metadata::choose_super() {
   }
   super.super_good |= valid_supers_; // such a copy could be written, whatever a wrong mask says
   supers_damaged_ = (super.super_good & ~valid_supers_) != 0;
+  if ((super.feature_incompat & restoring_incompat) != 0)
+    return fail("restore-unfinished", path,
+                "dmremap-restore did not come to its end on it; run the same command again",
+                exit_code::damaged);
   if ((super.feature_incompat & ~known_incompat) != 0)
     return fail("unsupported-feature", path, "uses a feature of the format that this version does not know");
   if (!plausible(super.places, io_->size()))

@@ -83,6 +83,15 @@ public:
             visit(spare_unit(std::uint64_t{b} * slots_per_block + i), s);
   }
 
+  /// Visits every block that is initialised, ascending: visit(NUMBER, SEQUENCE, BLOCK); null where it is as
+  /// in a fresh table.
+  template <class Visit>
+  void for_each_block(Visit&& visit) const {
+    for (std::uint32_t b = 0; b < blocks_.size(); ++b)
+      if (const auto sequence = blocks_[b] ? blocks_[b]->sequence : empty_sequence_[b]; sequence != 0)
+        visit(b, sequence, static_cast<const table_block*>(blocks_[b].get()));
+  }
+
   /// The sixth replica, on another spare. attach_sixth(): it is there and full (the caller has seen both
   /// superblocks say so); in memory only.
   void attach_sixth(std::shared_ptr<store> host, std::uint32_t host_index, std::uint32_t start);

@@ -2,6 +2,7 @@
 #include "fusedisk/control_commands.h"
 
 #include "engine/dust_store.h"
+#include "engine/set_dump.h"
 #include "fusedisk/messages.h"
 #include "fusedisk/replies.h"
 
@@ -420,7 +421,7 @@ struct command {
   result<answer> (*run)(control_target&, const json&);
 };
 
-/// `table` is not here: its reply is sent in pieces.
+/// `table` and `dump` are not here: their replies are sent in pieces.
 constexpr std::array commands = {
     command{"ping", false, do_ping},
     command{"status", false, do_status},
@@ -517,6 +518,25 @@ void send_table(control_target& t, const reply_sink& send) {
     send(piece);
 }
 
+/// So is a dump: its text, escaped as a JSON string, which its quotes and line breaks need only.
+void send_dump(control_target& t, const reply_sink& send) {
+  const auto d = t.dump();
+  bool alive = send(R"({"v":1,"ok":true,"text":"","result":{"dump":")");
+  write_dump_text(*d, [&](std::string_view text) {
+    std::string piece;
+    for (const char c : text)
+      if (c == '\n')
+        piece += "\\n";
+      else if (c == '"' || c == '\\')
+        (piece += '\\') += c;
+      else
+        piece += c;
+    alive = alive && send(piece);
+  });
+  if (alive)
+    send("\"}}\n");
+}
+
 } // namespace
 
 void answer_request(control_target& target, const std::string& text, const reply_sink& send) {
@@ -527,6 +547,8 @@ void answer_request(control_target& target, const std::string& text, const reply
   }
   if (asked->command == "table")
     return send_table(target, send);
+  if (asked->command == "dump")
+    return send_dump(target, send);
   for (const auto& c : commands) {
     if (c.name != asked->command)
       continue;
@@ -543,7 +565,7 @@ bool request_waits_for_drives(const std::string& text) {
   const auto asked = parse(text);
   if (!asked)
     return false;
-  if (asked->command == "table")
+  if (asked->command == "table" || asked->command == "dump")
     return true; // not for a drive, but for a reader that takes its time
   if (asked->command == "message") {
     std::vector<std::string> words;

@@ -83,6 +83,8 @@ public:
   [[nodiscard]] virtual dated_info info(std::chrono::milliseconds limit) = 0;
   virtual void for_each_remap(const std::function<void(const remap_entry&)>& visit) const = 0;
   [[nodiscard]] virtual std::vector<lost_range> lost() const = 0;
+  [[nodiscard]] virtual std::shared_ptr<const set_dump>
+  dump() const = 0; ///< waits for a table change under way
   [[nodiscard]] virtual unsigned read_retries() const = 0;
   [[nodiscard]] virtual log_level logging() const = 0;
   virtual void set_auto_remap(bool on) = 0;

@@ -2,6 +2,7 @@
 #include "fusedisk/daemon.h"
 
 #include "engine/config.h"
+#include "engine/metadata_backup.h"
 #include "engine/stats_segment.h"
 #include "engine/unique_fd.h"
 #include "fusedisk/control_server.h"
@@ -61,6 +62,7 @@ private:
   result<void> start_workers();
   void note_start();
   void stop_requested();
+  void keep_metadata();
   [[nodiscard]] bool ended_within(int milliseconds) const;
   void abandon();
 
@@ -219,7 +221,15 @@ result<void> daemon_run::wait_and_close() {
     log_.info(name + ": closed cleanly");
   else
     log_.error(name + ": not closed cleanly: " + closed.error().text());
+  if (closed && !settings_.options.open.read_only)
+    keep_metadata();
   return closed;
+}
+
+/// The backup of a set that is closed. Best effort.
+void daemon_run::keep_metadata() {
+  if (const auto kept = keep_backup(*disk_->dump()); !kept)
+    log_.warn(kept.error().text());
 }
 
 /// After a failure to start: nobody was told of the mount yet.

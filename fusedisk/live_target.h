@@ -52,6 +52,7 @@ public:
     parts_.set.for_each_remap(visit);
   }
   [[nodiscard]] std::vector<lost_range> lost() const override { return parts_.set.lost(); }
+  [[nodiscard]] std::shared_ptr<const set_dump> dump() const override { return parts_.set.dump(); }
   [[nodiscard]] unsigned read_retries() const override {
     return read_retries_.load(std::memory_order_relaxed);
   }

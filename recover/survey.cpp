@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "recover/survey.h"
 
-#include "engine/claim.h"
-#include "engine/device_identity.h"
 #include "recover/deep_resume.h"
+#include "recover/in_use.h"
 
 #include <algorithm>
 #include <map>
@@ -20,23 +19,6 @@ struct looked_at {
   std::shared_ptr<store> io;
   bool spare = false; ///< as a whole
 };
-
-/// The set that has claimed the beginning of it for writing; that one's daemon can be asked.
-std::optional<claim_owner> served_by(const member_spec& spec, const storage& bottom) {
-  struct stat st {};
-  if (::stat(spec.path.c_str(), &st) != 0)
-    return std::nullopt;
-  const auto at = [](const claim_target& on, std::uint64_t start) {
-    auto owner = find_claim_owner(on, {start, start + unit_bytes});
-    return owner && owner->writing ? owner : std::nullopt;
-  };
-  if (S_ISBLK(st.st_mode)) { // a claim on a loop device is on it, not on what is below
-    const auto extent = extent_of(st.st_rdev);
-    if (auto owner = at({true, extent.disk, 0}, extent.start + spec.start.value_or(0) * sector_bytes))
-      return owner;
-  }
-  return at({bottom.block, bottom.device, bottom.inode}, bottom.bytes.start);
-}
 
 class surveyor {
 public:

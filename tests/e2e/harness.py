@@ -48,8 +48,8 @@ def build_dir():
 
 def program(name):
     """Path of one of our programs in the build folder."""
-    folder = {"fusedisk": "fusedisk", "dmremap": "admin", "dmremap-fsck": "fsck", "dmremap-scan": "recover",
-              "dmremap-reassemble": "recover"}.get(name, "bench")
+    folder = {"fusedisk": "fusedisk", "dmremap": "admin", "dmremap-fsck": "fsck"}.get(
+        name, "recover" if name.startswith("dmremap-") else "bench")
     return str(build_dir() / folder / name)
 
 

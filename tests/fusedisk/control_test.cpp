@@ -227,6 +227,28 @@ TEST_CASE("dust members are told what to fail") {
         "dust-range");
 }
 
+TEST_CASE("a dump comes through the socket's JSON as it is") {
+  fake_target t;
+  auto d = std::make_shared<set_dump>();
+  d->live = true;
+  d->spares.emplace_back();
+  d->spares[0].member = "/x/\"quoted\"\n";
+  d->spares[0].super.set_name = "fake";
+  d->spares[0].super.places.chunk_blocks = 1;
+  t.dump_now = d;
+  const auto reply = ask(t, command("dump"));
+  CHECK(reply.at("ok") == true);
+  CHECK(reply.at("result").at("dump") == dump_text(*d));
+  CHECK(request_waits_for_drives(command("dump").dump()));
+}
+
+TEST_CASE("remap takes a number of sectors") {
+  fake_target t;
+  ask(t, command("remap", {{"sector", 80}, {"sectors", 24}}));
+  CHECK(t.asked() == std::vector<std::string>{"remap 80+24"});
+  CHECK(failure_of(t, command("remap", {{"sector", 80}, {"sectors", -1}})) == "bad-request");
+}
+
 namespace {
 
 /// Remaps hang until they are released.
@@ -236,6 +258,7 @@ public:
   disk_stats stats() const override { return below_.stats(); }
   daemon_facts facts() const override { return below_.facts(); }
   dated_info info(std::chrono::milliseconds limit) override { return below_.info(limit); }
+  std::shared_ptr<const set_dump> dump() const override { return below_.dump(); }
   void for_each_remap(const std::function<void(const remap_entry&)>& v) const override {
     below_.for_each_remap(v);
   }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include "engine/set_dump.h"
 #include "fusedisk/control_target.h"
 
 #include <mutex>
@@ -43,6 +44,7 @@ public:
       visit(entry);
   }
   std::vector<lost_range> lost() const override { return {{sector_number(17), 3}}; }
+  std::shared_ptr<const set_dump> dump() const override { return dump_now; }
   unsigned read_retries() const override { return retries; }
   log_level logging() const override { return level; }
   void set_auto_remap(bool on) override { stats_now.auto_remap = on; }
@@ -139,6 +141,7 @@ public:
   disk_info info_now;
   std::vector<remap_entry> remaps;
   error refusal;
+  std::shared_ptr<const set_dump> dump_now;
   unsigned retries = 1;
   log_level level = log_level::info;
   dust_control* dust_now = nullptr;

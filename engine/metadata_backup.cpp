@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "engine/metadata_backup.h"
+
+#include "engine/durable_file.h"
+#include "engine/paths.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+namespace dmremap {
+namespace {
+
+constexpr std::size_t most_slots = 2'000'000; // some 150 MB of text
+
+} // namespace
+
+std::string backup_path(const std::string& uuid) {
+  return state_dir() + "/backup/" + uuid + ".dump";
+}
+
+result<bool> keep_backup(const set_dump& d) {
+  std::size_t slots = 0;
+  for (const auto& spare : d.spares)
+    slots += spare.slots.size();
+  if (slots > most_slots)
+    return false;
+  const auto path = backup_path(to_text(d.newest().set_uuid));
+  const auto unwritable = [&](const char* action, int number) {
+    return fail("backup-unwritable", path,
+                std::string("cannot ") + action + ": " + std::strerror(number) +
+                    "; there is no backup of the metadata as it is now");
+  };
+  if (::rename(path.c_str(), (path + ".1").c_str()) != 0 && errno != ENOENT)
+    return unwritable("keep the one before", errno);
+  if (const auto written = write_durably(path, dump_text(d), existing_file::replace); !written)
+    return unwritable(written.error().action, written.error().number);
+  return true;
+}
+
+} // namespace dmremap

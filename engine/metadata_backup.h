@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "engine/error.h"
+#include "engine/set_dump.h"
+
+#include <string>
+
+namespace dmremap {
+
+/// state_dir()/backup/UUID.dump: the text of dmremap-dump(8), of a set as it was when it was made, or closed
+/// last. The one before it is beside it as UUID.dump.1.
+[[nodiscard]] std::string backup_path(const std::string& uuid);
+/// Keeps a dump there; durable on return. Tables of more than two million slots are passed over: closing a
+/// set must not take minutes. Whether it was kept. Errors: "backup-unwritable", never a reason to stop.
+[[nodiscard]] result<bool> keep_backup(const set_dump& d);
+
+} // namespace dmremap

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "recover/dump.h"
+
+#include "engine/durable_file.h"
+#include "recover/cli.h"
+#include "recover/dump_json.h"
+#include "recover/named_dump.h"
+
+#include <boost/filesystem.hpp>
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+namespace dmremap::recover {
+namespace {
+
+struct line {
+  std::vector<std::string> words;
+  std::string output;
+  dump_options how;
+  std::string answer; ///< --help, --version
+};
+
+result<line> parse(int argc, const char* const* argv) {
+  line l;
+  CLI::App app("Prints all metadata of a set as text, or as JSON. Opens nothing for writing.",
+               "dmremap-dump");
+  add_common(app, "dmremap-dump [--json] [--best-effort] [--output FILE] NAME | SPARE...");
+  app.add_flag("--best-effort", l.how.best_effort,
+               "dump what can be read, and tell the rest, where some of it is damaged or missing");
+  app.add_option("--output", l.output, "write to this new file, durably, instead of standard output")
+      ->type_name("FILE");
+  app.add_option("words", l.words,
+                 "NAME: name or UUID of a set that runs or is configured; SPARE: the spares of one set")
+      ->type_name("")
+      ->required();
+  l.answer = TRY(parse_line(app, argc, argv));
+  return l;
+}
+
+result<set_dump> collect(const line& l) {
+  const bool named = l.words.size() == 1 && l.words.front().find('/') == std::string::npos;
+  if (named)
+    return dump_named(l.words.front(), l.how);
+  std::vector<member_spec> specs;
+  for (const auto& word : l.words)
+    specs.push_back(TRY(parse_member(word)));
+  return load_dump(specs, l.how);
+}
+
+result<void> write_out(const program_context& c, const line& l, const set_dump& d) {
+  if (l.output.empty()) {
+    if (c.json)
+      c.print(dump_json(d));
+    else
+      write_dump_text(d, [&](std::string_view piece) { c.out << piece; });
+    return {};
+  }
+  const auto path = boost::filesystem::absolute(l.output).string();
+  std::ostringstream text, unused;
+  const program_context into{text, unused, c.json, c.program};
+  if (c.json)
+    into.print(dump_json(d));
+  const auto written = write_durably(path, c.json ? text.str() : dump_text(d), existing_file::keep);
+  if (!written)
+    return fail(
+        "output-failed", written.error().path,
+        written.error().number == EEXIST
+            ? "is there already, and is not overwritten; name another file"
+            : fmt::format("cannot {}: {}", written.error().action, std::strerror(written.error().number)));
+  return {};
+}
+
+result<exit_code> dump(const program_context& c, const line& l) {
+  const auto d = TRY(collect(l));
+  CHECK_OK(write_out(c, l, d));
+  for (const auto& one : d.spares)
+    for (const auto& why : one.damage)
+      c.note(fmt::format("{}: {}", one.member.empty() ? to_text(one.super.spare_uuid) : one.member, why));
+  return d.complete ? exit_code::ok : exit_code::damaged;
+}
+
+} // namespace
+
+int run_dump(int argc, const char* const* argv, std::ostream& out, std::ostream& err) {
+  const program_context c{out, err, asks_for_json(argc, argv), "dmremap-dump"};
+  return run_program_body(c, [&]() -> int {
+    const auto l = parse(argc, argv);
+    if (!l)
+      return c.report(l.error());
+    if (!l->answer.empty()) {
+      out << l->answer;
+      return static_cast<int>(exit_code::ok);
+    }
+    const auto done = dump(c, *l);
+    return done ? static_cast<int>(*done) : c.report(done.error());
+  });
+}
+
+} // namespace dmremap::recover

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "engine/claim.h"
+#include "engine/member.h"
+#include "recover/targets.h"
+
+#include <optional>
+
+namespace dmremap::recover {
+
+/// The set that has claimed the beginning of a member for writing; that one's daemon can be asked. `bottom`:
+/// storage_of(spec). Takes no lock.
+[[nodiscard]] std::optional<claim_owner> served_by(const member_spec& spec, const storage& bottom);
+
+/// Errors: "in-use" (names the set), "not-found".
+[[nodiscard]] result<void> check_not_served(const member_spec& spec);
+
+} // namespace dmremap::recover

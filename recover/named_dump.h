@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "recover/dump_load.h"
+
+#include <string>
+
+namespace dmremap::recover {
+
+/// All metadata of a set by its name or UUID: from its daemon, or from the spares that this host's
+/// configuration names, those that are there. Errors: those of control_request, find_set_config and
+/// load_dump.
+[[nodiscard]] result<set_dump> dump_named(const std::string& name, const dump_options& how);
+
+} // namespace dmremap::recover

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "engine/set_dump.h"
+#include "engine/store.h"
+
+#include <optional>
+#include <string>
+#include <vector>
+
+/// Whether a spare may be written from its dump. Reads, and writes nothing.
+namespace dmremap::recover {
+
+struct restore_consent {
+  bool data_in_place = false;    ///< the moved units lie where the dump says, though nothing else shows it
+  bool accept_older = false;     ///< what the dump does not know of goes
+  std::vector<std::string> wipe; ///< types of signatures that may be overwritten
+  std::string destroy_set;       ///< UUID of another set that may be
+};
+
+/// What lies at the places that the dump names.
+struct found_metadata {
+  unsigned supers = 0;               ///< sound superblocks of this spare
+  std::uint64_t tables = 0;          ///< sound copies of its table blocks
+  bool whole = false;                ///< every block that was in use has a copy
+  std::uint64_t highest = 0;         ///< sequence of anything of this spare
+  std::uint64_t super_sequence = 0;  ///< of its superblocks, also those of a restore that was cut off
+  std::optional<superblock> cut_off; ///< what a restore that was cut off was about to write
+  std::string other_spare;           ///< UUID of another spare of the set that lies there
+  [[nodiscard]] bool any() const { return supers != 0 || tables != 0 || cut_off.has_value(); }
+};
+
+[[nodiscard]] found_metadata look_for(store& io, const dumped_spare& d);
+/// `last_seen`: what this host saw last of the set. Errors: "spare-too-small", "other-spare", "spare-in-set",
+/// "spare-has-signature", "spare-upstream-v4", "spare-unknown", "dump-older", "dump-maybe-older". Returns the
+/// sequence that the superblocks are to have.
+[[nodiscard]] result<std::uint64_t> check_target(store& io, const set_dump& dump, const dumped_spare& d,
+                                                 const found_metadata& there,
+                                                 std::optional<std::uint64_t> last_seen,
+                                                 const restore_consent& told);
+/// Whether anything can be restored from it: errors "dump-incomplete".
+[[nodiscard]] result<void> check_whole(const set_dump& dump, const std::string& name);
+
+} // namespace dmremap::recover

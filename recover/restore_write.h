@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#pragma once
+
+#include "engine/set_dump.h"
+#include "engine/store.h"
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+/// Writing the metadata of spares from their dumps.
+namespace dmremap::recover {
+
+/// The unit on `host` at which the copy of the table of `guest` begins that the set relies on; 0: none.
+[[nodiscard]] std::uint32_t sixth_on(const dumped_spare& guest, const dumped_spare& host);
+
+/// One spare that is written, and what of the dump lies on it.
+struct restore_target {
+  const dumped_spare* spare = nullptr;
+  std::shared_ptr<store> io;
+  std::uint64_t super_sequence = 0; ///< that its superblocks get: above all that lie there
+};
+
+struct restore_counts {
+  std::uint64_t blocks = 0; ///< written, all copies
+  std::uint64_t failed =
+      0; ///< superblocks and parts of replicas that could not be written; the set does without them
+};
+
+/// Writes the spares of `dump` that `targets` names, and on them the copies of other spares' tables that
+/// belong there. First, every superblock becomes one that no program opens (restoring_incompat), durably;
+/// then the tables are written, flushed and read back; then the superblocks. Cut off anywhere, the spares are
+/// as they were, or are refused by every program until this has run again. Durable on return. Errors:
+/// "restore-failed" (less than two copies of something could be written).
+[[nodiscard]] result<restore_counts>
+write_restore(const set_dump& dump, const std::vector<restore_target>& targets,
+              const std::function<void(std::uint64_t done, std::uint64_t all)>& progress = {});
+
+} // namespace dmremap::recover

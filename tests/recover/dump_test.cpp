@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "recover/dump.h"
+
+#include "engine/set_dump.h"
+#include "recover/dump_json.h"
+#include "recover/dump_load.h"
+#include "tests/recover/image_set.h"
+
+using namespace dmremap;
+using namespace dmremap::test;
+using nlohmann::json;
+
+namespace {
+
+ran dump(std::vector<std::string> words) {
+  return run_program_with(recover::run_dump, "dmremap-dump", words);
+}
+
+set_dump parsed(const std::string& text) {
+  auto d = parse_dump_text(text, "test", false);
+  if (!d)
+    FAIL(d.error().text());
+  return std::move(*d);
+}
+
+std::string id_of(const std::string& text) {
+  const auto d = parse_dump_text(text, "test", true);
+  return d ? "" : d.error().id;
+}
+
+std::string with(std::string text, const std::string& from, const std::string& to) {
+  const auto at = text.find(from);
+  REQUIRE(at != std::string::npos);
+  return text.replace(at, from.size(), to);
+}
+
+std::vector<std::uint64_t> mains_of(const dumped_spare& d) {
+  std::vector<std::uint64_t> units;
+  for (const auto& one : d.slots)
+    if (one.value.serves())
+      units.push_back(one.value.main().value);
+  std::sort(units.begin(), units.end());
+  return units;
+}
+
+} // namespace
+
+TEST_CASE("a dump has what the set has, and its text and its JSON say the same") {
+  const host h;
+  image_set a(h, "a", 2);
+  a.work([](disk& d) {
+    REQUIRE(d.remap(sector_number(9 * 8), 24));
+    REQUIRE(d.unmap(sector_number(2 * 8)));
+  });
+  const auto text = dump(a.spares);
+  REQUIRE(text.status == 0);
+  const auto d = parsed(text.out);
+  REQUIRE(d.spares.size() == 2);
+  CHECK(d.complete);
+  CHECK_FALSE(d.live);
+  auto units = mains_of(d.spares[0]);
+  const auto second = mains_of(d.spares[1]);
+  units.insert(units.end(), second.begin(), second.end());
+  std::sort(units.begin(), units.end());
+  CHECK(units == std::vector<std::uint64_t>{1, 3, 9, 10, 11, 700});
+  for (unsigned n = 0; n < 2; ++n) {
+    block_bytes dumped, there;
+    const superblock on_disk = a.super(n);
+    encode_superblock(on_disk, 0, spare_unit(0), there);
+    encode_superblock(d.spares[n].super, 0, spare_unit(0), dumped);
+    CHECK(dumped.bytes == there.bytes);
+    CHECK(d.spares[n].member == a.spares[n]);
+  }
+  CHECK(dump_text(d) == text.out); // nothing is lost on the way
+  auto words = a.spares;
+  words.insert(words.begin(), "--json");
+  const auto doc = dump(words).json();
+  CHECK(doc["schema"] == 1);
+  CHECK(doc["uuid"] == a.uuid);
+  const auto back = recover::parse_dump_json(doc, "test", false);
+  REQUIRE(back);
+  CHECK(dump_text(*back) == text.out);
+}
+
+TEST_CASE("a live snapshot is what a dump of the same bytes is") {
+  const host h;
+  image_set a(h, "a", 2);
+  std::string live;
+  a.work(
+      [&](disk& d) {
+        REQUIRE(d.remap(sector_number(4096)));
+        CHECK(d.dump()->live);
+        auto snapshot = *d.dump();
+        snapshot.live = false;
+        live = dump_text(snapshot);
+      },
+      false);
+  CHECK(dump(a.spares).out == live);
+}
+
+TEST_CASE("a spare that is away is dumped from the copy of its table") {
+  const host h;
+  image_set a(h, "a", 2);
+  const auto whole = parsed(dump(a.spares).out);
+  const auto d = parsed(dump({a.spares[0]}).out);
+  REQUIRE(d.spares.size() == 2);
+  CHECK(d.spares[1].away);
+  CHECK(d.spares[1].map_on == 0);
+  CHECK(d.spares[1].slots == whole.spares[1].slots);
+  CHECK(d.spares[1].blocks == whole.spares[1].blocks);
+  // One that was away while the set was in use holds old tables.
+  a.work([](disk& disk) { REQUIRE(disk.remap(sector_number(800))); }, true, {1});
+  CHECK(parsed(dump(a.spares).out).spares[1].away);
+}
+
+TEST_CASE("a damaged set is dumped with best effort only, and the damage is told") {
+  const host h;
+  const image_set a(h, "a", 1);
+  const auto whole = parsed(dump(a.spares).out);
+  REQUIRE(whole.spares[0].blocks.size() >= 1);
+  const std::uint32_t block = whole.spares[0].blocks[0].first;
+  for (unsigned r = 0; r < own_replicas; ++r)
+    damage(a.spares[0], a.super(0).places.block_place(r, block));
+  const auto strict = dump({"--json", a.spares[0]});
+  CHECK(strict.status == 4);
+  CHECK(strict.json()["error"]["id"] == "block-destroyed");
+  const auto best = dump({"--best-effort", a.spares[0]});
+  CHECK(best.status == 4);
+  CHECK(best.err.find("blocks " + std::to_string(block) + "+1: no valid copy is left") != std::string::npos);
+  const auto d = parsed(best.out);
+  CHECK_FALSE(d.complete);
+  REQUIRE(d.spares[0].damage.size() == 1);
+  for (const auto& run : d.spares[0].blocks)
+    CHECK((block < run.first || block >= run.first + run.count));
+}
+
+TEST_CASE("one copy of four that are torn is enough") {
+  const host h;
+  const image_set a(h, "a", 1);
+  const auto before = dump(a.spares).out;
+  for (unsigned r = 0; r < own_replicas - 1; ++r)
+    damage(a.spares[0], a.super(0).places.block_place(r, parsed(before).spares[0].blocks[0].first));
+  for (unsigned c = 0; c < super_copies - 1; ++c)
+    damage(a.spares[0], a.super(0).places.super_place(c));
+  const auto after = dump(a.spares);
+  CHECK(after.status == 0);
+  CHECK(after.out == before);
+}
+
+TEST_CASE("what is no dump is refused, each with its own reason") {
+  const host h;
+  const image_set a(h, "a", 2);
+  const auto text = dump(a.spares).out;
+  CHECK(parse_dump_text(with(text, "manual_remaps 4", "manual_remaps 5"), "test", false).error().id ==
+        "dump-checksum");
+  CHECK(id_of(with(text, "manual_remaps 4", "manual_remaps 5")).empty()); // edited, and said so
+  CHECK(id_of("") == "dump-truncated");
+  CHECK(id_of(text.substr(0, text.size() / 2)) != "");
+  CHECK(id_of(text.substr(0, text.rfind("end "))) == "dump-truncated");
+  CHECK(id_of(with(text, "dmremap-dump 1", "dmremap-dump 2")) == "dump-syntax");
+  CHECK(id_of(with(text, "  clean yes\n", "")) == "dump-syntax");
+  CHECK(id_of(with(text, "  clean yes\n", "  clean perhaps\n")) == "dump-syntax");
+  CHECK(id_of(with(text, "  clean yes\n", "  clean yes\n  clean no\n")) == "dump-syntax");
+  CHECK(id_of(with(text, "  clean yes\n", "  clean yes\n  klean no\n")) == "dump-syntax");
+  CHECK(id_of(with(text, "\nspare 1", "\nspare 16")) == "dump-syntax");
+  CHECK(id_of(with(text, "\nspare 1", "\nspare 0")) == "dump-impossible");
+  CHECK(id_of(with(text, "  table_blocks 17", "  table_blocks 18")) == "dump-impossible");
+  CHECK(id_of(with(text, "feature_incompat 0", "feature_incompat 1")) == "dump-impossible");
+  CHECK(id_of(with(text, " main 5600 ", " main 5600000000 ")) == "dump-impossible");
+  CHECK(id_of(with(text, " main 5600 ", " main 5601 ")) == "dump-syntax");
+  CHECK(id_of(with(text, "  explicit ", "  remap 0 main 0 lost 00 answers 00 sequence 5\n  explicit ")) ==
+        "dump-impossible"); // a slot on metadata
+  // Every piece of it is a dump that is not whole, and none brings the parser down.
+  for (std::size_t cut = 0; cut < text.size(); cut += 13) {
+    CHECK_FALSE(parse_dump_text(text.substr(0, cut), "test", true));
+    auto changed = text;
+    changed[cut] = static_cast<char>(changed[cut] ^ 0x15);
+    static_cast<void>(parse_dump_text(changed, "test", true));
+  }
+}
+
+TEST_CASE("a text with bytes of all kinds comes back") {
+  std::string all;
+  for (int c = 0; c < 256; ++c)
+    all += static_cast<char>(c);
+  CHECK(unescaped(escaped(all)) == all);
+  CHECK(escaped("a\"b\\\n") == "a\\x22b\\x5c\\x0a");
+  CHECK_FALSE(unescaped("\\x4"));
+}
+
+TEST_CASE("a dump goes to a new file as a whole, and never over one") {
+  const host h;
+  const image_set a(h, "a", 1);
+  const auto file = h.dir / "a.dump";
+  REQUIRE(dump({"--output", file, a.spares[0]}).status == 0);
+  const auto d = recover::read_dump(file, false);
+  REQUIRE(d);
+  CHECK(dump_text(*d) == dump(a.spares).out);
+  CHECK(dump({"--output", file, a.spares[0]}).status == 1);
+}
+
+TEST_CASE("spares of two sets are no set") {
+  const host h;
+  const image_set a(h, "a", 1), b(h, "b", 1);
+  const auto r = dump({"--json", a.spares[0], b.spares[0]});
+  CHECK(r.status == 4);
+  CHECK(r.json()["error"]["id"] == "foreign-spare");
+}
+
+TEST_CASE("every exit status of the page of dmremap-dump happens") {
+  const host h;
+  const image_set a(h, "a", 1);
+  const image_set b(h, "b", 1);
+  for (unsigned r = 0; r < own_replicas; ++r)
+    damage(b.spares[0], b.super(0).places.block_place(r, 4));
+  const std::map<std::string, std::vector<std::string>> lines{
+      {"0", a.spares},
+      {"1", {h.image("none")}},
+      {"2", {"--no-such-option"}},
+      {"4", {b.spares[0]}},
+  };
+  const auto items = page_items("dmremap-dump.8", "EXIT STATUS");
+  REQUIRE(items == std::vector<std::string>{"0", "1", "2", "4"});
+  for (const auto& item : items) {
+    INFO(item);
+    CHECK(dump(lines.at(item)).status == std::stoi(item));
+  }
+  CHECK(dump({}).status == 2);
+  CHECK(dump({a.main}).status == 1);        // no spare
+  CHECK(dump({"no-such-set"}).status == 1); // not configured
+}

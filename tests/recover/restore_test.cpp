@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "recover/restore.h"
+
+#include "engine/host_state.h"
+#include "engine/member.h"
+#include "recover/dump.h"
+#include "recover/dump_json.h"
+#include "recover/restore_check.h"
+#include "recover/restore_write.h"
+#include "tests/recover/image_set.h"
+#include "tests/support/crash_replay.h"
+#include "tests/support/crash_store.h"
+
+using namespace dmremap;
+using namespace dmremap::test;
+using nlohmann::json;
+
+namespace {
+
+ran restore(std::vector<std::string> words) {
+  return run_program_with(recover::run_restore, "dmremap-restore", words);
+}
+
+std::string dump_of(const std::vector<std::string>& spares) {
+  return run_program_with(recover::run_dump, "dmremap-dump", spares).out;
+}
+
+std::string dump_file(const host& h, const std::vector<std::string>& spares,
+                      const std::string& name = "dump") {
+  const auto path = h.dir / name;
+  std::ofstream(path) << dump_of(spares);
+  return path;
+}
+
+std::string whole_file(const std::string& path) {
+  return read_bytes(path, 0, boost::filesystem::file_size(path));
+}
+
+std::string error_of(std::vector<std::string> words) {
+  words.insert(words.begin(), "--json");
+  const auto r = restore(words);
+  return r.status == 0 ? "" : r.json()["error"]["id"].get<std::string>();
+}
+
+/// What this host remembers of a set that it started.
+void remember(const image_set& a) {
+  host_state state;
+  state.uuid = a.uuid;
+  state.name = a.name;
+  state.sequence_end = a.super(0).sequence_end;
+  REQUIRE(write_host_state(state));
+}
+
+void erase_metadata(const std::string& spare, const geometry& g) {
+  for (unsigned c = 0; c < super_copies; ++c)
+    write_bytes(spare, byte_of(g.super_place(c)), std::string(unit_bytes, '\0'));
+  for (unsigned r = 0; r < own_replicas; ++r)
+    write_bytes(spare, byte_of(g.block_place(r, 0)), std::string(g.table_blocks * unit_bytes, '\0'));
+}
+
+} // namespace
+
+TEST_CASE("a spare that is restored from its dump carries the same bytes again") {
+  const host h;
+  image_set a(h, "a", 3);
+  a.work([](disk& d) { REQUIRE(d.unmap(sector_number(8))); });
+  const auto file = dump_file(h, a.spares);
+  std::vector<std::string> before;
+  for (const auto& spare : a.spares)
+    before.push_back(whole_file(spare));
+  SECTION("all copies of one kind gone, in each") {
+    damage(a.spares[0], a.super(0).places.block_place(2, 4));
+    write_bytes(a.spares[1], 0, std::string(unit_bytes, 'x'));
+    for (unsigned c = 1; c < super_copies; ++c)
+      damage(a.spares[2], a.super(2).places.super_place(c));
+    const auto r = restore({file, a.spares[2], a.spares[0], a.spares[1]});
+    INFO(r.err);
+    REQUIRE(r.status == 0);
+  }
+  SECTION("all metadata of one gone, its copies on another stay") {
+    erase_metadata(a.spares[1], a.super(1).places);
+    remember(a);
+    CHECK(error_of({file, "1=" + a.spares[1]}) == "spare-unknown");
+    CHECK(error_of({file, "--data-in-place", a.spares[1]}) == "which-spare");
+    const auto r = restore({"--data-in-place", file, "1=" + a.spares[1]});
+    INFO(r.err);
+    REQUIRE(r.status == 0);
+  }
+  for (unsigned n = 0; n < 3; ++n)
+    CHECK((whole_file(a.spares[n]) == before[n]));
+  a.work([](disk& d) { CHECK(d.stats().remapped_units == 3); });
+}
+
+TEST_CASE("a spare is restored to another, larger one") {
+  const host h;
+  image_set a(h, "a", 1);
+  const auto file = dump_file(h, a.spares);
+  const auto other = h.image("other");
+  boost::filesystem::copy_file(a.spares[0], other);
+  boost::filesystem::resize_file(other, 40u << 20);
+  erase_metadata(other, a.super(0).places);
+  remember(a);
+  CHECK(error_of({file, other}) == "spare-unknown");
+  REQUIRE(restore({"--data-in-place", file, other}).status == 0);
+  CHECK(dump_of({other + "@0+32768"}).find("explicit") != std::string::npos);
+  a.spares[0] = other;
+  a.work([](disk& d) { CHECK(d.stats().remapped_units == 4); });
+  const auto small = h.image("small");
+  make_file(small, 15u << 20);
+  CHECK(error_of({"--data-in-place", file, small}) == "spare-too-small");
+}
+
+TEST_CASE("data that is not on the spare is lost, and not what lies there") {
+  const host h;
+  image_set a(h, "a", 1);
+  const auto file = dump_file(h, a.spares);
+  remember(a);
+  boost::filesystem::remove(a.spares[0]);
+  make_file(a.spares[0], 16u << 20);
+  REQUIRE(restore({"--data-lost", file, a.spares[0]}).status == 0);
+  a.work([](disk& d) {
+    CHECK(d.stats().remapped_units == 4);
+    CHECK(d.stats().lost_sectors == 32);
+    CHECK(d.salvage(std::nullopt)->recovered == 0); // main holds old bytes there
+    const auto io = d.make_context();
+    std::vector<std::byte> sector(512);
+    CHECK_FALSE(d.read(*io, sector, 8 * 512));
+    CHECK(d.read(*io, sector, 0));
+  });
+  const image_set b(h, "b", 2);
+  CHECK(error_of({"--data-lost", dump_file(h, b.spares, "b"), b.spares[0], b.spares[1]}) ==
+        "data-lost-of-many");
+}
+
+TEST_CASE("what would lose something is refused") {
+  const host h;
+  image_set a(h, "a", 2);
+  const auto file = dump_file(h, a.spares);
+  const auto untouched = [&](const std::string& path, std::vector<std::string> words, const std::string& id) {
+    const auto before = whole_file(path);
+    INFO(id);
+    CHECK(error_of(std::move(words)) == id);
+    CHECK((whole_file(path) == before));
+  };
+  SECTION("the set moved on since") {
+    a.work([](disk& d) { REQUIRE(d.remap(sector_number(888))); });
+    untouched(a.spares[0], {file, a.spares[0]}, "dump-older");
+    REQUIRE(restore({"--accept-older", file, a.spares[0], a.spares[1]}).status == 0);
+    a.work([](disk& d) { CHECK(d.stats().remapped_units == 4); });
+  }
+  SECTION("the set may have moved on since: a block has no copy that tells") {
+    for (unsigned r = 0; r < own_replicas; ++r)
+      damage(a.spares[0], a.super(0).places.block_place(r, 4));
+    untouched(a.spares[0], {file, a.spares[0]}, "dump-maybe-older");
+    remember(a); // this host knows that it did not
+    CHECK(error_of({file, a.spares[0]}).empty());
+  }
+  SECTION("this host saw something newer") {
+    auto state = host_state{a.uuid, a.name, a.super(0).sequence_end + 1, {}};
+    REQUIRE(write_host_state(state));
+    untouched(a.spares[0], {file, a.spares[0]}, "dump-older");
+  }
+  SECTION("another spare of the set, another set, a file system, a set in use") {
+    untouched(a.spares[1], {file, "0=" + a.spares[1]}, "other-spare");
+    const image_set b(h, "b", 1);
+    untouched(b.spares[0], {file, "0=" + b.spares[0]}, "spare-in-set");
+    CHECK(error_of({"--data-in-place", "--accept-older", "--destroy-set", b.uuid, file, "0=" + b.spares[0]})
+              .empty());
+    write_bytes(a.spares[0], 0x438, "\x53\xEF"); // ext's magic alone is not enough for libblkid
+    const auto claimed =
+        open_members({{member_role::spare, *parse_member(a.spares[0])}}, access_mode::read_write);
+    REQUIRE(claimed);
+    untouched(a.spares[0], {file, a.spares[0]}, "in-use");
+  }
+  SECTION("dumps that are no good") {
+    auto text = dump_of(a.spares);
+    std::ofstream(h.dir / "edited") << text.replace(text.find("manual_remaps 4"), 15, "manual_remaps 9");
+    untouched(a.spares[0], {h.dir / "edited", a.spares[0]}, "dump-checksum");
+    CHECK(error_of({"--edited", h.dir / "edited", a.spares[0]}).empty());
+    for (unsigned r = 0; r < own_replicas; ++r)
+      damage(a.spares[0], a.super(0).places.block_place(r, 4));
+    damage(a.spares[1], spare_unit(std::uint64_t{a.super(0).sixth_start} + 1 + 4));
+    std::ofstream(h.dir / "partial") << dump_of({"--best-effort", a.spares[0], a.spares[1]});
+    untouched(a.spares[0], {h.dir / "partial", a.spares[0]}, "dump-incomplete");
+    untouched(a.spares[0], {h.dir / "none", a.spares[0]}, "dump-unreadable");
+  }
+  SECTION("a dry run") {
+    const auto before = whole_file(a.spares[0]);
+    damage(a.spares[0], a.super(0).places.block_place(0, 4));
+    const auto damaged = whole_file(a.spares[0]);
+    const auto r = restore({"-n", "--json", file, a.spares[0]});
+    REQUIRE(r.status == 0);
+    CHECK(r.json()["outcome"] == "planned");
+    CHECK((whole_file(a.spares[0]) == damaged));
+    CHECK(restore({file, a.spares[0]}).status == 0);
+    CHECK((whole_file(a.spares[0]) == before));
+  }
+}
+
+TEST_CASE("what was overwritten is kept, and brings it back") {
+  const host h;
+  image_set a(h, "a", 1);
+  const auto file = dump_file(h, a.spares);
+  a.work([](disk& d) { REQUIRE(d.remap(sector_number(888))); });
+  const auto newer = whole_file(a.spares[0]);
+  const auto r = restore({"--json", "--accept-older", file, a.spares[0]});
+  REQUIRE(r.status == 0);
+  REQUIRE(restore({"--accept-older", "--no-keep", r.json()["kept"], a.spares[0]}).status == 0);
+  CHECK((whole_file(a.spares[0]) == newer));
+}
+
+namespace {
+
+struct table_row {
+  std::uint64_t main;
+  unsigned spare;
+  std::uint64_t unit;
+  unsigned lost;
+  friend bool operator==(const table_row&, const table_row&) = default;
+};
+
+/// A set in memory.
+struct images {
+  page_image main;
+  std::vector<page_image> spares;
+
+  explicit images(const image_set& from) : main(of(from.main)) {
+    for (const auto& spare : from.spares)
+      spares.push_back(of(spare));
+  }
+  static page_image of(const std::string& path) {
+    const auto bytes = whole_file(path);
+    page_image image(bytes.size());
+    image.write(std::as_bytes(std::span(bytes)), 0);
+    return image;
+  }
+};
+
+std::shared_ptr<memory_store> device(const page_image& content, const std::string& path) {
+  auto io = std::make_shared<memory_store>(content);
+  store_identity identity;
+  identity.path = path;
+  io->set_identity(identity);
+  return io;
+}
+
+/// What the set shows; the error where nobody opens it.
+result<std::vector<table_row>> shown(const page_image& main, const std::vector<page_image>& spares) {
+  std::vector<std::shared_ptr<store>> ios;
+  for (std::size_t n = 0; n < spares.size(); ++n)
+    ios.push_back(device(spares[n], "/spare" + std::to_string(n)));
+  open_options how;
+  how.read_only = true;
+  const auto set = TRY(disk::open(device(main, "/main"), ios, how));
+  std::vector<table_row> rows;
+  set->for_each_remap([&](const remap_entry& e) {
+    rows.push_back({e.main.value, e.spare_index, e.spare.value, e.lost});
+  });
+  return rows;
+}
+
+template <class Store>
+void run_restore_on(const set_dump& dump, const std::vector<std::shared_ptr<Store>>& ios) {
+  std::vector<recover::restore_target> targets;
+  for (std::size_t n = 0; n < ios.size(); ++n) {
+    const auto there = recover::look_for(*ios[n], dump.spares[n]);
+    targets.push_back(
+        {&dump.spares[n], ios[n], std::max(dump.spares[n].super.sequence, there.super_sequence)});
+  }
+  const auto done = recover::write_restore(dump, targets);
+  REQUIRE(done);
+  CHECK(done->failed == 0);
+}
+
+/// Cut off at every write and every flush, with any of the writes that were not flushed.
+/// `exact`: every run ends with the same bytes; else the superblocks may have another sequence.
+void check_cuts(const set_dump& dump, const images& old, bool exact) {
+  const auto before = shown(old.main, old.spares);
+  const auto log = std::make_shared<crash_log>();
+  std::vector<std::shared_ptr<crash_store>> ios;
+  for (std::size_t n = 0; n < old.spares.size(); ++n)
+    ios.push_back(std::make_shared<crash_store>(log, device(old.spares[n], "/spare" + std::to_string(n))));
+  run_restore_on(dump, ios);
+  std::vector<page_image> end;
+  for (const auto& io : ios)
+    end.push_back(io->inner().image());
+  const auto after = shown(old.main, end);
+  REQUIRE(after);
+  replay_limits limits;
+  limits.exhaustive = 3;
+  limits.samples = 4;
+  limits.torn_together = 2;
+  limits.random_tears = 0;
+  limits.combinations = 24;
+  crash_replay replay(*log, limits);
+  std::map<std::string, std::uint64_t> outcomes;
+  const bool all = replay.run([&](const crash_state& state) {
+    std::vector<page_image> left;
+    std::vector<std::shared_ptr<memory_store>> again;
+    for (std::size_t n = 0; n < state.devices.size(); ++n) {
+      left.push_back(state.devices[n]->content);
+      again.push_back(device(left.back(), "/spare" + std::to_string(n)));
+    }
+    const auto now = shown(old.main, left);
+    const bool is_new = now && *now == *after, is_old = now && before && *now == *before;
+    ++outcomes[is_new ? "new" : is_old ? "old" : now ? "neither" : now.error().id];
+    run_restore_on(dump, again);
+    bool same = true;
+    std::vector<page_image> then;
+    for (const auto& io : again)
+      then.push_back(io->image());
+    const auto final = shown(old.main, then);
+    same = final && *final == *after;
+    for (std::size_t n = 0; n < then.size(); ++n)
+      same = same && (!exact || then[n].hash() == end[n].hash());
+    INFO(state.describe());
+    CHECK(same);
+    return same && (now || is_old || outcomes.count("neither") == 0);
+  });
+  CHECK(all);
+  CHECK(outcomes.count("neither") == 0);
+  CHECK(outcomes["new"] > 0);
+  CHECK(outcomes["restore-unfinished"] > 10);
+  CHECK(replay.counts().points > 20);
+  CHECK(replay.counts().checks > 200);
+}
+
+} // namespace
+
+TEST_CASE("a restore that is cut off is the old, the new, or refused; another run makes it the new") {
+  const host h;
+  const unsigned count = GENERATE(1u, 2u);
+  image_set a(h, "a", count);
+  const auto dump = parse_dump_text(dump_of(a.spares), "dump", false);
+  REQUIRE(dump);
+  SECTION("over what is newer") {
+    a.work([](disk& d) {
+      REQUIRE(d.remap(sector_number(888)));
+      REQUIRE(d.unmap(sector_number(8)));
+    });
+    check_cuts(*dump, images(a), false);
+  }
+  if (count == 1)
+    SECTION("over nothing") {
+      erase_metadata(a.spares[0], a.super(0).places);
+      check_cuts(*dump, images(a), true);
+    }
+}
+
+TEST_CASE("copies that cannot be written are done without, and old ones among them do not count") {
+  const host h;
+  image_set a(h, "a", 1);
+  const auto dump = parse_dump_text(dump_of(a.spares), "dump", false);
+  REQUIRE(dump);
+  a.work([](disk& d) { REQUIRE(d.remap(sector_number(888))); });
+  const images old(a);
+  const auto& places = a.super(0).places;
+  const auto io = device(old.spares[0], "/spare0");
+  for (const auto bad : {places.super_place(0), places.super_place(7), places.block_place(3, 4)})
+    io->add_bad({byte_of(bad) / 512, 8, direction::write});
+  const auto there = recover::look_for(*io, dump->spares[0]);
+  const auto done = recover::write_restore(
+      *dump, {{&dump->spares[0], io, std::max(dump->spares[0].super.sequence, there.super_sequence)}});
+  REQUIRE(done);
+  CHECK(done->failed == 3);
+  const auto now = shown(old.main, {io->image()});
+  REQUIRE(now);
+  CHECK(now->size() == 4);
+}
+
+TEST_CASE("every exit status of the page of dmremap-restore happens") {
+  const host h;
+  const image_set a(h, "a", 1);
+  const image_set b(h, "b", 1);
+  const auto file = dump_file(h, a.spares);
+  for (unsigned r = 0; r < own_replicas; ++r)
+    damage(b.spares[0], b.super(0).places.block_place(r, 4));
+  std::ofstream(h.dir / "partial") << dump_of({"--best-effort", b.spares[0]});
+  const std::map<std::string, std::vector<std::string>> lines{
+      {"0", {file, a.spares[0]}},
+      {"1", {file, h.image("none")}},
+      {"2", {"--no-such-option"}},
+      {"4", {h.dir / "partial", b.spares[0]}},
+  };
+  const auto items = page_items("dmremap-restore.8", "EXIT STATUS");
+  REQUIRE(items == std::vector<std::string>{"0", "1", "2", "4"});
+  for (const auto& item : items) {
+    INFO(item);
+    CHECK(restore(lines.at(item)).status == std::stoi(item));
+  }
+}
