@@ -4,6 +4,7 @@ Subject share it as soak_load.py says; two Subjects share nothing.
 """
 
 import contextlib
+import os
 import random
 import shutil
 import threading
@@ -131,7 +132,11 @@ class Subject:
         return self.workspace.mount(self.loop, fs_type=self.fs_type)
 
     def sync(self, path):
+        """What was written is on the medium on return. A btrfs whose device failed turns read-only, and from then on
+        syncfs(2) succeeds without doing anything: seen with Linux 6.18."""
         self.workspace.run("sync", "-f", path)
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            raise harness.Failure(f"{path} turned read-only: what was written last is not on the medium")
 
     def count_moved(self):
         moved = self.set.control("stats")["result"]["auto_remaps"]
