@@ -148,7 +148,7 @@ class Fsck(harness.TestCase):
         and rename; yields after each."""
         with open(self.first, "rb") as f:
             content = f.read()
-        for call in ("write", "pwrite64", "fsync", "fdatasync", "renameat2"):
+        for call in ("pwrite64", "fdatasync", "renameat2"):
             for when in itertools.count(1):
                 self.overwrite(self.first, [0], content)
                 answer, _ = self.trace(call, *words, inject=("-e", f"inject={call}:signal=KILL:when={when}"))
