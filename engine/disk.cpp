@@ -262,8 +262,8 @@ io_result disk::impl::read_member(io_context::impl& c, store& io, std::span<std:
     return io.read(buffer, at);
   const std::uint64_t start = align_down(at, io.block_size());
   const std::uint64_t length = align_up(at + buffer.size(), io.block_size()) - start;
-  if (c.bounce.empty())
-    c.bounce.resize(piece_bytes / unit_bytes + 2);
+  if (const std::size_t units = length / unit_bytes + 1; c.bounce.size() < units)
+    c.bounce.resize(units); // most requests are short: a whole piece costs more to make than they take
   const std::span<std::byte> whole(c.bounce.front().bytes.data(), length);
   CHECK_OK(io.read(whole, start));
   std::memcpy(buffer.data(), whole.data() + (at - start), buffer.size());

@@ -76,7 +76,8 @@ struct io_context::impl {
   disk::impl* owner = nullptr;
   range_gate<>::worker_slot* slot = nullptr;
   request_counters counters;
-  std::vector<block_bytes> bounce; ///< for requests that do not fit a member's blocks; made when first needed
+  std::vector<block_bytes>
+      bounce; ///< for requests that do not fit a member's blocks; as long as the longest one
 };
 
 /// How one attempt on the fast path ended.

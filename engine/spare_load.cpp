@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <optional>
 
 namespace dmremap {
 namespace {
@@ -27,24 +26,24 @@ tl::expected<superblock, block_fault> read_super(store& io, unsigned copy, spare
   return decode_superblock(bytes, copy, place);
 }
 
-/// The copies that belong together: those of the spare UUID that most copies carry. Nothing: two as often.
-std::optional<std::vector<super_copy>> majority(const std::vector<super_copy>& found) {
-  std::vector<super_copy> best;
-  bool tie = false;
-  for (const auto& candidate : found) {
-    std::vector<super_copy> group;
-    std::copy_if(found.begin(), found.end(), std::back_inserter(group),
-                 [&](const super_copy& c) { return c.super.spare_uuid == candidate.super.spare_uuid; });
-    if (group.size() > best.size()) {
-      best = std::move(group);
-      tie = false;
-    } else if (group.size() == best.size() && best.front().super.spare_uuid != candidate.super.spare_uuid) {
-      tie = true;
-    }
-  }
-  if (tie)
-    return std::nullopt;
-  return best;
+/// Leaves the copies that belong together: those of the spare UUID that most copies carry. False: two as
+/// often.
+bool keep_majority(std::vector<super_copy>& found) {
+  const auto carried = [&](const uuid_bytes& uuid) {
+    return std::count_if(found.begin(), found.end(),
+                         [&](const super_copy& c) { return c.super.spare_uuid == uuid; });
+  };
+  const auto best = std::max_element(found.begin(), found.end(), [&](const auto& a, const auto& b) {
+    return carried(a.super.spare_uuid) < carried(b.super.spare_uuid);
+  });
+  const uuid_bytes uuid = best->super.spare_uuid;
+  const auto most = carried(uuid);
+  if (std::any_of(found.begin(), found.end(), [&](const super_copy& c) {
+        return c.super.spare_uuid != uuid && carried(c.super.spare_uuid) == most;
+      }))
+    return false;
+  std::erase_if(found, [&](const super_copy& c) { return c.super.spare_uuid != uuid; });
+  return true;
 }
 
 const super_copy& newest_of(const std::vector<super_copy>& copies) {
@@ -96,6 +95,7 @@ result<void> spare_metadata::choose_super() {
     return e;
   }));
   std::vector<super_copy> found;
+  found.reserve(super_copies);
   unsigned unreadable = 0;
   const auto look = [&](unsigned copy, spare_unit place) {
     if (auto s = read_super(*io_, copy, place))
@@ -121,13 +121,12 @@ result<void> spare_metadata::choose_super() {
         "no-superblock", path,
         "no valid dmremap superblock in any of its 10 places; is this the spare, and the whole of it?");
   }
-  auto group = majority(found);
-  if (!group)
+  if (!keep_majority(found))
     return fail("mixed-superblocks", path,
                 "holds superblocks of two spares in equal number; nothing was changed", exit_code::damaged);
-  const super_copy& newest = newest_of(*group);
+  const super_copy& newest = newest_of(found);
   super = newest.super;
-  for (const auto& c : *group) {
+  for (const auto& c : found) {
     highest_sequence_ = std::max({highest_sequence_, c.super.sequence, c.super.sequence_end});
     if (c.super.sequence == super.sequence)
       valid_supers_ |= 1u << c.number;

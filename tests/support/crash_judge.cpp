@@ -28,15 +28,20 @@ std::uint64_t hash_faults(const fault_table& faults, std::uint64_t hash) {
 std::vector<version> read_all(disk& from, std::uint64_t sectors) {
   const auto context = from.make_context();
   std::vector<version> seen(sectors);
-  std::vector<std::byte> bytes(sector_bytes);
-  for (std::uint64_t s = 0; s < sectors; ++s)
-    seen[s] = from.read(*context, bytes, s * sector_bytes) ? read_tag(bytes, s) : lost_version;
+  std::vector<std::byte> bytes(unit_bytes);
+  for (std::uint64_t unit = 0; unit < sectors; unit += unit_sectors) {
+    const std::uint64_t count = std::min(unit_sectors, sectors - unit);
+    const auto all = std::span(bytes).first(count * sector_bytes);
+    // A read that touches a lost sector fails as a whole; smaller ones get the rest.
+    const bool whole = from.read(*context, all, unit * sector_bytes).has_value();
+    for (std::uint64_t i = 0; i < count; ++i) {
+      const auto one = all.subspan(i * sector_bytes, sector_bytes);
+      const bool got = whole || from.read(*context, one, (unit + i) * sector_bytes).has_value();
+      seen[unit + i] = got ? read_tag(one, unit + i) : lost_version;
+    }
+  }
   return seen;
 }
-
-} // namespace
-
-namespace {
 
 constexpr version written_meanwhile = 0x70000000;
 constexpr unsigned nobody = static_cast<unsigned>(-1);

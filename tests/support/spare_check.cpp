@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <map>
 #include <zlib.h>
@@ -73,14 +74,27 @@ bool is_metadata(const page& super, std::uint64_t unit) {
   return unit >= spare_units(super);
 }
 
+/// Four lanes, so that the multiplications overlap; `length` is a multiple of 4.
 std::uint64_t hash_bytes(const std::byte* bytes, std::size_t length, std::uint64_t hash) {
-  for (std::size_t i = 0; i < length; i += 4) {
-    std::uint32_t word = 0;
-    std::memcpy(&word, bytes + i, 4);
-    hash = (hash ^ word) * 0x100000001b3ull;
-    hash ^= hash >> 29;
+  std::array<std::uint64_t, 4> lanes{hash, 2, 3, 4};
+  const auto take = [](std::uint64_t lane, std::uint64_t word) {
+    return std::rotl((lane ^ word) * 0x9e3779b97f4a7c15ull, 29);
+  };
+  std::size_t at = 0;
+  for (; at + 32 <= length; at += 32) {
+    std::array<std::uint64_t, 4> words{};
+    std::memcpy(words.data(), bytes + at, sizeof words);
+    for (std::size_t i = 0; i < 4; ++i)
+      lanes[i] = take(lanes[i], words[i]);
   }
-  return hash;
+  for (; at < length; at += 4) {
+    std::uint32_t word = 0;
+    std::memcpy(&word, bytes + at, 4);
+    lanes[0] = take(lanes[0], word);
+  }
+  for (const std::uint64_t lane : lanes)
+    hash = take(hash ^ hash >> 31, lane);
+  return hash ^ hash >> 29;
 }
 
 } // namespace
@@ -90,14 +104,17 @@ const spare_checker::page_facts& spare_checker::facts(const page& of, bool super
   const auto found = known_.find(key);
   if (found != known_.end())
     return found->second;
-  page_facts made;
+  // Copies differ in the CRC, in their place and, superblocks, in their number; all that is behind is alike.
+  const std::size_t own = super ? 32 : 28, rest = super ? 40 : 32, length = page_bytes - rest;
   const auto* bytes = reinterpret_cast<const Bytef*>(of.data.data());
-  made.crc_right = crc32(0, bytes + 4, page_bytes - 4) == u32(of, 0);
-  // Copies differ in the CRC, in their place and, superblocks, in their number.
-  const std::size_t own = super ? 32 : 28;
-  made.body = hash_bytes(of.data.data() + 4, own - 4, 1);
-  const std::size_t rest = super ? 40 : 32;
-  made.body = hash_bytes(of.data.data() + rest, page_bytes - rest, made.body);
+  const std::uint64_t alike = hash_bytes(of.data.data() + rest, length, rest);
+  auto tail = tails_.find(alike);
+  if (tail == tails_.end())
+    tail = tails_.emplace(alike, crc32(0, bytes + rest, static_cast<uInt>(length))).first;
+  const uLong head = crc32(0, bytes + 4, static_cast<uInt>(rest - 4));
+  page_facts made;
+  made.crc_right = crc32_combine(head, tail->second, static_cast<z_off_t>(length)) == u32(of, 0);
+  made.body = hash_bytes(of.data.data() + 4, own - 4, alike);
   return known_.emplace(key, made).first->second;
 }
 

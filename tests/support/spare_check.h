@@ -49,8 +49,8 @@ public:
   /// would show old data, and could not know: that is for the administrator to avoid.
   [[nodiscard]] bool some_stale(const std::vector<const page_image*>& all,
                                 const std::vector<const page_image*>& present);
-  /// Is one of them, by their newest record, only to be used with a map that lies on a spare that is not among
-  /// them? Then they must be refused.
+  /// Is one of them, by their newest record, only to be used with a map that lies on a spare that is not
+  /// among them? Then they must be refused.
   [[nodiscard]] bool lacks_a_map(const std::vector<const page_image*>& present);
   /// Main units that any valid copy of a table block of the spare names, on the spare itself and on others.
   [[nodiscard]] std::set<std::uint64_t> named_units(const page_image& spare,
@@ -77,6 +77,8 @@ private:
   // of the superblock in force during check()
   const page* super_ = nullptr;
   std::unordered_map<std::uint64_t, page_facts> known_;
+  std::unordered_map<std::uint64_t, unsigned long>
+      tails_; ///< CRC of what is alike in all copies, by its hash
 };
 
 /// Is the unit of the spare part of a superblock copy or a table replica, valid or not? False where no
