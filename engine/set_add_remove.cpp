@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Spares that are taken into the set, or out of it.
+#include "engine/remap_set.h"
+
+#include <algorithm>
+
+namespace dmremap {
+
+result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
+  const std::lock_guard lock(metadata_mutex_);
+  const std::string path = io->identity().path;
+  if (!writable_)
+    return fail("read-only", path, "the set is open read-only");
+  unsigned place = 0;
+  while (place < max_spares && spares_[place])
+    ++place;
+  if (place == max_spares)
+    return fail("too-many-spares", path, "a set has at most 16 spares");
+  superblock s;
+  s.spare_uuid = random_uuid();
+  s.spare_index = place;
+  copy_set_fields(leader().super, s);
+  auto meta = TRY(spare_metadata::blank(std::move(io), s, rules_));
+  if (!reserve_sequences(64))
+    return fail("format-failed", path, "the set's superblocks cannot be written; nothing changed");
+  auto fresh = std::make_unique<pool_spare>(std::move(meta));
+  fresh->held = 0;
+  fresh->joining = true;
+  pool_spare& p = *fresh;
+  const auto put = [&](std::unique_ptr<pool_spare> what) {
+    if (what && on_present)
+      on_present(place, what->io);
+    const std::lock_guard allocation(allocation_mutex_);
+    std::swap(spares_[place], what);
+    unsigned count = 0;
+    for (unsigned i = 0; i < max_spares; ++i)
+      if (spares_[i])
+        count = i + 1;
+    place_count_ = std::max(place_count_.load(), count);
+    return what;
+  };
+  (void)put(std::move(fresh));
+  note_map(place, 0);
+  fresh_range();
+  auto recorded = record_session();
+  if (recorded && (!p.present || p.meta->verify_supers() != p.meta->super.super_good))
+    recorded = io_fail(io_error::medium);
+  if (!recorded) {
+    p.present = false;
+    const auto out = put(nullptr);
+    if (on_absent)
+      on_absent(place, false);
+    (void)record_session(); // the others do not list it
+    if (out->meta->present())
+      (void)out->meta->erase_supers();
+    return fail("format-failed", path,
+                "the metadata could not be written: " + std::string(name_of(recorded.error())) +
+                    "; the set is as before");
+  }
+  p.joining = false;
+  ensure_protected();
+  return place;
+}
+
+result<void> remap_set::remove_spare(unsigned spare) {
+  const std::lock_guard lock(metadata_mutex_);
+  if (!writable_)
+    return fail("read-only", leader().super.set_name, "the set is open read-only");
+  if (spare >= max_spares || !spares_[spare])
+    return fail("no-such-spare", leader().super.set_name, "has no spare " + std::to_string(spare));
+  pool_spare& p = *spares_[spare];
+  const std::string path = p.meta->path();
+  const bool was_present = p.present;
+  if (count_present() < (was_present ? 2u : 1u))
+    return fail("last-spare", path, "is the only spare of the set");
+  std::uint64_t active = 0;
+  {
+    const std::lock_guard map_lock(map_mutex_);
+    const std::lock_guard allocation(allocation_mutex_);
+    active = p.space.allocated();
+    active -= std::min(active, old_.on(spare)); // served from elsewhere by now
+  }
+  if (was_present && active != 0)
+    return fail("spare-in-use", path,
+                "Cannot remove spare " + path + ": " + std::to_string(active) + " active allocations");
+  CHECK_OK(move_maps_off(spare));
+  if (std::any_of(doubt_.begin(), doubt_.end(), [&](const slot_change& c) { return c.spare == spare; }))
+    return fail("commit-in-doubt", path, "a change of its table is not complete yet; try again");
+  const auto cannot = [&](io_error why) {
+    return fail("remove-failed", path,
+                "the set's superblocks cannot be written: " + std::string(name_of(why)) + "; it stays");
+  };
+  if (auto room = reserve_sequences(256); !room)
+    return cannot(room.error());
+  p.draining = true;
+  for (unsigned g = 0; g < max_spares; ++g) // its guests move first
+    if (spares_[g] && spares_[g]->present && spares_[g]->meta->has_sixth() &&
+        spares_[g]->meta->super.sixth_host == spare) {
+      spares_[g]->meta->detach_sixth();
+      if (was_present)
+        unlist(g, spare);
+    }
+  ensure_protected();
+  if (count_present() < (was_present && p.present ? 2u : 1u) || was_present != p.present)
+    return cannot(io_error::gone); // another one, or this one, went meanwhile
+  unlist(spare);
+  const std::uint32_t host = p.meta->super.sixth_host, start = p.meta->super.sixth_start;
+  const std::uint64_t units = p.meta->sixth_units();
+  const bool hosted = p.meta->has_sixth();
+  std::unique_ptr<pool_spare> out;
+  {
+    const std::lock_guard allocation(allocation_mutex_);
+    out = std::move(spares_[spare]);
+    out->present = false;
+  }
+  std::erase_if(to_unhost_, [&](const hosted_run& run) { return run.host == spare; });
+  note_map(spare, 0);
+  fresh_range();
+  if (auto recorded = record_session(); !recorded) {
+    if (hosted) // it is not listed there any more
+      out->meta->detach_sixth();
+    const std::lock_guard allocation(allocation_mutex_);
+    out->present = was_present;
+    spares_[spare] = std::move(out);
+    return cannot(recorded.error());
+  }
+  if (on_absent)
+    on_absent(spare, false);
+  if (out->meta->present())
+    (void)out->meta->erase_supers(); // where this fails it is a spare that no set lists
+  out->meta->lose(false);
+  const std::lock_guard map_lock(map_mutex_);
+  old_.remove_all(spare);
+  const std::lock_guard allocation(allocation_mutex_);
+  if (hosted && host < max_spares && spares_[host])
+    spares_[host]->space.unhost(spare_unit(start), units);
+  return {};
+}
+
+} // namespace dmremap
