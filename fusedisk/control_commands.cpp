@@ -3,6 +3,8 @@
 
 #include "engine/dust_store.h"
 #include "engine/set_dump.h"
+#include "fusedisk/control_arguments.h"
+#include "fusedisk/control_json.h"
 #include "fusedisk/messages.h"
 #include "fusedisk/replies.h"
 
@@ -16,175 +18,24 @@ namespace {
 using nlohmann::json;
 using std::chrono::milliseconds;
 
-constexpr milliseconds info_patience{500};
-
 /// What a command answers: "text" and "result" of the reply.
 struct answer {
   std::string text;
   json value = json::object();
 };
 
-tl::unexpected<error> bad_request(const std::string& what, const std::string& why) {
-  return fail("bad-request", what, why, exit_code::usage);
-}
-
-result<std::string> text_argument(const json& args, const char* key) {
-  const auto it = args.find(key);
-  if (it == args.end() || !it->is_string())
-    return bad_request(key, "a text is wanted");
-  return it->get<std::string>();
-}
-
-result<std::uint64_t> number_argument(const json& args, const char* key) {
-  const auto it = args.find(key);
-  if (it == args.end() || !it->is_number_unsigned())
-    return bad_request(key, "a number that is not negative is wanted");
-  return it->get<std::uint64_t>();
-}
-
-bool is_absent(const json& args, const char* key) {
-  const auto it = args.find(key);
-  return it == args.end() || it->is_null();
-}
-
-result<sector_number> sector_argument(const json& args, const char* key) {
-  const std::uint64_t value = TRY(number_argument(args, key));
-  if (value > (std::uint64_t{1} << 54U)) // 2^63 bytes
-    return bad_request(key, "there is no such sector");
-  return sector_number(value);
-}
-
-json to_json(const disk_stats& s) {
-  return {{"reads", s.reads},
-          {"writes", s.writes},
-          {"flushes", s.flushes},
-          {"zeroes", s.zeroes},
-          {"read_bytes", s.read_bytes},
-          {"written_bytes", s.written_bytes},
-          {"main_read_errors", s.main_read_errors},
-          {"main_write_errors", s.main_write_errors},
-          {"spare_read_errors", s.spare_read_errors},
-          {"spare_write_errors", s.spare_write_errors},
-          {"spare_host_full_errors", s.spare_host_full_errors},
-          {"flush_errors", s.flush_errors},
-          {"lost_reads", s.lost_reads},
-          {"slow_requests", s.slow_requests},
-          {"remapped_units", s.remapped_units},
-          {"auto_remapped_units", s.auto_remapped_units},
-          {"manual_remapped_units", s.manual_remapped_units},
-          {"auto_remaps", s.auto_remaps},
-          {"manual_remaps", s.manual_remaps},
-          {"lifetime_allocations", s.lifetime_allocations},
-          {"lost_sectors", s.lost_sectors},
-          {"saves_tried", s.saves_tried},
-          {"saves_done", s.saves_done},
-          {"auto_remap", s.auto_remap},
-          {"breaker_open", s.breaker_open},
-          {"main_gone", s.main_gone},
-          {"state", s.state}};
-}
-
-json to_json(const spare_status& s, const disk_info& info) {
-  const auto* host = s.protected_by < 0 ? nullptr : spare_at(info, static_cast<unsigned>(s.protected_by));
-  return {{"index", s.index},
-          {"state", spare_state(s)},
-          {"present", s.present},
-          {"readable", s.present || s.readable},
-          {"draining", s.draining},
-          {"host_full", s.host_full},
-          {"protected_by", host != nullptr ? json(host->uuid) : json(nullptr)},
-          {"uuid", s.uuid},
-          {"path", s.path},
-          {"units", s.units},
-          {"usable_units", s.usable_units},
-          {"allocated_units", s.allocated_units},
-          {"sequence", s.sequence},
-          {"super_copies_valid", s.super_copies_valid},
-          {"head_copies_valid", s.head_copies_valid},
-          {"weakest_block_copies", s.weakest_block_copies},
-          {"clean", s.clean},
-          {"direct", s.direct}};
-}
-
-json to_json(const remap_reply& r) {
-  return {{"units", r.units},
-          {"already", r.already},
-          {"lost_sectors", r.lost_sectors},
-          {"spare_sector", r.spare_sector.value}};
-}
-
-json to_json(const spare_forget_reply& r) {
-  return {{"units", r.units},
-          {"lost_sectors", r.lost_sectors},
-          {"free_units", r.free_units},
-          {"configuration_problem", r.configuration.empty() ? json(nullptr) : json(r.configuration)}};
-}
-
-json to_json(const evacuation_state& s) {
-  json failed = nullptr;
-  if (s.failed)
-    failed = {{"id", s.failed->id},
-              {"what", s.failed->what},
-              {"why", s.failed->why},
-              {"code", static_cast<int>(s.failed->code)}};
-  return {{"number", s.number},
-          {"running", s.running},
-          {"spare", s.uuid},
-          {"path", s.path},
-          {"done", s.done},
-          {"all", s.all},
-          {"moved", s.moved.moved},
-          {"lost_sectors", s.moved.lost_sectors},
-          {"error", std::move(failed)}};
-}
-
-json status_of(control_target& t) {
-  const dated_info dated = t.info(info_patience);
-  const disk_info& info = dated.info;
-  const disk_stats stats = t.stats();
-  const daemon_facts facts = t.facts();
-  const evacuation_state evacuation = t.evacuation();
-  json spares = json::array();
-  for (const auto& spare : info.spares)
-    spares.push_back(to_json(spare, info));
-  return {{"schema", 1},
-          {"name", info.set_name},
-          {"uuid", info.set_uuid},
-          {"running", true},
-          {"answers", true},
-          {"age_seconds", 0.0},
-          {"spares_age_seconds", dated.age_seconds},
-          {"state", stats.state},
-          {"main", {{"path", info.main_path}, {"sectors", info.main_sectors}, {"direct", info.main_direct}}},
-          {"mountpoint", facts.mountpoint},
-          {"image", facts.image},
-          {"loop", t.loops()},
-          {"pid", facts.pid},
-          {"read_only", info.read_only},
-          {"auto_remap", stats.auto_remap},
-          {"read_retries", t.read_retries()},
-          {"log_level", name_of(t.logging())},
-          {"requests_away", facts.requests_away},
-          {"oldest_request_seconds", static_cast<double>(facts.oldest_request_ns) * 1e-9},
-          {"stats", to_json(stats)},
-          {"spares", std::move(spares)},
-          {"evacuation", evacuation.number == 0 ? json(nullptr) : to_json(evacuation)},
-          {"notices", info.notices},
-          {"dm", dm_line(stats, info)}};
-}
-
 result<answer> do_ping(control_target&, const json&) {
   return answer{"pong"};
 }
 
 result<answer> do_status(control_target& t, const json&) {
-  json value = status_of(t);
+  json value = json_of_status(t);
   return answer{value.at("dm").get<std::string>(), std::move(value)};
 }
 
 result<answer> do_stats(control_target& t, const json&) {
   const auto stats = t.stats();
-  return answer{stats_text(stats), to_json(stats)};
+  return answer{stats_text(stats), json_of(stats)};
 }
 
 result<answer> do_lost(control_target& t, const json&) {
@@ -201,7 +52,7 @@ result<answer> do_remap(control_target& t, const json& args) {
   const auto sector = TRY(sector_argument(args, "sector"));
   const auto sectors = is_absent(args, "sectors") ? 1 : TRY(number_argument(args, "sectors"));
   const auto reply = TRY(t.remap(sector, sectors));
-  return answer{text_of(reply), to_json(reply)};
+  return answer{text_of(reply), json_of(reply)};
 }
 
 result<answer> do_unmap(control_target& t, const json& args) {
@@ -215,28 +66,6 @@ result<unsigned> spare_argument(control_target& t, const json& args) {
   return find_spare(t.info(info_patience).info, named);
 }
 
-result<bool> flag_argument(const json& args, const char* key) {
-  if (is_absent(args, key))
-    return false;
-  if (!args.at(key).is_boolean())
-    return bad_request(key, "true or false is wanted");
-  return args.at(key).get<bool>();
-}
-
-result<std::vector<std::string>> list_argument(const json& args, const char* key) {
-  std::vector<std::string> out;
-  if (is_absent(args, key))
-    return out;
-  if (!args.at(key).is_array())
-    return bad_request(key, "a list of texts is wanted");
-  for (const auto& word : args.at(key)) {
-    if (!word.is_string())
-      return bad_request(key, "a list of texts is wanted");
-    out.push_back(word.get<std::string>());
-  }
-  return out;
-}
-
 result<answer> do_add_remap(control_target& t, const json& args) {
   const auto dest = TRY(sector_argument(args, "dest"));
   const auto sectors = TRY(number_argument(args, "sectors"));
@@ -247,7 +76,7 @@ result<answer> do_add_remap(control_target& t, const json& args) {
   const unsigned spare =
       is_absent(args, "spare") ? choose_spare(info, sectors) : TRY(spare_argument(t, args));
   const auto reply = TRY(t.add_remap(dest, source, sectors, spare));
-  return answer{text_of(reply), to_json(reply)};
+  return answer{text_of(reply), json_of(reply)};
 }
 
 result<answer> do_salvage(control_target& t, const json& args) {
@@ -384,24 +213,24 @@ result<answer> do_spare_forget(control_target& t, const json& args) {
   const auto r = TRY(t.spare_forget(spare, dry_run));
   return answer{fmt::format("{} units with {} sectors {} lost", r.units, r.lost_sectors,
                             dry_run ? "would become" : "became"),
-                to_json(r)};
+                json_of(r)};
 }
 
 result<answer> do_spare_evacuate(control_target& t, const json& args) {
   const auto spare = TRY(spare_argument(t, args));
   const auto now = TRY(t.spare_evacuate(spare));
-  return answer{"evacuating spare " + now.path, to_json(now)};
+  return answer{"evacuating spare " + now.path, json_of(now)};
 }
 
 result<answer> do_evacuation(control_target& t, const json&) {
   const auto now = t.evacuation();
   return answer{now.running ? fmt::format("{} of {} units moved", now.done, now.all) : "no evacuation runs",
-                to_json(now)};
+                json_of(now)};
 }
 
 result<answer> do_stop_evacuation(control_target& t, const json&) {
   CHECK_OK(t.stop_evacuation());
-  return answer{"the evacuation is stopped; what was moved stays moved", to_json(t.evacuation())};
+  return answer{"the evacuation is stopped; what was moved stays moved", json_of(t.evacuation())};
 }
 
 result<answer> do_spare_refill(control_target& t, const json& args) {
@@ -581,7 +410,7 @@ bool request_waits_for_drives(const std::string& text) {
 }
 
 std::string status_json(control_target& target) {
-  return status_of(target).dump(2, ' ', false, json::error_handler_t::replace);
+  return json_of_status(target).dump(2, ' ', false, json::error_handler_t::replace);
 }
 
 } // namespace dmremap

@@ -9,6 +9,7 @@
 #include "engine/geometry.h"
 #include "engine/host_state.h"
 #include "engine/wipe.h"
+#include "fusedisk/replies.h"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -33,18 +34,6 @@ bool names(const std::string& line, const std::string& member) {
 
 std::string device_text(dev_t device) {
   return fmt::format("{}:{}", major(device), minor(device));
-}
-
-const spare_status* status_of(const disk_info& info, unsigned index) {
-  for (const auto& spare : info.spares)
-    if (spare.index == index)
-      return &spare;
-  return nullptr;
-}
-
-tl::unexpected<error> no_such_spare(unsigned index) {
-  return fail("no-such-spare", std::to_string(index),
-              "the set has no such spare; `dmremap spare list` names them");
 }
 
 } // namespace
@@ -308,7 +297,7 @@ result<spare_add_reply> spare_pool::add(const spare_add_request& request) {
     room = TRY(preallocation::take(spec));
   CHECK_OK(put_into_set(member, wipe, std::move(room), reply));
   const auto now = set_.info();
-  if (const auto* added = now ? status_of(*now, reply.index) : nullptr)
+  if (const auto* added = now ? spare_at(*now, reply.index) : nullptr)
     reply.uuid = added->uuid;
   {
     const std::lock_guard lock(members_mutex_);
@@ -326,9 +315,7 @@ result<spare_add_reply> spare_pool::add(const spare_add_request& request) {
 result<spare_change_reply> spare_pool::remove(unsigned index, bool dry_run) {
   const std::lock_guard change(change_mutex_);
   const auto info = TRY(set_.info());
-  const auto* spare = status_of(info, index);
-  if (spare == nullptr)
-    return no_such_spare(index);
+  const auto* spare = TRY(listed(info, index));
   if (const auto now = evacuation(); now.running && now.uuid == spare->uuid)
     return fail("evacuation-running", spare->path, "is being emptied; remove it when that is done");
   spare_change_reply reply{known_text(spare->uuid), spare->uuid, ""};
@@ -348,9 +335,7 @@ result<spare_change_reply> spare_pool::remove(unsigned index, bool dry_run) {
 result<spare_forget_reply> spare_pool::forget(unsigned index, bool dry_run) {
   const std::lock_guard change(change_mutex_);
   const auto info = TRY(set_.info());
-  const auto* spare = status_of(info, index);
-  if (spare == nullptr)
-    return no_such_spare(index);
+  const auto* spare = TRY(listed(info, index));
   if (dry_run)
     return spare_forget_reply{TRY(set_.plan_forget(index)), ""};
   const auto text = known_text(spare->uuid);
@@ -365,87 +350,11 @@ result<spare_forget_reply> spare_pool::forget(unsigned index, bool dry_run) {
   return done;
 }
 
-// --- evacuation --------------------------------------------------------------------------------------------
-
-evacuation_state spare_pool::evacuation() const {
-  const std::lock_guard lock(evacuation_mutex_);
-  return evacuation_;
-}
-
-result<evacuation_state> spare_pool::evacuate(unsigned index) {
-  const std::lock_guard change(change_mutex_);
-  const auto info = TRY(set_.info());
-  const auto* spare = status_of(info, index);
-  if (spare == nullptr)
-    return no_such_spare(index);
-  if (read_only_)
-    return fail("read-only", set_name_, "the set is open read-only");
-  if (!spare->present && !spare->readable)
-    return fail("spare-absent", spare->uuid, "is absent: nothing can be read from it");
-  if (std::count_if(info.spares.begin(), info.spares.end(), [](const spare_status& s) { return s.present; }) <
-      (spare->present ? 2 : 1))
-    return fail("last-spare", spare->path, "is the only spare that is present: add another one first");
-  {
-    const std::lock_guard lock(evacuation_mutex_);
-    if (stopped_)
-      return fail("stopping", set_name_, "the daemon stops");
-    if (evacuation_.running)
-      return fail("evacuation-running", evacuation_.path, "is being emptied already; one at a time");
-    const auto number = evacuation_.number + 1;
-    evacuation_ = {number, true, spare->uuid, spare->path, 0, spare->allocated_units, {}, std::nullopt};
-    stop_evacuation_ = false;
-  }
-  if (evacuator_.joinable())
-    evacuator_.join();
-  log_.info("evacuating spare " + spare->path);
-  evacuator_ = std::thread([this, index] { run_evacuation(index); });
-  return evacuation();
-}
-
-void spare_pool::run_evacuation(unsigned index) {
-  const auto moved = set_.evacuate_spare(index, [this](std::uint64_t done, std::uint64_t all) {
-    const std::lock_guard lock(evacuation_mutex_);
-    evacuation_.done = done;
-    evacuation_.all = all;
-    return !stop_evacuation_;
-  });
-  const std::lock_guard lock(evacuation_mutex_);
-  evacuation_.running = false;
-  if (moved) {
-    evacuation_.moved = *moved;
-    evacuation_.done = evacuation_.all = moved->moved;
-    log_.info(fmt::format("spare {}: {} units moved, {} sectors lost", evacuation_.path, moved->moved,
-                          moved->lost_sectors));
-  } else {
-    evacuation_.failed = moved.error();
-    log_.warn("evacuation: " + moved.error().text());
-  }
-}
-
-result<void> spare_pool::stop_evacuation() {
-  {
-    const std::lock_guard lock(evacuation_mutex_);
-    if (!evacuation_.running)
-      return fail("no-evacuation", set_name_, "no spare of the set is being emptied");
-    stop_evacuation_ = true;
-  }
-  const std::lock_guard change(change_mutex_);
-  if (evacuator_.joinable())
-    evacuator_.join();
-  return {};
-}
-
-result<void> spare_pool::refill(unsigned index) {
-  const std::lock_guard change(change_mutex_);
-  const auto info = TRY(set_.info());
-  const auto* spare = status_of(info, index);
-  if (spare == nullptr)
-    return no_such_spare(index);
-  if (const auto now = evacuation(); now.running && now.uuid == spare->uuid)
-    return fail("evacuation-running", spare->path, "is being emptied; stop that first");
-  set_.refill_spare(index);
-  log_.info("spare " + spare->path + " takes new data again");
-  return {};
+result<const spare_status*> spare_pool::listed(const disk_info& now, unsigned index) {
+  if (const auto* spare = spare_at(now, index))
+    return spare;
+  return fail("no-such-spare", std::to_string(index),
+              "the set has no such spare; `dmremap spare list` names them");
 }
 
 } // namespace dmremap
