@@ -54,8 +54,9 @@ result<void> disk::impl::check_not_spare(store& main, const open_options& option
   return {};
 }
 
-/// A spare that was restored from a copy, or belongs to another day, would bring old data back. All that were
-/// in use had what this host saw before it was told.
+/// A spare that was restored from a copy, or belongs to another day, would bring old data back. What this
+/// host saw was durable on all that held the session before it was told; one that was only being given it, as
+/// it came back, may be older.
 result<void> disk::impl::check_age(std::span<const std::unique_ptr<spare_metadata>> spares,
                                    const set_record& record, const open_options& options) {
   if (!options.last_seen)
@@ -67,16 +68,12 @@ result<void> disk::impl::check_age(std::span<const std::unique_ptr<spare_metadat
                             "missing, or was restored from a copy") +
                     sure,
                 exit_code::damaged);
-  for (const auto& place : record.places) {
-    if (place.given < 0 || place.returned)
-      continue;
-    const spare_metadata& m = *spares[static_cast<std::size_t>(place.given)];
-    if (m.super.sequence_end < *options.last_seen)
-      return fail("spare-older", m.path(),
+  for (const auto& m : spares)
+    if (m->super.session == record.newest.session && m->super.sequence_end < *options.last_seen)
+      return fail("spare-older", m->path(),
                   std::string("is older than what this host saw of set ") + record.newest.set_name +
                       " before: it was restored from a copy" + sure,
                   exit_code::damaged);
-  }
   return {};
 }
 

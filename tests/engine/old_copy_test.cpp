@@ -102,6 +102,51 @@ TEST_CASE("what was seen of a set never refuses the set itself") {
   CHECK(f.status(2).present);
 }
 
+TEST_CASE("a spare that is back is not taken for a copy, wherever its taking back was cut off") {
+  const unsigned away = GENERATE(0u, 1u);
+  pool_fixture f(2);
+  std::uint64_t seen = 0;
+  REQUIRE(open_seen(f, seen));
+  for (unsigned n = 0; n < 2; ++n) {
+    REQUIRE(f.set->add_remap(sector_number((3 + n) * unit_sectors), std::nullopt, unit_sectors, n));
+    REQUIRE(f.write(3 + n, one));
+  }
+  REQUIRE(f.set->flush());
+  f.break_spare(away);
+  CHECK(f.shows(3 + away) == "its spare is absent");
+  f.close();
+  f.mend_spare(away);
+  const page_image main = f.main->image(), first = f.spares[0]->image(), second = f.spares[1]->image();
+  bool cut = true;
+  for (unsigned good = 0; cut; ++good) { // so many writes, then the machine goes down
+    INFO(good << " writes");
+    f.main->set_image(main);
+    f.spares[0]->set_image(first);
+    f.spares[1]->set_image(second);
+    cut = false;
+    unsigned written = 0;
+    for (const auto& s : {f.main, f.spares[0], f.spares[1]})
+      s->on_change([&](std::uint64_t, std::uint64_t, const std::byte*) {
+        cut = cut || written++ == good;
+        return !cut;
+      });
+    std::uint64_t told = seen;
+    open_options options;
+    options.last_seen = seen;
+    options.on_record = [&](std::uint64_t end) { told = cut ? told : std::max(told, end); };
+    (void)f.try_open(options);
+    f.kill();
+    for (const auto& s : {f.main, f.spares[0], f.spares[1]})
+      s->on_change({});
+    const auto opened = open_seen(f, told);
+    if (!opened)
+      FAIL(opened.error().text());
+    CHECK(f.shows(3) == "byte 101");
+    CHECK(f.shows(4) == "byte 101");
+    f.kill();
+  }
+}
+
 TEST_CASE("a close that fails does not tell of a session that goes on") {
   pool_fixture f(1);
   std::uint64_t seen = 0;
