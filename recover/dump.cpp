@@ -4,6 +4,7 @@
 #include "engine/durable_file.h"
 #include "recover/cli.h"
 #include "recover/dump_json.h"
+#include "recover/metadata_image.h"
 #include "recover/named_dump.h"
 
 #include <boost/filesystem.hpp>
@@ -17,7 +18,7 @@ namespace {
 
 struct line {
   std::vector<std::string> words;
-  std::string output;
+  std::string output, image;
   dump_options how;
   std::string answer; ///< --help, --version
 };
@@ -26,11 +27,17 @@ result<line> parse(int argc, const char* const* argv) {
   line l;
   CLI::App app("Prints all metadata of a set as text, or as JSON. Opens nothing for writing.",
                "dmremap-dump");
-  add_common(app, "dmremap-dump [--json] [--best-effort] [--output FILE] NAME | SPARE...");
+  add_common(app,
+             "dmremap-dump [--json] [--best-effort] [--output FILE | --metadata-image DIR] NAME | SPARE...");
   app.add_flag("--best-effort", l.how.best_effort,
                "dump what can be read, and tell the rest, where some of it is damaged or missing");
-  app.add_option("--output", l.output, "write to this new file, durably, instead of standard output")
-      ->type_name("FILE");
+  auto* output =
+      app.add_option("--output", l.output, "write to this new file, durably, instead of standard output")
+          ->type_name("FILE");
+  app.add_option("--metadata-image", l.image,
+                 "instead, copy the metadata of each spare to a sparse file in this folder")
+      ->type_name("DIR")
+      ->excludes(output);
   app.add_option("words", l.words,
                  "NAME: name or UUID of a set that runs or is configured; SPARE: the spares of one set")
       ->type_name("")
@@ -39,13 +46,46 @@ result<line> parse(int argc, const char* const* argv) {
   return l;
 }
 
-result<set_dump> collect(const line& l) {
-  const bool named = l.words.size() == 1 && l.words.front().find('/') == std::string::npos;
-  if (named)
-    return dump_named(l.words.front(), l.how);
+/// A name has no slash, and a path that could be taken for a name can be given as ./PATH.
+bool is_name(const line& l) {
+  return l.words.size() == 1 && l.words.front().find('/') == std::string::npos;
+}
+
+result<std::vector<member_spec>> members_of(const line& l) {
   std::vector<member_spec> specs;
+  if (is_name(l))
+    return named_spares(l.words.front());
   for (const auto& word : l.words)
     specs.push_back(TRY(parse_member(word)));
+  return specs;
+}
+
+/// What somebody who is to help needs, and no data.
+result<exit_code> images(const program_context& c, const line& l) {
+  unsigned number = 0;
+  nlohmann::json rows = nlohmann::json::array();
+  const auto folder = boost::filesystem::absolute(l.image).string();
+  const auto members = TRY(members_of(l));
+  for (const auto& spec : members) {
+    const auto made = TRY(write_metadata_image(spec, folder, number++));
+    rows.push_back({{"member", spec.text()},
+                    {"image", made.path},
+                    {"bytes", made.bytes},
+                    {"unreadable_units", made.unreadable}});
+    if (!c.json)
+      c.out << fmt::format("{}: {} bytes of {}\n", made.path, made.bytes, spec.text());
+    if (made.unreadable != 0)
+      c.note(fmt::format("{}: {} units of metadata cannot be read", spec.text(), made.unreadable));
+  }
+  if (c.json)
+    c.print({{"images", std::move(rows)}});
+  return exit_code::ok;
+}
+
+result<set_dump> collect(const line& l) {
+  if (is_name(l))
+    return dump_named(l.words.front(), l.how);
+  const auto specs = TRY(members_of(l));
   return load_dump(specs, l.how);
 }
 
@@ -73,6 +113,8 @@ result<void> write_out(const program_context& c, const line& l, const set_dump& 
 }
 
 result<exit_code> dump(const program_context& c, const line& l) {
+  if (!l.image.empty())
+    return images(c, l);
   const auto d = TRY(collect(l));
   CHECK_OK(write_out(c, l, d));
   for (const auto& one : d.spares)

@@ -10,8 +10,15 @@
 namespace dmremap::recover {
 namespace {
 
-/// The spares of a configured set that are there.
-result<std::vector<member_spec>> configured_spares(const std::string& name) {
+result<set_dump> live_dump(const running_set& set) {
+  const auto reply = TRY(control_request(set.dir, "dump", nullptr, std::nullopt));
+  const auto& text = reply.at("result").at("dump").get_ref<const std::string&>();
+  return parse_dump_text(text, set.name, false);
+}
+
+} // namespace
+
+result<std::vector<member_spec>> named_spares(const std::string& name) {
   const auto config = TRY(find_set_config(name));
   std::vector<member_spec> found;
   std::string absent;
@@ -28,18 +35,10 @@ result<std::vector<member_spec>> configured_spares(const std::string& name) {
   return found;
 }
 
-result<set_dump> live_dump(const running_set& set) {
-  const auto reply = TRY(control_request(set.dir, "dump", nullptr, std::nullopt));
-  const auto& text = reply.at("result").at("dump").get_ref<const std::string&>();
-  return parse_dump_text(text, set.name, false);
-}
-
-} // namespace
-
 result<set_dump> dump_named(const std::string& name, const dump_options& how) {
   if (const auto set = find_running_set(name); set && set->alive)
     return live_dump(*set);
-  return load_dump(TRY(configured_spares(name)), how);
+  return load_dump(TRY(named_spares(name)), how);
 }
 
 } // namespace dmremap::recover

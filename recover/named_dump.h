@@ -7,6 +7,10 @@
 
 namespace dmremap::recover {
 
+/// The spares that this host's configuration of a set names, those that are there. Errors: those of
+/// find_set_config; "not-found".
+[[nodiscard]] result<std::vector<member_spec>> named_spares(const std::string& name);
+
 /// All metadata of a set by its name or UUID: from its daemon, or from the spares that this host's
 /// configuration names, those that are there. Errors: those of control_request, find_set_config and
 /// load_dump.

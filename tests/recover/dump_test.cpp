@@ -6,6 +6,8 @@
 #include "recover/dump_load.h"
 #include "tests/recover/image_set.h"
 
+#include <sys/stat.h>
+
 using namespace dmremap;
 using namespace dmremap::test;
 using nlohmann::json;
@@ -197,6 +199,45 @@ TEST_CASE("a dump goes to a new file as a whole, and never over one") {
   REQUIRE(d);
   CHECK(dump_text(*d) == dump(a.spares).out);
   CHECK(dump({"--output", file, a.spares[0]}).status == 1);
+}
+
+TEST_CASE("an image of the metadata is read like the spares, and holds no data") {
+  const host h;
+  image_set a(h, "a", 2);
+  a.work([](disk& d) { // what was moved can be told from main's
+    const auto io = d.make_context();
+    const std::string secret(unit_bytes, 'S');
+    REQUIRE(d.write(*io, std::as_bytes(std::span(secret)), 3 * unit_bytes));
+  });
+  damage(a.spares[0], a.super(0).places.block_place(2, 4));
+  const auto folder = h.dir / "support";
+  auto words = a.spares;
+  words.insert(words.begin(), {"--metadata-image", folder});
+  const auto r = dump(words);
+  INFO(r.err);
+  REQUIRE(r.status == 0);
+  for (unsigned n = 0; n < 2; ++n) {
+    const auto image = folder + "/" + std::to_string(n) + ".img";
+    struct stat st {};
+    REQUIRE(::stat(image.c_str(), &st) == 0);
+    CHECK(st.st_size == 16 << 20);
+    CHECK(st.st_blocks * 512 < 1 << 20);
+    const auto bytes = read_bytes(image, 0, 16u << 20);
+    CHECK(bytes.find("SSSSSSSS") == std::string::npos);
+    const auto places = a.super(n).places;
+    for (std::uint64_t u = 0; u < places.units; ++u)
+      if (places.is_metadata(spare_unit(u)))
+        REQUIRE((bytes.substr(u * unit_bytes, unit_bytes) ==
+                 read_bytes(a.spares[n], u * unit_bytes, unit_bytes)));
+  }
+  auto there = parsed(dump({folder + "/0.img", folder + "/1.img"}).out);
+  for (unsigned n = 0; n < 2; ++n)
+    there.spares[n].member = a.spares[n];
+  CHECK(dump_text(there) == dump(a.spares).out);
+  CHECK(dump(words).status == 1); // never over one that is there
+  words = {"--metadata-image", h.dir / "blank", h.image("blank")};
+  make_file(h.image("blank"), 16u << 20);
+  CHECK(dump(words).status == 0); // nothing is left of it: an empty file says so
 }
 
 TEST_CASE("spares of two sets are no set") {

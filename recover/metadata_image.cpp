@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "recover/metadata_image.h"
+
+#include "engine/durable_file.h"
+#include "engine/unique_fd.h"
+#include "recover/in_use.h"
+#include "recover/spare_view.h"
+
+#include <algorithm>
+#include <boost/filesystem.hpp>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+namespace dmremap::recover {
+namespace {
+
+tl::unexpected<error> cannot(const std::string& path, const std::string& what, int number) {
+  return fail("output-failed", path,
+              number == EEXIST ? "is there already, and is not overwritten; name another folder"
+                               : what + ": " + std::strerror(number));
+}
+
+class copier {
+public:
+  copier(store& from, int to, metadata_image& out) : from_(from), to_(to), out_(out) {}
+
+  result<void> units(std::uint64_t first, std::uint64_t count) {
+    for (std::uint64_t u = first; u < first + count; ++u) {
+      block_bytes block;
+      if ((u + 1) * unit_bytes > from_.size())
+        return {};
+      if (!from_.read(block.span(), u * unit_bytes)) {
+        ++out_.unreadable;
+        continue;
+      }
+      if (std::all_of(block.bytes.begin(), block.bytes.end(), [](std::byte b) { return b == std::byte{0}; }))
+        continue;
+      if (::pwrite(to_, block.bytes.data(), unit_bytes, static_cast<off_t>(u * unit_bytes)) !=
+          static_cast<ssize_t>(unit_bytes))
+        return cannot(out_.path, "cannot be written", errno);
+      out_.bytes += unit_bytes;
+    }
+    return {};
+  }
+
+private:
+  store& from_;
+  const int to_;
+  metadata_image& out_;
+};
+
+/// `super`: null where no superblock is sound; then all that could be a table is taken.
+result<void> copy_metadata(copier& copy, const geometry& g, const superblock* super) {
+  for (unsigned c = 0; c < super_copies; ++c)
+    CHECK_OK(copy.units(g.super_place(c).value, 1));
+  for (std::uint32_t chunk = 0; chunk < g.chunks(); ++chunk) {
+    if (super != nullptr && super->good_replicas(chunk) == 0)
+      continue; // never initialised
+    for (unsigned r = 0; r < own_replicas; ++r)
+      CHECK_OK(copy.units(g.block_place(r, g.chunk_first(chunk)).value,
+                          g.chunk_end(chunk) - g.chunk_first(chunk)));
+  }
+  for (unsigned guest = 0; super != nullptr && guest < max_spares; ++guest)
+    if (super->hosted_start[guest] != 0)
+      CHECK_OK(copy.units(super->hosted_start[guest], std::uint64_t{super->hosted_blocks[guest]} + 1));
+  return {};
+}
+
+} // namespace
+
+result<metadata_image> write_metadata_image(const member_spec& spare, const std::string& folder,
+                                            unsigned number) {
+  CHECK_OK(check_not_served(spare));
+  const auto io = TRY(open_to_read(spare));
+  const auto view = view_spare(spare, io);
+  const auto computed = TRY(make_geometry(io->size()).map_error([&](error e) {
+    e.what = spare.text();
+    return e;
+  }));
+  metadata_image out;
+  out.path = fmt::format("{}/{}.img", folder, number);
+  boost::system::error_code failed;
+  boost::filesystem::create_directories(folder, failed);
+  if (failed)
+    return cannot(folder, "cannot be made", failed.value());
+  const unique_fd file(::open(out.path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!file)
+    return cannot(out.path, "cannot be made", errno);
+  const std::uint64_t size = view ? view->io->size() : io->size();
+  if (::ftruncate(file.get(), static_cast<off_t>(size)) != 0)
+    return cannot(out.path, "cannot be made that large", errno);
+  copier copy(*io, file.get(), out);
+  const superblock* const super = view ? &view->super() : nullptr;
+  CHECK_OK(copy_metadata(copy, super != nullptr ? super->places : computed, super));
+  if (::fsync(file.get()) != 0)
+    return cannot(out.path, "cannot be synced", errno);
+  if (const auto synced = sync_folder(folder); !synced)
+    return cannot(folder, "cannot be synced", synced.error().number);
+  return out;
+}
+
+} // namespace dmremap::recover
