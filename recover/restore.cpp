@@ -83,7 +83,7 @@ result<const dumped_spare*> identify(const set_dump& dump, const member_spec& sp
   unsigned present = 0;
   for (const auto& d : dump.spares) {
     present += d.away ? 0 : 1;
-    if (!d.away && look_for(io, d).any())
+    if (!d.away && look_for(io, d, dump).any())
       found = found == nullptr ? &d : found;
   }
   if (found != nullptr)
@@ -228,7 +228,7 @@ result<exit_code> restore(const program_context& c, const line& l) {
   std::vector<restore_target> targets;
   bool something_there = false;
   for (std::size_t n = 0; n < wanted.size(); ++n) {
-    const auto there = look_for(*members[n].io, *wanted[n].spare);
+    const auto there = look_for(*members[n].io, *wanted[n].spare, dump);
     something_there = something_there || there.supers != 0;
     const auto sequence = TRY(check_target(*members[n].io, dump, *wanted[n].spare, there,
                                            seen ? std::optional(seen->sequence_end) : std::nullopt, l.told));

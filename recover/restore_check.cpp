@@ -96,6 +96,7 @@ bool resumes(const found_metadata& there, const dumped_spare& d) {
   then.sequence = now.sequence;
   then.super_good = now.super_good;
   then.good = now.good;
+  then.hosted_protected = now.hosted_protected;
   block_bytes a, b;
   encode_superblock(then, 0, spare_unit(0), a);
   encode_superblock(now, 0, spare_unit(0), b);
@@ -105,12 +106,12 @@ bool resumes(const found_metadata& there, const dumped_spare& d) {
 result<void> check_age(const std::string& path, const set_dump& dump, const dumped_spare& d,
                        const found_metadata& there, std::optional<std::uint64_t> last_seen) {
   const std::uint64_t end = dump.newest().sequence_end;
-  if (there.highest > highest_sequence(d) || (last_seen && *last_seen > end))
+  const bool newer_there = there.highest > highest_sequence(d) || there.newer_guest;
+  if (newer_there || (last_seen && *last_seen > end))
     return fail("dump-older", path,
                 fmt::format("the dump is older than {}: units that moved since would show main's old bytes; "
                             "dmremap-fsck repairs what is there; if the dump is to count: --accept-older",
-                            there.highest > highest_sequence(d) ? "what lies there"
-                                                                : "what this host saw of the set"));
+                            newer_there ? "what lies there" : "what this host saw of the set"));
   const bool closed_then = d.super.clean && !dump.live && last_seen && *last_seen == end;
   if (!there.whole && !closed_then)
     return fail("dump-maybe-older", path,
@@ -121,7 +122,7 @@ result<void> check_age(const std::string& path, const set_dump& dump, const dump
 
 } // namespace
 
-found_metadata look_for(store& io, const dumped_spare& d) {
+found_metadata look_for(store& io, const dumped_spare& d, const set_dump& dump) {
   found_metadata out;
   std::optional<superblock> newest;
   look_at_supers(io, d, out, newest);
@@ -135,6 +136,12 @@ found_metadata look_for(store& io, const dumped_spare& d) {
       whole = (tables.piece(b, std::min(piece_blocks, g.chunk_end(c) - b)) || !in_use) && whole;
   }
   out.whole = newest.has_value() && whole;
+  for (const auto& guest : dump.spares) // the map of an absent spare is nowhere else
+    if (const std::uint32_t start = sixth_on(guest, d); guest.away && start != 0) {
+      const auto sixth = look_for_sixth(io, guest, start);
+      out.whole = out.whole && sixth.whole;
+      out.newer_guest = out.newer_guest || sixth.newer;
+    }
   return out;
 }
 

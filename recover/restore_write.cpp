@@ -95,11 +95,25 @@ private:
       final_[n].super_good = (1u << super_copies) - 1;
       for (const auto& guest : dump_.spares)
         if (const std::uint32_t start = sixth_on(guest, d); start != 0)
-          jobs_.push_back({n, &guest, sixth_replica, start});
+          plan_sixth(n, guest, start);
     }
     for (const auto& job : jobs_)
       for (const auto& run : job.table->blocks)
         all_ += run.count * 2; // written, read
+  }
+
+  /// The copy of another spare's table. Where that spare is not restored along with this one, what lies there
+  /// stays where it is at least as new as the dump; else nothing relies on it any more, and the next start
+  /// makes another. That of an absent spare is the only one.
+  void plan_sixth(std::size_t n, const dumped_spare& guest, std::uint32_t start) {
+    const bool restored = std::any_of(targets_.begin(), targets_.end(),
+                                      [&](const restore_target& t) { return t.spare == &guest; });
+    if (!restored && look_for_sixth(*targets_[n].io, guest, start).current)
+      return;
+    if (restored || guest.away)
+      jobs_.push_back({n, &guest, sixth_replica, start});
+    else
+      final_[n].hosted_protected &= ~(1u << guest.super.spare_index);
   }
 
   result<void> flush(std::size_t n) {
@@ -303,6 +317,30 @@ private:
 };
 
 } // namespace
+
+found_sixth look_for_sixth(store& io, const dumped_spare& guest, std::uint64_t start) {
+  found_sixth out;
+  const auto read = [&](std::uint64_t unit, block_bytes& into) {
+    return (unit + 1) * unit_bytes <= io.size() && io.read(into.span(), unit * unit_bytes).has_value();
+  };
+  block_bytes bytes;
+  if (read(start, bytes))
+    if (const auto head = decode_superblock(bytes, sixth_super_copy, spare_unit(start)))
+      out.whole = out.current = head->spare_uuid == guest.super.spare_uuid;
+  table_block t;
+  for (const auto& run : guest.blocks)
+    for (std::uint32_t b = run.first; b < run.first + run.count; ++b) {
+      if (!guest.super.is_good(sixth_replica, guest.super.places.chunk_of(b)))
+        continue;
+      const bool sound =
+          read(start + 1 + b, bytes) &&
+          decode_table_block(bytes, low_half(guest.super.spare_uuid), b, spare_unit(start + 1 + b), t);
+      out.whole = out.whole && sound;
+      out.current = out.current && sound && t.sequence >= run.sequence;
+      out.newer = out.newer || (sound && t.sequence > run.sequence);
+    }
+  return out;
+}
 
 std::uint32_t sixth_on(const dumped_spare& guest, const dumped_spare& host) {
   const std::uint32_t start = host.super.hosted_start[guest.super.spare_index];

@@ -15,6 +15,14 @@ namespace dmremap::recover {
 /// The unit on `host` at which the copy of the table of `guest` begins that the set relies on; 0: none.
 [[nodiscard]] std::uint32_t sixth_on(const dumped_spare& guest, const dumped_spare& host);
 
+/// What lies at the place of such a copy.
+struct found_sixth {
+  bool whole = false;   ///< all of it is sound
+  bool current = false; ///< and none of it older than the dump
+  bool newer = false;   ///< something of it is newer
+};
+[[nodiscard]] found_sixth look_for_sixth(store& io, const dumped_spare& guest, std::uint64_t start);
+
 /// One spare that is written, and what of the dump lies on it.
 struct restore_target {
   const dumped_spare* spare = nullptr;

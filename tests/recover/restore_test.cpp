@@ -197,6 +197,46 @@ TEST_CASE("what would lose something is refused") {
   }
 }
 
+TEST_CASE("the table of an absent spare comes back with the spare that it lies on, and only so") {
+  const host h;
+  image_set a(h, "a", 2);
+  a.work([](disk& d) { REQUIRE(d.remap(sector_number(888))); }, true, {1}); // spare 1 is away now
+  const auto before = whole_file(a.spares[0]);
+  const auto file = dump_file(h, {a.spares[0]});
+  const auto dump = recover::read_dump(file, false);
+  REQUIRE(dump);
+  REQUIRE(dump->spares[1].away);
+  CHECK(error_of({file, "1=" + a.spares[1]}) == "spare-away");
+  const std::uint32_t start = dump->spares[0].super.hosted_start[1];
+  REQUIRE(start != 0);
+  SECTION("gone") {
+    for (const auto& run : dump->spares[1].blocks)
+      for (std::uint32_t b = run.first; b < run.first + run.count; ++b)
+        damage(a.spares[0], spare_unit(std::uint64_t{start} + 1 + b));
+    CHECK(error_of({file, a.spares[0]}) == "dump-maybe-older"); // nothing else has it
+    remember(a);
+    REQUIRE(restore({file, a.spares[0]}).status == 0);
+    CHECK((whole_file(a.spares[0]) == before));
+  }
+  SECTION("there, as it was") {
+    damage(a.spares[0], a.super(0).places.super_place(3));
+    REQUIRE(restore({file, a.spares[0]}).status == 0);
+    CHECK((whole_file(a.spares[0]) == before));
+  }
+}
+
+TEST_CASE("a copy of another spare's table that is gone is not relied on") {
+  const host h;
+  image_set a(h, "a", 2);
+  const auto file = dump_file(h, a.spares);
+  const std::uint32_t start = a.super(0).hosted_start[1];
+  REQUIRE(start != 0);
+  damage(a.spares[0], spare_unit(std::uint64_t{start} + 1 + 4));
+  REQUIRE(restore({file, a.spares[0]}).status == 0);
+  CHECK((a.super(0).hosted_protected >> 1 & 1) == 0);
+  a.work([](disk& d) { CHECK(d.info()->spares[1].protected_by == 0); }); // a new one was made
+}
+
 TEST_CASE("what was overwritten is kept, and brings it back") {
   const host h;
   image_set a(h, "a", 1);
@@ -263,7 +303,7 @@ template <class Store>
 void run_restore_on(const set_dump& dump, const std::vector<std::shared_ptr<Store>>& ios) {
   std::vector<recover::restore_target> targets;
   for (std::size_t n = 0; n < ios.size(); ++n) {
-    const auto there = recover::look_for(*ios[n], dump.spares[n]);
+    const auto there = recover::look_for(*ios[n], dump.spares[n], dump);
     targets.push_back(
         {&dump.spares[n], ios[n], std::max(dump.spares[n].super.sequence, there.super_sequence)});
   }
@@ -358,7 +398,7 @@ TEST_CASE("copies that cannot be written are done without, and old ones among th
   const auto io = device(old.spares[0], "/spare0");
   for (const auto bad : {places.super_place(0), places.super_place(7), places.block_place(3, 4)})
     io->add_bad({byte_of(bad) / 512, 8, direction::write});
-  const auto there = recover::look_for(*io, dump->spares[0]);
+  const auto there = recover::look_for(*io, dump->spares[0], *dump);
   const auto done = recover::write_restore(
       *dump, {{&dump->spares[0], io, std::max(dump->spares[0].super.sequence, there.super_sequence)}});
   REQUIRE(done);
