@@ -177,7 +177,7 @@ class Fsck(harness.TestCase):
                 self.assertEqual(self.fsck("-n", "demo").returncode, 0)
                 for log in logs:
                     log.unlink()
-        self.assertGreater(cuts, 8)
+        self.assertGreater(cuts, 6)
         for log in folder.glob("*.undo"):
             log.unlink()
         self.assertEqual(self.fsck("-y", "demo").returncode, 1)
