@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Superblock copies: which one counts, and what is wrong with the others.
 #include "engine/member.h"
+#include "engine/set_dump.h"
 #include "engine/uuid.h"
 #include "fsck/spare.h"
 
@@ -301,6 +302,9 @@ result<void> read_supers(spare_state& s, int number, std::vector<damage>& found)
     return {};
   }
   choose(s, *group);
+  if ((s.super->feature_incompat & restoring_incompat) != 0)
+    return fail("restore-unfinished", s.path,
+                "dmremap-restore did not come to its end on it; run the same command again");
   // Who may only read a set cannot tell what is wrong with it either.
   if ((s.super->feature_incompat & ~known_incompat) != 0 ||
       (s.super->feature_ro_compat & ~known_ro_compat) != 0)

@@ -71,6 +71,27 @@ class Dumps(Dump):
         self.assertEqual(len(self.slots(kept.read_text())), 3)
 
 
+class Images(Dump):
+    def test_an_image_of_the_metadata_is_small_and_is_read_like_the_spares(self):
+        w = self.workspace
+        main, spares = self.make("data")
+        self.use("data").detach()
+        folder = w.path / "support"
+        self.dump("--metadata-image", folder, "data")
+        images = sorted(folder.iterdir())
+        self.assertEqual([p.stat().st_size for p in images], [SPARE_SIZE] * 2)
+        self.assertLess(sum(p.stat().st_blocks * 512 for p in images), 2 * MIB)
+        found, original = (self.one_set(self.scan(*paths, code=4), "data")["spares"] for paths in (images, spares))
+        for one, other in zip(found, original):
+            self.assertEqual(one["members"][0]["superblocks"], other["members"][0]["superblocks"])
+        fsck = harness.program("dmremap-fsck")
+        for paths in (spares, images):
+            self.assertEqual(w.run(fsck, "-n", *paths, check=False).returncode, 0)
+        with open(images[0], "r+b") as f:
+            f.write(os.urandom(UNIT))
+        self.assertEqual(w.run(fsck, "-n", *images, check=False).returncode, 4)
+
+
 class Restores(Dump):
     def test_a_spare_that_was_overwritten_at_the_front_comes_back_from_the_backup(self):
         """A partition table and a file system's first blocks over it; what lies behind them is whole."""
