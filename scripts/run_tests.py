@@ -248,6 +248,33 @@ def run_fuzzers(jobs, tally, environment, folder, learned, seed=0):
                 tally.passed += 1
 
 
+def nightly_steps(minutes):
+    """[(name, command, what is added to the environment)]: the long forms of what the other modes do in short."""
+    tests = os.path.join(ROOT, "build", "release", "tests")
+    e2e = [sys.executable, "-B"]
+    seed = str(int(time.time()) // 86400)
+    return [
+        ("crash replay", [f"{tests}/engine_tests", "[#replay_test]", "--filenames-as-tags"],
+         {"DMREMAP_REPLAY": "nightly", "DMREMAP_REPLAY_MINUTES": str(minutes), "DMREMAP_REPLAY_SEED": seed}),
+        ("models", [f"{tests}/engine_tests", "[#model_test],[#pool_model_test],[#model_threads_test],[#pool_threads_test]",
+                    "--filenames-as-tags"], {"DMREMAP_MODEL_OPS": "20000000", "DMREMAP_MODEL_SEED": seed}),
+        ("damaged sets", [f"{tests}/fsck_tests"], {"DMREMAP_REPLAY": "nightly"}),
+        ("kill -9 at every write of changes of spares", [*e2e, "tests/e2e/test_kill_spares.py"], {"DMREMAP_KILL_POINTS": "all"}),
+        ("kill -9 in 500 rounds", [*e2e, "tests/e2e/test_kill9.py"], {"DMREMAP_KILL_ROUNDS": "500"}),
+        ("soak", [*e2e, "scripts/run_soak.py", "--minutes", "30"], {}),
+    ]
+
+
+def run_nightly(minutes, tally, environment):
+    """Each step to its end, whatever the others find."""
+    environment = dict(environment, DMREMAP_BUILD=os.path.join(ROOT, "build", "release"), DMREMAP_REQUIRE="1")
+    for name, command, more in nightly_steps(minutes):
+        say(f"== nightly: {name}: {' '.join(f'{k}={v}' for k, v in more.items())}")
+        done = subprocess.run(command, cwd=ROOT, env=dict(environment, **more), stdin=subprocess.DEVNULL, check=False)
+        if tally.require(f"nightly: {name}", done.returncode == 0):
+            tally.passed += 1
+
+
 def plan_of(mode):
     """[(preset, regular expression of a label)] in the order of running."""
     if mode == "all":
@@ -263,6 +290,11 @@ def run(mode, jobs, tally, folder, token):
         "TSAN_OPTIONS": "halt_on_error=1 second_deadlock_stack=1",
     })
     if mode == "fuzz":
+        run_fuzzers(jobs, tally, environment, folder, os.path.join(ROOT, "build", "learned"))
+        return
+    if mode == "nightly":
+        if tally.require("release: build", build("release", jobs)):
+            run_nightly(float(os.environ.get("DMREMAP_NIGHTLY_MINUTES", "240")), tally, environment)
         run_fuzzers(jobs, tally, environment, folder, os.path.join(ROOT, "build", "learned"))
         return
     built = {}

@@ -361,11 +361,11 @@ class Open(Refusals):
 
     def test_bad_mountpoint(self):
         held = self.contents()
-        for place in ("/no/such/folder", "/dev/null"):
+        for place, identifier in (("/no/such/folder", "mountpoint-not-found"), ("/dev/null", "bad-mountpoint")):
             answer = self.workspace.fusedisk("--json", self.set.main, self.set.spare, place, check=False)
             self.assertEqual(answer.returncode, 1)
             self.check_message(answer.stderr, "fusedisk", (place,))
-            self.assertEqual(json.loads(answer.stdout)["error"]["id"], "bad-mountpoint")
+            self.assertEqual(json.loads(answer.stdout)["error"]["id"], identifier)
         self.assertEqual(self.contents(), held)
 
 

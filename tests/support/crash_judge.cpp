@@ -343,6 +343,8 @@ void crash_judge::replay(const crash_run& run, const std::string& name, std::siz
     std::uint64_t key = hash_faults(after.main_faults, crash.hash);
     for (const spare_part& each : after.spares)
       key = hash_faults(each.faults, key) * 31 + static_cast<std::uint64_t>(each.role);
+    if (first && options_.images != nullptr)
+      options_.images->insert(key);
     const observation& seen = observe(after, key);
     if (!compare(seen, after.truth, where))
       return violations_.size() < options_.most_violations;

@@ -11,6 +11,7 @@
 #include <set>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 namespace dmremap::test {
@@ -28,6 +29,10 @@ struct judge_options {
   unsigned absent_every = 2; ///< of sets of several spares, every so many new images are opened without one
   std::optional<unsigned> only_absent; ///< then without this one; else without each in turn
   std::size_t most_violations = 3;     ///< then the judge stops
+  /// Gathers the images that were checked, by 64 bits of hash over everything that the disks and their faults
+  /// are: the same one left by two sequences counts once. Not those of crashes after a crash. Nothing: not
+  /// gathered.
+  std::unordered_set<std::uint64_t>* images = nullptr;
 };
 
 struct judge_counts {
