@@ -214,6 +214,8 @@ void add_life(builder& b) {
   sub->add_flag("--write-back", o->write_back, "first put every remapped unit back on main");
   sub->add_option("--abandon", o->abandon, "give up what lies on the spare; takes the UUID of the set")
       ->type_name("UUID");
+  sub->add_option("--progress", o->progress, "of --write-back: descriptor that gets lines \"DONE ALL\"")
+      ->type_name("FD");
   sub->add_flag("-n,--dry-run", o->dry_run, "print what would be done; open nothing for writing");
 }
 

@@ -102,6 +102,7 @@ struct destroy_options {
   std::string name;
   bool write_back = false;
   std::string abandon; ///< UUID
+  int progress = -1;   ///< of writing back: descriptor that gets lines "DONE ALL"
   bool dry_run = false;
 };
 [[nodiscard]] result<exit_code> destroy(context&, const destroy_options&);

@@ -7,6 +7,7 @@
 #include "engine/disk.h"
 #include "engine/erase_set.h"
 #include "engine/host_state.h"
+#include "engine/progress.h"
 #include "engine/set_members.h"
 
 #include <algorithm>
@@ -63,12 +64,16 @@ result<void> check_inventory(const set_config& config, const inventory& found, b
   return {};
 }
 
-result<std::uint64_t> write_back(const context& c, const set_config& config) {
+result<std::uint64_t> write_back(const context& c, const set_config& config, int progress_fd) {
   auto opened = TRY(open_configured(c, config, access_mode::read_write));
   const auto found = take_inventory(*opened.set); // again: now nobody else can change it
   CHECK_OK(check_inventory(config, found, true));
-  for (const auto sector : found.units)
+  progress bar(c.err, "writing back", progress_fd);
+  std::uint64_t done = 0;
+  for (const auto sector : found.units) {
     CHECK_OK(opened.set->unmap(sector));
+    bar.show(++done, found.units.size());
+  }
   CHECK_OK(opened.set->close());
   return found.units.size();
 }
@@ -185,7 +190,7 @@ result<exit_code> destroy(context& c, const destroy_options& options) {
     CHECK_OK(check_inventory(config, found, options.write_back));
     written_back = found.units.size();
     if (options.write_back && !options.dry_run && written_back != 0)
-      written_back = TRY(write_back(c, config));
+      written_back = TRY(write_back(c, config, options.progress));
   }
   const bool abandon = !options.abandon.empty();
   auto spares =

@@ -8,6 +8,7 @@
 
 #include <catch2/catch.hpp>
 #include <sys/stat.h>
+#include <unistd.h>
 
 using namespace dmremap;
 using namespace dmremap::test;
@@ -243,7 +244,16 @@ TEST_CASE("destroy erases a set, and remaps only as it is told to") {
     CHECK(dmremap_with({"destroy", "set1", "--write-back", "-n"}).status == 0);
     CHECK(files.contents() == held);
     SECTION("written back") {
-      REQUIRE(dmremap_with({"destroy", uuid, "--write-back", "--json"}).json().at("written_back_units") == 1);
+      int pipe[2];
+      REQUIRE(::pipe(pipe) == 0);
+      const auto done =
+          dmremap_with({"destroy", uuid, "--write-back", "--json", "--progress", std::to_string(pipe[1])});
+      ::close(pipe[1]);
+      REQUIRE(done.json().at("written_back_units") == 1);
+      char told[16] = {};
+      CHECK(::read(pipe[0], told, sizeof told - 1) == 4);
+      ::close(pipe[0]);
+      CHECK(std::string(told) == "1 1\n");
       CHECK(slurp(files.main).substr(2048 * 512, 4096) == std::string(4096, 'n'));
     }
     SECTION("given up, though main is gone") {
