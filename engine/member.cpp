@@ -23,28 +23,15 @@ tl::unexpected<error> bad_member(const std::string& text, const std::string& why
   return fail("bad-member", text, why, exit_code::usage);
 }
 
-constexpr std::string_view size_letters = "KMGTPE"; // bytes, powers of 1024
-
-/// Digits, or digits and one letter of a size.
-bool is_amount(std::string_view text) {
-  if (!text.empty() && size_letters.find(text.back()) != std::string_view::npos)
-    text.remove_suffix(1);
+bool all_digits(std::string_view text) {
   return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
 }
 
-/// Of an amount: sectors as they are, "10G" as the sectors of so many bytes. Nothing where it is too large.
-std::optional<std::uint64_t> sectors(std::string_view amount) {
+std::optional<std::uint64_t> number(std::string_view digits) {
   std::uint64_t value = 0;
-  const auto* end = amount.data() + amount.size();
-  const auto parsed = std::from_chars(amount.data(), end, value);
-  if (parsed.ec != std::errc{})
+  if (std::from_chars(digits.data(), digits.data() + digits.size(), value).ec != std::errc{})
     return std::nullopt;
-  if (parsed.ptr == end)
-    return value;
-  const std::uint64_t each = (std::uint64_t{1} << (10 * (size_letters.find(*parsed.ptr) + 1))) / sector_bytes;
-  if (value > UINT64_MAX / each)
-    return std::nullopt;
-  return value * each;
+  return value;
 }
 
 struct range_text {
@@ -52,7 +39,7 @@ struct range_text {
   std::size_t at = 0; // of the '@'
 };
 
-/// The trailing "@amount+amount", if there is one.
+/// The trailing "@digits+digits", if there is one.
 std::optional<range_text> find_range(std::string_view text) {
   const auto at = text.rfind('@');
   if (at == std::string_view::npos)
@@ -61,7 +48,7 @@ std::optional<range_text> find_range(std::string_view text) {
   if (plus == std::string_view::npos)
     return std::nullopt;
   const range_text r{text.substr(at + 1, plus - at - 1), text.substr(plus + 1), at};
-  return is_amount(r.start) && is_amount(r.length) ? std::optional(r) : std::nullopt;
+  return all_digits(r.start) && all_digits(r.length) ? std::optional(r) : std::nullopt;
 }
 
 } // namespace
@@ -81,8 +68,8 @@ result<member_spec> parse_member(const std::string& text) {
     rest.remove_prefix(5);
   }
   if (const auto range = find_range(rest)) {
-    const auto start = sectors(range->start);
-    const auto length = sectors(range->length);
+    const auto start = number(range->start);
+    const auto length = number(range->length);
     const auto end = start && length ? checked_add(*start, *length) : std::nullopt;
     if (!end || *end > INT64_MAX / sector_bytes)
       return bad_member(text,

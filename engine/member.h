@@ -12,8 +12,7 @@
 
 namespace dmremap {
 
-/// A member as given on a command line: [dust:]PATH[@START+LENGTH], START and LENGTH in sectors, or in bytes
-/// with a letter: 4K, 100M, 10G, 2T.
+/// A member as given on a command line: [dust:]PATH[@START+LENGTH], START and LENGTH in sectors.
 /// Only a trailing "@digits+digits" is a range; any other '@' belongs to the path.
 struct member_spec {
   std::string path; ///< absolute, not resolved further

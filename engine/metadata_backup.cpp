@@ -9,11 +9,6 @@
 #include <cstring>
 
 namespace dmremap {
-namespace {
-
-constexpr std::size_t most_slots = 2'000'000; // some 150 MB of text
-
-} // namespace
 
 std::string backup_path(const std::string& uuid) {
   return state_dir() + "/backup/" + uuid + ".dump";
@@ -23,7 +18,7 @@ result<bool> keep_backup(const set_dump& d) {
   std::size_t slots = 0;
   for (const auto& spare : d.spares)
     slots += spare.slots.size();
-  if (slots > most_slots)
+  if (slots > most_backup_slots)
     return false;
   const auto path = backup_path(to_text(d.newest().set_uuid));
   const auto unwritable = [&](const char* action, int number) {
@@ -31,10 +26,16 @@ result<bool> keep_backup(const set_dump& d) {
                 std::string("cannot ") + action + ": " + std::strerror(number) +
                     "; there is no backup of the metadata as it is now");
   };
+  // The new one is whole before the one before moves: a full disk costs neither.
+  const auto fresh = path + ".new";
+  if (const auto written = write_durably(fresh, dump_text(d), existing_file::replace); !written)
+    return unwritable(written.error().action, written.error().number);
   if (::rename(path.c_str(), (path + ".1").c_str()) != 0 && errno != ENOENT)
     return unwritable("keep the one before", errno);
-  if (const auto written = write_durably(path, dump_text(d), existing_file::replace); !written)
-    return unwritable(written.error().action, written.error().number);
+  if (::rename(fresh.c_str(), path.c_str()) != 0)
+    return unwritable("put it in place", errno);
+  if (const auto synced = sync_folder(path.substr(0, path.rfind('/'))); !synced)
+    return unwritable(synced.error().action, synced.error().number);
   return true;
 }
 

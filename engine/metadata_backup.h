@@ -11,8 +11,11 @@ namespace dmremap {
 /// state_dir()/backup/UUID.dump: the text of dmremap-dump(8), of a set as it was when it was made, or closed
 /// last. The one before it is beside it as UUID.dump.1.
 [[nodiscard]] std::string backup_path(const std::string& uuid);
-/// Keeps a dump there; durable on return. Tables of more than two million slots are passed over: closing a
-/// set must not take minutes. Whether it was kept. Errors: "backup-unwritable", never a reason to stop.
+/// Larger tables are passed over: closing a set must not take minutes. Some 150 MB of text.
+inline constexpr std::size_t most_backup_slots = 2'000'000;
+
+/// Keeps a dump there; durable on return, and the one before it stays whatever fails. Whether it was kept:
+/// not with more than most_backup_slots. Errors: "backup-unwritable", never a reason to stop.
 [[nodiscard]] result<bool> keep_backup(const set_dump& d);
 
 } // namespace dmremap

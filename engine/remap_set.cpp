@@ -152,9 +152,10 @@ io_result remap_set::reserve_sequences(std::uint64_t needed) {
   const std::uint64_t old_end = sequences_.end;
   if (old_end + sequences_per_session + needed >= sequence_limit)
     return io_fail(io_error::invalid);
-  sequences_.end = old_end + sequences_per_session + needed;
+  const std::uint64_t wanted = old_end + sequences_per_session + needed;
+  sequences_.end = wanted;
   auto written = write_supers();
-  if (!written)
+  if (!written && sequences_.end == wanted) // a spare that went meanwhile brought a range of its own, durably
     sequences_.end = old_end;
   return written;
 }

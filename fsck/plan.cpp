@@ -34,14 +34,28 @@ public:
       plan_copies();
       plan_supers();
     }
-    std::stable_sort(plan_.writes.begin(), plan_.writes.end(),
-                     [](const block_write& a, const block_write& b) { return a.step < b.step; });
+    sort_writes();
     for (const auto& w : plan_.writes)
       plan_.fingerprint -= mark_of_write(w);
     return std::move(plan_);
   }
 
 private:
+  /// By step, else as they are. Not the writes themselves: std::stable_sort of libstdc++ 12 takes memory that
+  /// is not aligned for blocks.
+  void sort_writes() {
+    std::vector<std::size_t> order(plan_.writes.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+      return plan_.writes[a].step < plan_.writes[b].step;
+    });
+    std::vector<block_write> sorted;
+    sorted.reserve(order.size());
+    for (const std::size_t n : order)
+      sorted.push_back(std::move(plan_.writes[n]));
+    plan_.writes = std::move(sorted);
+  }
+
   [[nodiscard]] bool has(damage_kind kind) const {
     return std::any_of(f_.found.begin(), f_.found.end(), [&](const damage& d) { return d.kind == kind; });
   }

@@ -228,8 +228,16 @@ result<void> daemon_run::wait_and_close() {
 
 /// The backup of a set that is closed. Best effort.
 void daemon_run::keep_metadata() {
-  if (const auto kept = keep_backup(*disk_->dump()); !kept)
-    log_.warn(kept.error().text());
+  bool kept = false;
+  if (disk_->stats().remapped_units <= most_backup_slots) { // else it is not even copied
+    const auto done = keep_backup(*disk_->dump());
+    if (!done)
+      return log_.warn(done.error().text());
+    kept = *done;
+  }
+  if (!kept)
+    log_.warn("no backup of the metadata was kept: there are too many remaps; " +
+              backup_path(info_.set_uuid) + " is older, where it is there");
 }
 
 /// After a failure to start: nobody was told of the mount yet.

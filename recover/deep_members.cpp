@@ -63,7 +63,8 @@ public:
 
   /// Table blocks without a superblock, and sixth replicas, that lie in no spare found.
   void rest(const deep_state& state) {
-    for (const auto& [key, f] : state.finds) {
+    for (const auto& found : state.finds) {
+      const auto& f = found.second; // clang 14 lets no lambda capture a structured binding
       if (f.own_supers() || std::any_of(extents_.begin(), extents_.end(), [&](const extent& e) {
             return e.proper() && f.first >= e.bytes.start && f.last < e.bytes.end;
           }))

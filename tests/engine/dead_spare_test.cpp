@@ -170,7 +170,7 @@ TEST_CASE("salvage leaves a place that is bad, and goes on to the other units") 
   const bool reading = GENERATE(false, true);
   const bool alone = GENERATE(false, true);
   pool_fixture f(alone ? 1 : 2);
-  for (const std::uint64_t unit : {3, 4, 5}) {
+  for (const std::uint64_t unit : {3u, 4u, 5u}) {
     f.main->add_bad({unit * unit_sectors, 2, direction::read});
     CHECK(f.shows(unit) == "lost sector");
   }
@@ -194,7 +194,7 @@ TEST_CASE("salvage leaves a place that is bad, and goes on to the other units") 
 
 TEST_CASE("a unit that salvage cannot bring back does not keep it from the others") {
   pool_fixture f(2);
-  for (const std::uint64_t unit : {3, 4, 5}) {
+  for (const std::uint64_t unit : {3u, 4u, 5u}) {
     f.main->add_bad({unit * unit_sectors, 2, direction::read});
     CHECK(f.shows(unit) == "lost sector");
   }

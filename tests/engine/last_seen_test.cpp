@@ -115,7 +115,9 @@ const std::vector<std::pair<std::string, std::vector<std::string>>>& runs() {
 
 TEST_CASE("whatever moment the machine stops, the host never knows a newer session than the spares") {
   std::uint64_t images = 0, compared = 0;
-  for (const auto& [start, operations] : runs()) {
+  for (const auto& each_run : runs()) {
+    const auto& start = each_run.first; // clang 14 lets no lambda capture a structured binding
+    const auto& operations = each_run.second;
     watched_run of(start);
     for (const std::string& each : operations)
       of.carry_out(each);

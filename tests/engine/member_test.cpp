@@ -91,19 +91,6 @@ TEST_CASE("a member is parsed and printed back", "[member]") {
   }
 }
 
-TEST_CASE("a range may be given in bytes, with a letter", "[member]") {
-  CHECK(parse_member("/x@4K+1M")->text() == "/x@8+2048");
-  CHECK(parse_member("/x@8+10G")->text() == "/x@8+20971520");
-  CHECK(parse_member("/x@1T+2T")->text() == "/x@2147483648+4294967296");
-  CHECK(parse_member("/x@4k+8")->path == "/x@4k+8"); // no range: the name of a file
-  for (const char* text : {"/x@1K+8", "/x@8+1K", "/x@8+0G", "/x@0+8E", "/x@0+99999999999999999999K",
-                           "/x@0+18014398509481984K"}) {
-    INFO(text);
-    REQUIRE_FALSE(parse_member(text));
-    CHECK(parse_member(text).error().id == "bad-member");
-  }
-}
-
 TEST_CASE("a relative member becomes absolute", "[member]") {
   const std::string here = boost::filesystem::current_path().string();
   CHECK(parse_member("main.img")->path == here + "/main.img");

@@ -63,7 +63,7 @@ struct image_set {
     if (!made)
       FAIL(made.error().text());
     work([](disk& d) {
-      for (std::uint64_t unit : {1, 2, 3, 700})
+      for (const std::uint64_t unit : {1u, 2u, 3u, 700u})
         REQUIRE(d.remap(sector_number(unit * unit_sectors)));
     });
   }

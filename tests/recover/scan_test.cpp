@@ -215,7 +215,7 @@ TEST_CASE("a spare that was copied onto something larger is the range that it wa
 TEST_CASE("metadata of dm-remap 4 is named with its copies") {
   const host h;
   make_file(h.image("v4"), 32u << 20);
-  for (const std::uint64_t sector : {0, 256, 768})
+  for (const std::uint64_t sector : {0u, 256u, 768u})
     write_bytes(h.image("v4"), sector * 512, "\x34\x52\x4D\x44");
   const auto doc = scan_json({h.images});
   REQUIRE(doc["upstream_v4"].size() == 1);
