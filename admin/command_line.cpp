@@ -2,6 +2,7 @@
 #include "admin/command_line.h"
 
 #include "admin/commands.h"
+#include "engine/option_values.h"
 
 #include <CLI/CLI.hpp>
 #include <memory>
@@ -274,6 +275,7 @@ result<parsed_line> parse_command_line(int argc, const char* const* argv) {
   builder b(app, line.action);
   add_commands(b);
   try { // CLI11 reports by exceptions
+    refuse_options_as_values(app);
     app.parse(argc, argv);
     return line;
   } catch (const CLI::CallForHelp&) {

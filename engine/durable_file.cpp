@@ -44,7 +44,9 @@ tl::expected<void, write_failure> sync_folder(const std::string& folder) {
 tl::expected<void, write_failure> write_durably(const std::string& path, const std::string& text,
                                                 existing_file there) {
   const auto slash = path.rfind('/');
-  const std::string folder = path.substr(0, slash), name = path.substr(slash + 1);
+  // A bare name lies in the folder that we are in.
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash);
+  const std::string name = slash == std::string::npos ? path : path.substr(slash + 1);
   boost::system::error_code no_folder;
   const bool made = boost::filesystem::create_directories(folder, no_folder);
   if (no_folder)

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "fsck/command_line.h"
 
+#include "engine/option_values.h"
+
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
@@ -71,6 +73,7 @@ result<command_line> parse_command_line(int argc, const char* const* argv) {
                  "a set by name or UUID, or all its spares: devices, files or ranges PATH@START+LENGTH")
       ->type_name("");
   try { // CLI11 reports by exception
+    refuse_options_as_values(app);
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     l.answer = app.help();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include "engine/option_values.h"
 #include "engine/program_context.h"
 
 #include <CLI/CLI.hpp>
@@ -32,6 +33,7 @@ inline void add_common(CLI::App& app, const std::string& usage) {
 /// Parses the line. The text that --help or --version asks for; empty: go on. Errors: "bad-usage".
 inline result<std::string> parse_line(CLI::App& app, int argc, const char* const* argv) {
   try { // CLI11 reports by exception
+    refuse_options_as_values(app);
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     return app.help();

@@ -2,6 +2,7 @@
 #include "recover/reassemble.h"
 
 #include "engine/loop_control.h"
+#include "engine/option_values.h"
 #include "engine/program_context.h"
 #include "engine/set_attach.h"
 #include "recover/judge.h"
@@ -58,6 +59,7 @@ result<line> parse(int argc, const char* const* argv) {
                  "at, and nothing else")
       ->type_name("");
   try { // CLI11 reports by exception
+    refuse_options_as_values(app);
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     l.answer = app.help();

@@ -3,6 +3,7 @@
 
 #include "engine/program_context.h"
 #include "engine/progress.h"
+#include "engine/option_values.h"
 #include "recover/scan_report.h"
 
 #include <CLI/CLI.hpp>
@@ -58,6 +59,7 @@ result<line> parse(int argc, const char* const* argv) {
          "this host knows")
       ->type_name("");
   try { // CLI11 reports by exception
+    refuse_options_as_values(app);
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
     l.answer = app.help();
