@@ -48,7 +48,7 @@ tl::expected<void, write_failure> write_durably(const std::string& path, const s
   const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash);
   const std::string name = slash == std::string::npos ? path : path.substr(slash + 1);
   boost::system::error_code no_folder;
-  const bool made = boost::filesystem::create_directories(folder, no_folder);
+  const bool made = slash != std::string::npos && boost::filesystem::create_directories(folder, no_folder);
   if (no_folder)
     return failed(folder, "make the folder", no_folder.value());
   std::string temporary = folder + "/." + name + ".XXXXXX";
