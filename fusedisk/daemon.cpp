@@ -65,6 +65,7 @@ private:
   void keep_metadata();
   [[nodiscard]] bool ended_within(int milliseconds) const;
   void abandon();
+  void take_down();
 
   const daemon_settings& settings_;
   event_log::sink sink_;
@@ -226,11 +227,16 @@ result<void> daemon_run::wait_and_close() {
   return closed;
 }
 
-/// The backup of a set that is closed. Best effort.
+/// The backup of a set that is closed. Best effort, and last of all: where the state folder hangs, the
+/// members are free, and so is the name.
 void daemon_run::keep_metadata() {
+  std::shared_ptr<const set_dump> dump;
+  if (disk_->stats().remapped_units <= most_backup_slots) // else it is not even copied
+    dump = disk_->dump();
+  take_down();
   bool kept = false;
-  if (disk_->stats().remapped_units <= most_backup_slots) { // else it is not even copied
-    const auto done = keep_backup(*disk_->dump());
+  if (dump) {
+    const auto done = keep_backup(*dump);
     if (!done)
       return log_.warn(done.error().text());
     kept = *done;
@@ -258,6 +264,10 @@ void daemon_run::abandon() {
 
 daemon_run::~daemon_run() {
   abandon();
+  take_down();
+}
+
+void daemon_run::take_down() {
   supervisor_.reset();
   target_.reset();
   workers_.reset();
