@@ -137,9 +137,13 @@ io_result remap_set::record_session() {
   for (unsigned i = 0; i < max_spares; ++i)
     if (spares_[i] && spares_[i]->present)
       now.sessions[i] = {now.session, now.session};
-  record_pending_ = false;
+  const std::uint64_t confirmed = session_;
   if (count_present() > 1 && rules_.confirm_record)
-    CHECK_OK(write_supers());
+    CHECK_OK(write_supers()); // no change of a table before: opens rely on it
+  if (session_ !=
+      confirmed) // a spare went just now: the record of that was made, or is to be made, on its own
+    return record_pending_ ? io_fail(io_error::transient) : io_result{};
+  record_pending_ = false;
   if (on_record)
     on_record(sequences_.end);
   return {};

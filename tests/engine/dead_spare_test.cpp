@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A spare that dies while its units are moved: what cannot be read from it now is not lost for that.
+#include "engine/codec.h"
+#include "engine/spare_metadata.h"
 #include "tests/support/pool_fixture.h"
+
+#include <cstring>
 
 using namespace dmremap;
 using namespace dmremap::test;
@@ -233,4 +237,50 @@ TEST_CASE("a dead main is known though the units that it would be asked for are 
   CHECK(f.set->lost().empty());
   f.main->clear_faults();
   CHECK(f.original_unit(9));
+}
+
+TEST_CASE("a record that could not be confirmed is confirmed before a table changes") {
+  pool_fixture f(3);
+  put_on(f, 3, 2, one);
+  put_on(f, 4, 0, one); // its table takes changes from now on without a word in the superblock
+  REQUIRE(f.set->flush());
+  const auto confirmed = [&](unsigned n) {
+    const auto meta = spare_metadata::load_supers(f.spares[n], {});
+    REQUIRE(meta);
+    const superblock& s = (*meta)->super;
+    return s.sessions[0].held == s.session && s.sessions[1].held == s.session;
+  };
+  // Spare 0 confirms the record as the first; spare 1 takes nothing then, for a while.
+  f.spares[0]->on_change([&](std::uint64_t offset, std::uint64_t, const std::byte* bytes) {
+    block_bytes block;
+    superblock s;
+    if (offset == 0 && bytes != nullptr) {
+      std::memcpy(block.bytes.data(), bytes, unit_bytes);
+      s = decode_superblock(block, 0, spare_unit(0)).value();
+      if (s.session != 0 && s.sessions[0].held == s.session)
+        f.spares[1]->add_bad({0, f.spares[1]->size() / sector_bytes, direction::write, io_error::no_space});
+    }
+    return true;
+  });
+  f.break_spare(2);
+  CHECK(f.shows(3) == "its spare is absent");
+  f.spares[0]->on_change({});
+  REQUIRE_FALSE(f.spares[1]->faults().bad.empty());
+  REQUIRE_FALSE(confirmed(1));
+  f.spares[1]->clear_faults();
+
+  const auto places = (*spare_metadata::load_supers(f.spares[0], {}))->places();
+  bool changed = false, too_early = false;
+  f.spares[0]->on_change([&](std::uint64_t offset, std::uint64_t, const std::byte*) {
+    const spare_unit u(offset / unit_bytes);
+    if (u >= places.block_place(0, 0) && u < places.block_place(0, places.table_blocks)) {
+      changed = true;
+      too_early = too_early || !confirmed(1);
+    }
+    return true;
+  });
+  REQUIRE(f.set->add_remap(sector_number(6 * unit_sectors), std::nullopt, unit_sectors, 0));
+  f.spares[0]->on_change({});
+  CHECK(changed);
+  CHECK_FALSE(too_early);
 }
