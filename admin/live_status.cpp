@@ -3,6 +3,7 @@
 
 #include "admin/figures.h"
 #include "engine/loop_control.h"
+#include "engine/stats_fields.h"
 #include "engine/stats_segment.h"
 
 #include <ctime>
@@ -15,36 +16,6 @@ namespace {
 using nlohmann::json;
 
 constexpr std::chrono::milliseconds answer_limit{500};
-
-json as_json(const disk_stats& s) {
-  return {{"reads", s.reads},
-          {"writes", s.writes},
-          {"flushes", s.flushes},
-          {"zeroes", s.zeroes},
-          {"read_bytes", s.read_bytes},
-          {"written_bytes", s.written_bytes},
-          {"main_read_errors", s.main_read_errors},
-          {"main_write_errors", s.main_write_errors},
-          {"spare_read_errors", s.spare_read_errors},
-          {"spare_write_errors", s.spare_write_errors},
-          {"spare_host_full_errors", s.spare_host_full_errors},
-          {"flush_errors", s.flush_errors},
-          {"lost_reads", s.lost_reads},
-          {"slow_requests", s.slow_requests},
-          {"remapped_units", s.remapped_units},
-          {"auto_remapped_units", s.auto_remapped_units},
-          {"manual_remapped_units", s.manual_remapped_units},
-          {"auto_remaps", s.auto_remaps},
-          {"manual_remaps", s.manual_remaps},
-          {"lifetime_allocations", s.lifetime_allocations},
-          {"lost_sectors", s.lost_sectors},
-          {"saves_tried", s.saves_tried},
-          {"saves_done", s.saves_done},
-          {"auto_remap", s.auto_remap},
-          {"breaker_open", s.breaker_open},
-          {"main_gone", s.main_gone},
-          {"state", s.state}};
-}
 
 /// Counts the time that the machine sleeps, too, as the daemon's heartbeat does.
 double seconds_since(std::uint64_t boottime_ns) {
@@ -98,7 +69,7 @@ json stand_in(const running_set& set, const stats_snapshot& last) {
           {"auto_remap", last.stats.auto_remap},
           {"requests_away", last.requests_away},
           {"oldest_request_seconds", static_cast<double>(last.oldest_request_ns) * 1e-9},
-          {"stats", as_json(last.stats)},
+          {"stats", stats_json(last.stats)},
           {"spares", set.spares},
           {"notices", {notice_for(age)}},
           {"dm", last.dm_line}};

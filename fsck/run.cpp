@@ -4,6 +4,7 @@
 #include "engine/host_state.h"
 #include "engine/program_context.h"
 #include "engine/progress.h"
+#include "engine/stop_signals.h"
 #include "engine/uuid.h"
 #include "fsck/apply.h"
 #include "fsck/command_line.h"
@@ -12,7 +13,6 @@
 #include "fsck/report.h"
 
 #include <algorithm>
-#include <csignal>
 #include <fmt/format.h>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -20,33 +20,6 @@
 
 namespace dmremap::fsck {
 namespace {
-
-volatile std::sig_atomic_t stop_asked = 0;
-
-void ask_to_stop(int) {
-  stop_asked = 1;
-}
-
-/// SIGINT and SIGTERM end the look around; a repair that has begun is brought to its end.
-class stop_signals {
-public:
-  stop_signals() {
-    stop_asked = 0;
-    struct sigaction action {};
-    action.sa_handler = ask_to_stop;
-    ::sigaction(SIGINT, &action, &before_[0]);
-    ::sigaction(SIGTERM, &action, &before_[1]);
-  }
-  ~stop_signals() {
-    ::sigaction(SIGINT, &before_[0], nullptr);
-    ::sigaction(SIGTERM, &before_[1], nullptr);
-  }
-  stop_signals(const stop_signals&) = delete;
-  stop_signals& operator=(const stop_signals&) = delete;
-
-private:
-  struct sigaction before_[2]{};
-};
 
 /// One run, from the members to the exit status.
 class session {
@@ -100,7 +73,7 @@ private:
     progress bar(io_.err, "checking", line_.progress_fd, "bytes");
     inspect_options options;
     options.main = members_.main;
-    options.stop = [] { return stop_asked != 0; };
+    options.stop = stop_signals::asked;
     options.on_progress = [&](std::uint64_t done, std::uint64_t all) { bar.show(done, all); };
     options.last_seen = [&](const std::string& uuid) -> std::optional<std::uint64_t> {
       std::string trouble;
@@ -150,7 +123,7 @@ private:
                            more > 1 ? fmt::format(", and {} more ranges", more - 1) : "",
                            facts_of(d.kind).repair)
             << std::flush;
-    for (std::string word; io_.in >> word && stop_asked == 0;) {
+    for (std::string word; io_.in >> word && !stop_signals::asked();) {
       if (word == "y" || word == "n" || word == "a")
         return word.front();
       if (word == "q")
@@ -205,7 +178,7 @@ private:
 
   result<int> carry_out(const set_findings& f, const repair_plan& p,
                         const std::vector<std::shared_ptr<store>>& stores) {
-    if (stop_asked != 0)
+    if (stop_signals::asked())
       return cancelled();
     if (!line_.no_undo) {
       outcome_.undo_log = line_.undo.empty() ? new_undo_path(p) : line_.undo;
@@ -221,7 +194,7 @@ private:
     }
     outcome_.written = done->written;
     outcome_.failures = done->failures;
-    stop_asked = 0;
+    stop_signals::forget();
     const set_findings after = TRY(look()); // what is there now, not what should be
     const auto before = without_notices(f.found);
     outcome_.left = without_notices(after.found);
@@ -349,7 +322,7 @@ int run(int argc, const char* const* argv, const streams& io) {
     } else {
       if (line->mode == fsck_mode::unset) // as -n where nobody can be asked
         line->mode = io.terminal && !c.json ? fsck_mode::ask : fsck_mode::look;
-      const stop_signals signals;
+      const stop_signals signals(stop_signals::again::noted); // a repair that has begun is brought to its end
       const auto done = session(io, c, *line).run();
       if (!done)
         c.report(done.error());

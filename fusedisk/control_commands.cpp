@@ -3,6 +3,7 @@
 
 #include "engine/dust_store.h"
 #include "engine/set_dump.h"
+#include "engine/stats_fields.h"
 #include "fusedisk/control_arguments.h"
 #include "fusedisk/control_json.h"
 #include "fusedisk/messages.h"
@@ -35,7 +36,7 @@ result<answer> do_status(control_target& t, const json&) {
 
 result<answer> do_stats(control_target& t, const json&) {
   const auto stats = t.stats();
-  return answer{stats_text(stats), json_of(stats)};
+  return answer{stats_text(stats), stats_json(stats)};
 }
 
 result<answer> do_lost(control_target& t, const json&) {

@@ -1,42 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "fusedisk/control_json.h"
 
+#include "engine/stats_fields.h"
 #include "fusedisk/messages.h"
 #include "fusedisk/replies.h"
 
 namespace dmremap {
 
 using nlohmann::json;
-
-json json_of(const disk_stats& s) {
-  return {{"reads", s.reads},
-          {"writes", s.writes},
-          {"flushes", s.flushes},
-          {"zeroes", s.zeroes},
-          {"read_bytes", s.read_bytes},
-          {"written_bytes", s.written_bytes},
-          {"main_read_errors", s.main_read_errors},
-          {"main_write_errors", s.main_write_errors},
-          {"spare_read_errors", s.spare_read_errors},
-          {"spare_write_errors", s.spare_write_errors},
-          {"spare_host_full_errors", s.spare_host_full_errors},
-          {"flush_errors", s.flush_errors},
-          {"lost_reads", s.lost_reads},
-          {"slow_requests", s.slow_requests},
-          {"remapped_units", s.remapped_units},
-          {"auto_remapped_units", s.auto_remapped_units},
-          {"manual_remapped_units", s.manual_remapped_units},
-          {"auto_remaps", s.auto_remaps},
-          {"manual_remaps", s.manual_remaps},
-          {"lifetime_allocations", s.lifetime_allocations},
-          {"lost_sectors", s.lost_sectors},
-          {"saves_tried", s.saves_tried},
-          {"saves_done", s.saves_done},
-          {"auto_remap", s.auto_remap},
-          {"breaker_open", s.breaker_open},
-          {"main_gone", s.main_gone},
-          {"state", s.state}};
-}
 
 json json_of(const spare_status& s, const disk_info& info) {
   const auto* host = s.protected_by < 0 ? nullptr : spare_at(info, static_cast<unsigned>(s.protected_by));
@@ -120,7 +91,7 @@ json json_of_status(control_target& t) {
           {"log_level", name_of(t.logging())},
           {"requests_away", facts.requests_away},
           {"oldest_request_seconds", static_cast<double>(facts.oldest_request_ns) * 1e-9},
-          {"stats", json_of(stats)},
+          {"stats", stats_json(stats)},
           {"spares", std::move(spares)},
           {"evacuation", evacuation.number == 0 ? json(nullptr) : json_of(evacuation)},
           {"notices", info.notices},

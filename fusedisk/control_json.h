@@ -12,7 +12,6 @@ namespace dmremap {
 /// How long a request waits for what only the set itself can tell; then the last answer is given again.
 inline constexpr std::chrono::milliseconds info_patience{500};
 
-[[nodiscard]] nlohmann::json json_of(const disk_stats& s);
 [[nodiscard]] nlohmann::json json_of(const spare_status& s, const disk_info& info);
 [[nodiscard]] nlohmann::json json_of(const remap_reply& r);
 [[nodiscard]] nlohmann::json json_of(const spare_forget_reply& r);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "fusedisk/replies.h"
 
+#include "engine/stats_fields.h"
 #include "engine/units.h"
 
 #include <algorithm>
@@ -130,41 +131,9 @@ std::string metadata_status_text(const disk_info& info) {
 }
 
 std::string stats_text(const disk_stats& s) {
-  struct line {
-    const char* name;
-    std::uint64_t value;
-  };
-  const line lines[] = {
-      {"reads", s.reads},
-      {"writes", s.writes},
-      {"flushes", s.flushes},
-      {"zeroes", s.zeroes},
-      {"read_bytes", s.read_bytes},
-      {"written_bytes", s.written_bytes},
-      {"main_read_errors", s.main_read_errors},
-      {"main_write_errors", s.main_write_errors},
-      {"spare_read_errors", s.spare_read_errors},
-      {"spare_write_errors", s.spare_write_errors},
-      {"spare_host_full_errors", s.spare_host_full_errors},
-      {"flush_errors", s.flush_errors},
-      {"lost_reads", s.lost_reads},
-      {"slow_requests", s.slow_requests},
-      {"remapped_units", s.remapped_units},
-      {"auto_remapped_units", s.auto_remapped_units},
-      {"manual_remapped_units", s.manual_remapped_units},
-      {"auto_remaps", s.auto_remaps},
-      {"manual_remaps", s.manual_remaps},
-      {"lifetime_allocations", s.lifetime_allocations},
-      {"lost_sectors", s.lost_sectors},
-      {"saves_tried", s.saves_tried},
-      {"saves_done", s.saves_done},
-      {"auto_remap", std::uint64_t{s.auto_remap}},
-      {"breaker_open", std::uint64_t{s.breaker_open}},
-      {"main_gone", std::uint64_t{s.main_gone}},
-  };
   std::string out;
-  for (const auto& l : lines)
-    out += fmt::format("{} {}\n", l.name, l.value);
+  for_each_figure(
+      s, [&](const char* name, auto value) { out += fmt::format("{} {}\n", name, std::uint64_t{value}); });
   return out + "state " + s.state;
 }
 

@@ -46,4 +46,24 @@ inline result<std::string> parse_line(CLI::App& app, int argc, const char* const
   return std::string();
 }
 
+/// One run of a program: `parse(argc, argv)` yields the line or why there is none, `carry_out(context, line)`
+/// the exit status of what it asks for; where `line.answer` holds the text of --help or --version, that is
+/// all.
+template <class Parse, class CarryOut>
+int run_tool(const char* name, int argc, const char* const* argv, std::ostream& out, std::ostream& err,
+             const Parse& parse, const CarryOut& carry_out) {
+  const program_context c{out, err, asks_for_json(argc, argv), name};
+  return run_program_body(c, [&]() -> int {
+    auto l = parse(argc, argv);
+    if (!l)
+      return c.report(l.error());
+    if (!l->answer.empty()) {
+      out << l->answer;
+      return static_cast<int>(exit_code::ok);
+    }
+    const auto done = carry_out(c, *l);
+    return done ? static_cast<int>(*done) : c.report(done.error());
+  });
+}
+
 } // namespace dmremap::recover

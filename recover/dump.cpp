@@ -126,18 +126,7 @@ result<exit_code> dump(const program_context& c, const line& l) {
 } // namespace
 
 int run_dump(int argc, const char* const* argv, std::ostream& out, std::ostream& err) {
-  const program_context c{out, err, asks_for_json(argc, argv), "dmremap-dump"};
-  return run_program_body(c, [&]() -> int {
-    const auto l = parse(argc, argv);
-    if (!l)
-      return c.report(l.error());
-    if (!l->answer.empty()) {
-      out << l->answer;
-      return static_cast<int>(exit_code::ok);
-    }
-    const auto done = dump(c, *l);
-    return done ? static_cast<int>(*done) : c.report(done.error());
-  });
+  return run_tool("dmremap-dump", argc, argv, out, err, parse, dump);
 }
 
 } // namespace dmremap::recover

@@ -306,18 +306,7 @@ result<exit_code> import_list(const program_context& c, const line& l) {
 } // namespace
 
 int run_import(int argc, const char* const* argv, std::ostream& out, std::ostream& err) {
-  const program_context c{out, err, asks_for_json(argc, argv), "dmremap-import"};
-  return run_program_body(c, [&]() -> int {
-    const auto l = parse(argc, argv);
-    if (!l)
-      return c.report(l.error());
-    if (!l->answer.empty()) {
-      out << l->answer;
-      return static_cast<int>(exit_code::ok);
-    }
-    const auto done = import_list(c, *l);
-    return done ? static_cast<int>(*done) : c.report(done.error());
-  });
+  return run_tool("dmremap-import", argc, argv, out, err, parse, import_list);
 }
 
 } // namespace dmremap::recover

@@ -2,12 +2,11 @@
 #include "recover/reassemble.h"
 
 #include "engine/loop_control.h"
-#include "engine/option_values.h"
 #include "engine/program_context.h"
 #include "engine/set_attach.h"
+#include "recover/cli.h"
 #include "recover/judge.h"
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -27,26 +26,15 @@ struct line {
   std::string answer; ///< --help, --version
 };
 
-class usage_formatter final : public CLI::Formatter {
-public:
-  std::string make_usage(const CLI::App*, std::string) const override {
-    return "Usage: dmremap-reassemble [-n] [--json] [--all | NAME] [--degraded] [--accept-main] "
-           "[--accept-older]\n"
-           "                          [--image-dir DIR] [PATH...]\n";
-  }
-};
-
 result<line> parse(int argc, const char* const* argv) {
   line l;
   std::vector<std::string> words;
-  const auto version = fmt::format("dmremap-reassemble {}", DMREMAP_VERSION);
   CLI::App app("Finds the members of sets, starts fusedisk on them, and puts a loop device on each image.",
                "dmremap-reassemble");
-  app.formatter(std::make_shared<usage_formatter>());
-  app.set_version_flag("--version", version);
+  add_common(app, "dmremap-reassemble [-n] [--json] [--all | NAME] [--degraded] [--accept-main] "
+                  "[--accept-older]\n"
+                  "                          [--image-dir DIR] [PATH...]");
   app.add_flag("-n,--dry-run", l.dry_run, "say what would be started; open nothing for writing");
-  app.add_flag_function(
-      "--json", [](std::int64_t) {}, "report as JSON"); // read before the line is parsed
   app.add_flag("--all", l.all, "every set that is found");
   app.add_flag("--degraded", l.allowed.degraded, "also with spares missing that others protect");
   app.add_flag("--accept-main", l.allowed.accept_main, "also with a main that is likely but not certain");
@@ -58,16 +46,7 @@ result<line> parse(int argc, const char* const* argv) {
                  "folders to look "
                  "at, and nothing else")
       ->type_name("");
-  try { // CLI11 reports by exception
-    refuse_options_as_values(app);
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    l.answer = app.help();
-  } catch (const CLI::CallForVersion&) {
-    l.answer = version + "\n";
-  } catch (const CLI::ParseError& e) {
-    return fail("bad-usage", "", std::string(e.what()) + "; see dmremap-reassemble --help", exit_code::usage);
-  }
+  l.answer = TRY(parse_line(app, argc, argv));
   // A name has no slash, and a path that could be taken for a name can be given as ./PATH.
   if (!l.all && !words.empty() && words.front().find('/') == std::string::npos) {
     l.name = words.front();
@@ -224,18 +203,7 @@ result<exit_code> reassemble(const program_context& c, const line& l) {
 } // namespace
 
 int run_reassemble(int argc, const char* const* argv, std::ostream& out, std::ostream& err) {
-  const program_context c{out, err, asks_for_json(argc, argv), "dmremap-reassemble"};
-  return run_program_body(c, [&]() -> int {
-    const auto l = parse(argc, argv);
-    if (!l)
-      return c.report(l.error());
-    if (!l->answer.empty()) {
-      out << l->answer;
-      return static_cast<int>(exit_code::ok);
-    }
-    const auto done = reassemble(c, *l);
-    return done ? static_cast<int>(*done) : c.report(done.error());
-  });
+  return run_tool("dmremap-reassemble", argc, argv, out, err, parse, reassemble);
 }
 
 } // namespace dmremap::recover

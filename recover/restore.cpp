@@ -250,18 +250,7 @@ result<exit_code> restore(const program_context& c, const line& l) {
 } // namespace
 
 int run_restore(int argc, const char* const* argv, std::ostream& out, std::ostream& err) {
-  const program_context c{out, err, asks_for_json(argc, argv), "dmremap-restore"};
-  return run_program_body(c, [&]() -> int {
-    const auto l = parse(argc, argv);
-    if (!l)
-      return c.report(l.error());
-    if (!l->answer.empty()) {
-      out << l->answer;
-      return static_cast<int>(exit_code::ok);
-    }
-    const auto done = restore(c, *l);
-    return done ? static_cast<int>(*done) : c.report(done.error());
-  });
+  return run_tool("dmremap-restore", argc, argv, out, err, parse, restore);
 }
 
 } // namespace dmremap::recover
