@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <cstring>
 
 namespace dmremap {
@@ -80,20 +81,28 @@ result<std::string> disk::format(store& main, std::span<store* const> spares, co
 // --- moving units to a spare
 // ------------------------------------------------------------------------------------------------------
 
-/// Frozen together while main is read, and one table change.
+/// Frozen together while main is read, and one table change: as many as main gives in a second.
 static constexpr std::uint64_t units_per_move = 16;
+static constexpr std::chrono::seconds time_per_move{1};
 
-/// Units that follow each other, in one table change; those that are on a spare already stay.
-static result<remap_reply> move_units(disk::impl& i, main_unit first, std::uint64_t count) {
+/// Units that follow each other, in one table change; those that are on a spare already stay. `count`: at
+/// most; on return how many were looked at.
+static result<remap_reply> move_units(disk::impl& i, main_unit first, std::uint64_t& count) {
   const std::lock_guard admin(i.admin_mutex);
   const unsigned mark = i.gate.freeze({first.value, count});
   const auto refuse = [&](tl::unexpected<error> why) {
     i.gate.thaw(mark, [] {});
     return why;
   };
+  const auto until = std::chrono::steady_clock::now() + time_per_move;
   remap_reply answer;
   std::vector<moving_unit> moving;
   for (main_unit u = first; u.value < first.value + count; u = u.plus(1)) {
+    if (u != first &&
+        std::chrono::steady_clock::now() > until) { // nobody waits for all of these on a drive that is slow
+      count = u.value - first.value;
+      break;
+    }
     if (const map_entry e = i.set->lookup(u); e.present()) {
       if (e.in_doubt())
         return refuse(
@@ -109,7 +118,7 @@ static result<remap_reply> move_units(disk::impl& i, main_unit first, std::uint6
     if (!read)
       return refuse(
           fail("main-unreadable", sector_text(u),
-               "main could not be read: " + std::string(name_of(read.error())) + "; nothing changed"));
+               "main could not be read: " + std::string(name_of(read.error())) + "; it stays where it is"));
     m.kind = slot_kind::explicit_remap;
     m.may_answer = m.image.lost;
     answer.lost_sectors += static_cast<std::uint64_t>(std::popcount(m.image.lost));
@@ -139,14 +148,24 @@ result<remap_reply> disk::remap(sector_number sector, std::uint64_t sectors) {
     return fail("out-of-range", sector_text(sector), "the disk has " + std::to_string(all) + " sectors");
   remap_reply answer;
   const std::uint64_t end = unit_of(sector.plus(sectors - 1)).value + 1;
+  std::uint64_t at_once = units_per_move;
   for (main_unit u = unit_of(sector); u.value < end;) {
-    const std::uint64_t count = std::min(units_per_move, end - u.value);
-    const remap_reply moved = TRY(move_units(i, u, count));
+    std::uint64_t count = std::min(at_once, end - u.value);
+    auto moved = move_units(i, u, count);
+    if (!moved && moved.error().id == "no-spare-capacity" && count > 1) { // a few may still be free
+      at_once = count / 2;
+      continue;
+    }
+    if (!moved) {
+      if (answer.units != 0)
+        moved.error().why += "; before it " + std::to_string(answer.units) + " units were moved";
+      return moved;
+    }
     if (u == unit_of(sector))
-      answer.spare_sector = moved.spare_sector;
-    answer.units += moved.units;
-    answer.already += moved.already;
-    answer.lost_sectors += moved.lost_sectors;
+      answer.spare_sector = moved->spare_sector;
+    answer.units += moved->units;
+    answer.already += moved->already;
+    answer.lost_sectors += moved->lost_sectors;
     u = u.plus(count);
   }
   return answer;

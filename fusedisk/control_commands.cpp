@@ -52,6 +52,9 @@ result<answer> do_lost(control_target& t, const json&) {
 result<answer> do_remap(control_target& t, const json& args) {
   const auto sector = TRY(sector_argument(args, "sector"));
   const auto sectors = is_absent(args, "sectors") ? 1 : TRY(number_argument(args, "sectors"));
+  constexpr std::uint64_t most = 65536; // the daemon does not stop in the middle
+  if (sectors > most)
+    return bad_request("sectors", "at most 65536 in one request");
   const auto reply = TRY(t.remap(sector, sectors));
   return answer{text_of(reply), json_of(reply)};
 }
