@@ -13,6 +13,8 @@ struct commit_rules {
   bool others_after_first = true; ///< the other replicas are written only when the first one stands
   bool write_others = true;       ///< the other replicas are written at all
   bool flush_others = true;       ///< and flushed before the answer
+  bool bits_before_answer = true; ///< a replica that missed a change is known as bad before the answer
+  bool free_after_release = true; ///< a unit is used again only once its old slot is released durably
   // superblock change
   bool super_flush_first = true;
   bool super_read_back = true;
@@ -28,12 +30,14 @@ struct commit_rules {
   bool flush_sixth = true;  ///< and is flushed there before the answer
   bool unlist_sixth = true; ///< a sixth that missed a change is not listed any more before the answer
   // spares that come and go
-  bool record_absence = true;      ///< who is gone is recorded before anything is written without it
-  bool complete_sixth = true;      ///< the sixth of a spare that goes is brought to what memory holds
-  bool return_from_sixth = true;   ///< a spare that is back is rewritten from the sixth
-  bool confirm_record = true;      ///< once all hold a session, it alone is what they hold
-  bool new_spare_first = true;     ///< a new spare holds its superblocks before the others list it
-  bool winner_before_loser = true; ///< a slot is released only once the one that replaces it is durable
+  bool record_absence = true;       ///< who is gone is recorded before anything is written without it
+  bool complete_sixth = true;       ///< the sixth of a spare that goes is brought to what memory holds
+  bool return_from_sixth = true;    ///< a spare that is back is rewritten from the sixth
+  bool confirm_record = true;       ///< once all hold a session, it alone is what they hold
+  bool new_spare_first = true;      ///< a new spare holds its superblocks before the others list it
+  bool winner_before_loser = true;  ///< a slot is released only once the one that replaces it is durable
+  bool rehost_before_remove = true; ///< the sixth replicas on a spare are elsewhere before it leaves
+  bool forget_marks_lost = true; ///< what a forgotten spare served is marked lost elsewhere before it leaves
   // open
   bool session_first = true;   ///< the session record is durable before mending
   bool fresh_sequences = true; ///< this session's sequences lie above every end seen
@@ -44,6 +48,9 @@ struct commit_rules {
   bool unmap_read_back = true;
   // lost sectors
   bool lost_overwrite_is_table_change = true;
+  // flush
+  bool flush_reaches_main = true;
+  bool flush_reaches_spares = true;
 };
 
 } // namespace dmremap

@@ -417,7 +417,7 @@ io_result disk::flush() {
       const std::lock_guard lock(i.members_mutex);
       s = i.spares[n];
     }
-    if (!s || s->flushed.load() >= s->written.load())
+    if (!s || s->flushed.load() >= s->written.load() || !i.keeps(&commit_rules::flush_reaches_spares))
       continue;
     try {
       others.push_back(std::async(std::launch::async, [=] { return flush_spare(n, *s); }));
@@ -425,7 +425,8 @@ io_result disk::flush() {
       note(flush_spare(n, *s));
     }
   }
-  note(i.main.flush_if_written());
+  if (i.keeps(&commit_rules::flush_reaches_main))
+    note(i.main.flush_if_written());
   for (auto& f : others)
     note(f.get());
   if (i.flush_owed.exchange(false))

@@ -201,8 +201,6 @@ result<void> disk::unmap(sector_number sector) {
   if (e.lost() != 0)
     return refuse(fail("lost-sectors", what,
                        "its unit has lost sectors; salvage them or write them first, then remove the remap"));
-  const commit_rules fallback;
-  const commit_rules& rules = i.options.rules != nullptr ? *i.options.rules : fallback;
   const std::uint64_t length = i.valid_sectors(u) * sector_bytes;
   block_bytes data, back;
   if (auto read = i.member_of(e).io->read(data.span(), byte_of(e.unit())); !read)
@@ -210,9 +208,9 @@ result<void> disk::unmap(sector_number sector) {
         fail("spare-unreadable", what, "the spare could not be read: " + std::string(name_of(read.error()))));
   const std::uint64_t failed_before = i.main.io->failed_flushes();
   auto moved = i.main.io->write(data.span().first(length), byte_of(u));
-  if (moved && rules.unmap_flush_main)
+  if (moved && i.keeps(&commit_rules::unmap_flush_main))
     moved = flush_since(*i.main.io, failed_before);
-  if (moved && rules.unmap_read_back) {
+  if (moved && i.keeps(&commit_rules::unmap_read_back)) {
     moved = i.main.io->read(back.span().first(length), byte_of(u));
     if (moved && std::memcmp(back.bytes.data(), data.bytes.data(), length) != 0)
       moved = io_fail(io_error::medium);

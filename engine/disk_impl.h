@@ -5,6 +5,7 @@
 // changes), disk_admin.cpp (changes by hand), disk_identity.cpp (what a spare remembers of main). Not for
 // programs.
 
+#include "engine/commit_rules.h"
 #include "engine/disk.h"
 #include "engine/range_gate.h"
 #include "engine/record_keeper.h"
@@ -120,6 +121,10 @@ struct disk::impl {
   std::unique_ptr<remap_set> set;
   range_gate<> gate;
   open_options options;
+  /// Tests break the rules of the order of writes, one at a time.
+  [[nodiscard]] bool keeps(bool commit_rules::*rule) const {
+    return options.rules == nullptr || options.rules->*rule;
+  }
   std::uint64_t bytes = 0;
   std::vector<std::string> notices;
   bool closed = false;

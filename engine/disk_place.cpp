@@ -80,7 +80,7 @@ void disk::impl::check_spare(unsigned spare, io_error why) {
 
 /// Where units were on a spare before: free, or retired where the place is bad. The new places are durable.
 void disk::impl::release_old_places(std::span<const moving_unit> units) {
-  if (options.rules != nullptr && !options.rules->winner_before_loser)
+  if (!keeps(&commit_rules::winner_before_loser))
     return; // done along with the new places
   std::vector<slot_change> changes;
   for (const moving_unit& m : units)
@@ -174,7 +174,7 @@ commit_reply disk::impl::place(std::span<const moving_unit> units, std::vector<s
         if (!is_absent(bad.spare))
           changes.push_back({bad.spare, bad.unit, slot_kind::retired, main_unit(0), 0, 0});
     }
-    if (options.rules != nullptr && !options.rules->winner_before_loser)
+    if (!keeps(&commit_rules::winner_before_loser))
       for (const moving_unit& u : units)
         if (u.from.present() && !is_absent(u.from.spare()))
           changes.push_back({u.from.spare(), u.from.unit(), slot_kind::free, u.main, 0, 0, true});

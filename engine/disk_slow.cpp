@@ -258,7 +258,7 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
     gate.thaw(mark, [] {});
     return outcome;
   }
-  if (moves.empty() && options.rules != nullptr && !options.rules->lost_overwrite_is_table_change) {
+  if (moves.empty() && !keeps(&commit_rules::lost_overwrite_is_table_change)) {
     gate.thaw(mark, [&] { set->publish(changes); });
     return outcome;
   }

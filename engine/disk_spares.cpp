@@ -102,7 +102,9 @@ result<void> forget_unit(disk::impl& i, main_unit u, unsigned spare, forget_repl
       static_cast<std::uint8_t>(now.serves() ? now.main_may_answer() & now.lost() & e.lost() : 0);
   const slot_change change{place->spare, place->unit, now.serves() ? now.kind() : slot_kind::remap, u,
                            every,        may_answer};
-  const commit_reply reply = i.set->commit({&change, 1}, std::nullopt);
+  commit_reply reply{commit_outcome::done, {}};
+  if (i.keeps(&commit_rules::forget_marks_lost))
+    reply = i.set->commit({&change, 1}, std::nullopt);
   if (reply.outcome != commit_outcome::done) {
     thaw();
     if (reply.outcome == commit_outcome::refused)

@@ -93,14 +93,15 @@ result<void> remap_set::remove_spare(unsigned spare) {
   if (auto room = reserve_sequences(256); !room)
     return cannot(room.error());
   p.draining = true;
-  for (unsigned g = 0; g < max_spares; ++g) // its guests move first
+  for (unsigned g = 0; g < max_spares && rules_.rehost_before_remove; ++g) // its guests move first
     if (spares_[g] && spares_[g]->present && spares_[g]->meta->has_sixth() &&
         spares_[g]->meta->super.sixth_host == spare) {
       spares_[g]->meta->detach_sixth();
       if (was_present)
         unlist(g, spare);
     }
-  ensure_protected();
+  if (rules_.rehost_before_remove)
+    ensure_protected();
   if (count_present() < (was_present && p.present ? 2u : 1u) || was_present != p.present)
     return cannot(io_error::gone); // another one, or this one, went meanwhile
   unlist(spare);

@@ -178,7 +178,7 @@ void remap_set::note_chunks(unsigned spare, std::span<const std::uint32_t> block
   for (const std::uint32_t b : blocks) {
     const std::uint32_t chunk = g.chunk_of(b);
     p.space.set_chunk_usable(chunk, std::popcount(p.meta->super.good_replicas(chunk)) >= 2 &&
-                                        !doubtful.contains(chunk));
+                                        (!doubtful.contains(chunk) || !rules_.free_after_release));
   }
 }
 
@@ -193,6 +193,10 @@ void remap_set::remember_doubt(const request& r) {
     }
     doubt_count_.store(doubt_.size());
   }
+  if (!rules_.free_after_release)
+    for (const slot_change& c : r.changes)
+      if (c.kind == slot_kind::free)
+        release_unit({c.spare, c.unit});
   for (const slot_change& c : r.changes)
     note_chunks(c.spare, std::array{geometry::block_of(c.unit)});
 }

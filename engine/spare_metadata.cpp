@@ -368,7 +368,7 @@ io_result spare_metadata::drop_failed_copies(const failed_copies& failed, sequen
     super.set_good(replica, chunk, false);
     bits_unsaved_ = true;
   }
-  return bits_unsaved_ ? write_super(sequences) : io_result{};
+  return bits_unsaved_ && rules_.bits_before_answer ? write_super(sequences) : io_result{};
 }
 
 io_result spare_metadata::write_blocks(std::span<const std::uint32_t> blocks, sequence_counter& sequences,

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "tests/support/mutant_scenarios.h"
+
+#include "tests/support/crash_judge.h"
+#include "tests/support/pool_operations.h"
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+
+namespace dmremap::test {
+namespace {
+
+const set_state& pool_started(const std::string& name) {
+  static std::map<std::string, set_state> made;
+  const auto found = made.find(name);
+  return found != made.end() ? found->second : made.emplace(name, pool_start(name)).first->second;
+}
+
+constexpr std::uint64_t b = unit_b * page_sectors;
+
+/// Runs `what` on a set of several spares, then judges every crash in it; with `at_end`, only those after it.
+bool find_pool_damage(const set_state& start, const commit_rules& rules, const std::string& name,
+                      const std::function<void(crash_run&)>& what, findings& found, bool full_copies = true,
+                      bool at_end = false, std::optional<unsigned> absent = std::nullopt) {
+  open_options options;
+  options.rules = &rules;
+  crash_run run(start, options);
+  std::size_t from = 0;
+  if (run.open()) {
+    from = run.position();
+    what(run);
+  }
+  if (at_end)
+    from = run.position();
+  run.finish();
+  judge_options judging;
+  judging.open.rules = &rules;
+  judging.mending_every = 0;
+  judging.reopen_every = 8;
+  judging.absent_every = 1;
+  judging.only_absent = absent;
+  judging.expect_full_copies = full_copies;
+  judging.most_violations = 1;
+  judging.limits.combinations = 24;
+  judging.limits.exhaustive = 4;
+  judging.limits.samples = 4;
+  judging.limits.tears = false;
+  crash_judge judge(judging);
+  judge.judge(run, name, from);
+  found.insert(found.end(), judge.violations().begin(), judge.violations().end());
+  return !found.empty();
+}
+
+} // namespace
+
+/// Plain crashes, then a spare is missing.
+void pool_plain(const commit_rules& rules, findings& found) {
+  const std::pair<const char*, std::vector<std::string>> all[] = {
+      {"fresh", {"remap A", "write A whole", "flush"}},
+      {"spread", {"write A whole", "flush", "evacuate 0"}},
+      {"one", {"add"}},
+      {"gone", {"write B whole", "all back"}},
+  };
+  for (const auto& one : all)
+    if (find_pool_damage(
+            pool_started(one.first), rules, one.first,
+            [&](crash_run& run) {
+              for (const std::string& each : one.second)
+                find_pool_operation(each).run(run);
+            },
+            found))
+      return;
+  // What a flush of the host would have kept.
+  (void)find_pool_damage(
+      pool_started("fresh"), rules, "spare 0 absent",
+      [](crash_run& run) {
+        run.remap(unit_a);
+        run.write(unit_a * page_sectors, page_sectors);
+        run.flush();
+      },
+      found, true, true, 0);
+}
+
+/// The host of a sixth replica cannot write it any more, nor anything near.
+void host_fails(const commit_rules& rules, findings& found) {
+  (void)find_pool_damage(
+      pool_started("spread"), rules, "the host fails",
+      [](crash_run& run) {
+        run.break_spare({2000 * page_sectors, 2096 * page_sectors, direction::write}, 1);
+        run.remap(9);
+        run.write(9 * page_sectors, page_sectors);
+        run.flush();
+      },
+      found, false);
+}
+
+namespace {
+
+/// A spare goes while the slot that an evacuation leaves behind on it is released; what was there is removed
+/// and written elsewhere.
+void vanishes_in_release(const commit_rules& rules, findings& found, bool returns_first) {
+  for (std::uint64_t writes = 0; writes <= 12; ++writes)
+    if (find_pool_damage(
+            pool_started("spread"), rules, "vanishes after " + std::to_string(writes) + " writes",
+            [&](crash_run& run) {
+              run.vanish(1, writes);
+              run.evacuate(1);
+              if (returns_first)
+                run.reopen_with_all();
+              run.unmap(unit_b);
+              run.write(b, page_sectors);
+              run.flush();
+              if (!returns_first)
+                run.reopen_with_all();
+            },
+            found, true, true))
+      return;
+}
+} // namespace
+
+void vanishes_then_removed(const commit_rules& rules, findings& found) {
+  vanishes_in_release(rules, found, false);
+}
+
+void vanishes_and_returns(const commit_rules& rules, findings& found) {
+  vanishes_in_release(rules, found, true);
+}
+
+namespace {
+
+/// Opens what is given; the set must be refused, or show the newest version of the sector.
+void expect_refused_or(std::uint64_t sector, const set_state& state, const commit_rules& rules,
+                       findings& found) {
+  const version newest = state.truth.current(sector);
+  open_options options;
+  options.rules = &rules;
+  std::vector<std::shared_ptr<store>> spares;
+  for (std::size_t n = 0; n < state.spares.size(); ++n)
+    if (state.spares[n].role != spare_role::none)
+      spares.push_back(make_spare(state.spares[n], n));
+  const auto main = std::make_shared<memory_store>(state.main, state.main_block);
+  const auto opened = disk::open(main, spares, options);
+  if (!opened)
+    return;
+  std::vector<std::byte> bytes(512);
+  const auto context = (*opened)->make_context();
+  const version seen =
+      (*opened)->read(*context, bytes, sector * 512) ? read_tag(bytes, sector) : lost_version;
+  if (seen != newest && seen != lost_version)
+    found.push_back("sector " + std::to_string(sector) + " shows " + name_of_version(seen) + ", not " +
+                    name_of_version(newest));
+}
+
+} // namespace
+
+/// A spare goes, what it held is written anew; then it alone is used, without the others.
+void sides_apart(const commit_rules& rules, findings& found) {
+  open_options options;
+  options.rules = &rules;
+  crash_run one_side(pool_started("spread"), options);
+  if (!one_side.open())
+    return;
+  one_side.vanish(1);
+  one_side.write(b, page_sectors);
+  one_side.flush();
+  set_state apart = one_side.state();
+  apart.spares[0].role = spare_role::away;
+  apart.spares[1].role = spare_role::member;
+  apart.spares[1].faults = {};
+  {
+    crash_run other_side(apart, options);
+    other_side.tolerate_failures();
+    if (!other_side.open())
+      return;
+    other_side.remap(9);
+    apart = other_side.state();
+  }
+  apart.spares[0].role = spare_role::member;
+  expect_refused_or(b, apart, rules, found);
+}
+
+/// A copy of a spare from an earlier session takes its place.
+void old_copy(const commit_rules& rules, findings& found) {
+  open_options options;
+  options.rules = &rules;
+  const auto session = [&](const set_state& from) {
+    crash_run run(from, options);
+    if (run.open()) {
+      run.write(b, page_sectors);
+      run.flush();
+    }
+    return run.state();
+  };
+  const set_state before = session(pool_started("spread"));
+  set_state now = session(before);
+  now.spares[1].content = before.spares[1].content;
+  expect_refused_or(b, now, rules, found);
+}
+
+void stale_replica_returns(const commit_rules& rules, findings& found) {
+  constexpr unsigned stale = 4;
+  constexpr std::uint32_t blocks = 17;
+  open_options options;
+  options.rules = &rules;
+  crash_run run(pool_started("one"), options);
+  if (!run.open())
+    return;
+  const page_image before = run.state().spare();
+  run.break_spare({unit_of_block(before, stale, 0) * page_sectors, blocks * page_sectors, direction::write});
+  run.unmap(unit_a);
+  run.write(unit_a * page_sectors, page_sectors);
+  run.flush();
+  set_state left = run.state();
+  left.spares[0].faults = {};
+  for (unsigned replica = 0; replica < stale; ++replica)
+    for (std::uint32_t number = 0; number < blocks; ++number)
+      left.spare().zero(unit_of_block(before, replica, number) * page_bytes, page_bytes);
+  expect_refused_or(unit_a * page_sectors, left, rules, found);
+}
+
+void forgotten(const commit_rules& rules, findings& found) {
+  (void)find_pool_damage(
+      pool_started("gone"), rules, "gone | forget", [](crash_run& run) { run.forget(); }, found);
+}
+
+void host_removed(const commit_rules& rules, findings& found) {
+  open_options options;
+  options.rules = &rules;
+  options.degraded = true;
+  for (unsigned removed = 0; removed < 3; ++removed)
+    for (unsigned missing = 0; missing < 3; ++missing) {
+      crash_run run(pool_started("three"), options);
+      if (removed == missing || !run.open())
+        continue;
+      run.evacuate(removed);
+      run.remove_spare(removed);
+      const set_state left = run.state();
+      std::vector<std::shared_ptr<store>> spares;
+      for (unsigned n = 0; n < 3; ++n)
+        if (n != removed && n != missing)
+          spares.push_back(make_spare(left.spares[n], n));
+      const auto main = std::make_shared<memory_store>(left.main, left.main_block);
+      if (const auto opened = disk::open(main, spares, options); !opened)
+        found.push_back("spare " + std::to_string(removed) + " removed, " + std::to_string(missing) +
+                        " missing: " + opened.error().text());
+      found.insert(found.end(), run.violations().begin(), run.violations().end());
+      if (!found.empty())
+        return;
+    }
+}
+
+} // namespace dmremap::test
