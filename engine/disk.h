@@ -81,7 +81,8 @@ struct disk_stats {
   std::uint64_t reads = 0, writes = 0, flushes = 0, zeroes = 0; ///< requests
   std::uint64_t read_bytes = 0, written_bytes = 0;
   std::uint64_t main_read_errors = 0, main_write_errors = 0, spare_read_errors = 0, spare_write_errors = 0;
-  std::uint64_t spare_host_full_errors = 0; ///< writes to a spare whose host had no space: its hardware is well
+  std::uint64_t spare_host_full_errors =
+      0; ///< writes to a spare whose host had no space: its hardware is well
   std::uint64_t flush_errors = 0, lost_reads = 0, slow_requests = 0;
   std::uint64_t remapped_units = 0, auto_remapped_units = 0,
                 manual_remapped_units = 0; ///< active now: all, by errors, by hand
@@ -129,6 +130,9 @@ struct remap_reply {
   std::uint64_t lost_sectors = 0; ///< of the new ones
   sector_number spare_sector;     ///< where the first unit is now
 };
+
+/// What is newer than what main holds: fills in sectors of a unit's data, and tells which (bit i: sector i).
+using newer_data = std::function<result<std::uint8_t>(main_unit, std::span<std::byte> data)>;
 
 struct evacuate_reply {
   std::uint64_t moved = 0;        ///< units
@@ -200,7 +204,9 @@ public:
 
   /// Moves the units that hold these sectors to spares with their data; those that are there already are
   /// counted. 16 units go in one table change, durable before the next; what was moved before an error stays.
-  [[nodiscard]] result<remap_reply> remap(sector_number sector, std::uint64_t sectors = 1);
+  /// `newer`: asked for each unit that is moved, before it is; its error ends the move.
+  [[nodiscard]] result<remap_reply> remap(sector_number sector, std::uint64_t sectors = 1,
+                                          const newer_data& newer = {});
   /// Writes the unit back to main, reads it back and forgets it. Durable on return.
   [[nodiscard]] result<void> unmap(sector_number sector);
   /// Message add_remap of product.md; `source` nothing: "auto". Checked whole before anything changes.

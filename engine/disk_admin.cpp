@@ -87,7 +87,8 @@ static constexpr std::chrono::seconds time_per_move{1};
 
 /// Units that follow each other, in one table change; those that are on a spare already stay. `count`: at
 /// most; on return how many were looked at.
-static result<remap_reply> move_units(disk::impl& i, main_unit first, std::uint64_t& count) {
+static result<remap_reply> move_units(disk::impl& i, main_unit first, std::uint64_t& count,
+                                      const newer_data& newer) {
   const std::lock_guard admin(i.admin_mutex);
   const unsigned mark = i.gate.freeze({first.value, count});
   const auto refuse = [&](tl::unexpected<error> why) {
@@ -111,14 +112,25 @@ static result<remap_reply> move_units(disk::impl& i, main_unit first, std::uint6
       continue;
     }
     moving_unit& m = moving.emplace_back(moving_unit{u, {}});
+    const auto every = sector_mask(0, i.valid_sectors(u));
     auto read = i.read_image_from_main(u, m.image);
-    if (read && m.image.lost != 0 && std::popcount(m.image.lost) == static_cast<int>(i.valid_sectors(u)) &&
-        !i.main_answers_elsewhere(u))
+    if (read && m.image.lost == every && !i.main_answers_elsewhere(u))
       read = io_fail(io_error::gone);
     if (!read)
       return refuse(
           fail("main-unreadable", sector_text(u),
                "main could not be read: " + std::string(name_of(read.error())) + "; it stays where it is"));
+    if (newer) {
+      block_bytes given;
+      const auto has = newer(u, given.span());
+      if (!has)
+        return refuse(tl::make_unexpected(has.error()));
+      for (unsigned s = 0; s < unit_sectors; ++s)
+        if ((*has & every & sector_mask(s, 1)) != 0)
+          std::memcpy(m.image.data.bytes.data() + s * sector_bytes, given.bytes.data() + s * sector_bytes,
+                      sector_bytes);
+      m.image.lost = static_cast<std::uint8_t>(m.image.lost & ~*has);
+    }
     m.kind = slot_kind::explicit_remap;
     m.may_answer = m.image.lost;
     answer.lost_sectors += static_cast<std::uint64_t>(std::popcount(m.image.lost));
@@ -139,7 +151,7 @@ static result<remap_reply> move_units(disk::impl& i, main_unit first, std::uint6
   return answer;
 }
 
-result<remap_reply> disk::remap(sector_number sector, std::uint64_t sectors) {
+result<remap_reply> disk::remap(sector_number sector, std::uint64_t sectors, const newer_data& newer) {
   impl& i = *impl_;
   if (i.options.read_only)
     return fail("read-only", sector_text(sector), "the set is open read-only");
@@ -151,7 +163,7 @@ result<remap_reply> disk::remap(sector_number sector, std::uint64_t sectors) {
   std::uint64_t at_once = units_per_move;
   for (main_unit u = unit_of(sector); u.value < end;) {
     std::uint64_t count = std::min(at_once, end - u.value);
-    auto moved = move_units(i, u, count);
+    auto moved = move_units(i, u, count, newer);
     if (!moved && moved.error().id == "no-spare-capacity" && count > 1) { // a few may still be free
       at_once = count / 2;
       continue;

@@ -15,6 +15,7 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 
 namespace dmremap::recover {
@@ -77,6 +78,10 @@ result<void> check_line(const line& l) {
                 "the list does not tell the size of a block: --block-size, what badblocks had as -b (1024 "
                 "where it had none)",
                 exit_code::usage);
+  constexpr std::int64_t most_offset = std::int64_t{1} << 54;
+  if (l.offset && (*l.offset < -most_offset || *l.offset > most_offset))
+    return fail("bad-number", fmt::to_string(*l.offset), "is no offset in sectors of a disk",
+                exit_code::usage);
   if (l.block_size && (*l.block_size < sector_bytes || *l.block_size % sector_bytes != 0 ||
                        *l.block_size > (std::uint64_t{1} << 30)))
     return fail("bad-number", fmt::to_string(*l.block_size), "is no size of a block: a multiple of 512",
@@ -113,7 +118,7 @@ result<source> read_source(const line& l) {
     s.v4_spare = TRY(open_to_read(spec));
     s.v4 = TRY(read_v4(*s.v4_spare));
     for (const auto& moved : s.v4->remaps) {
-      if (moved.main > UINT64_MAX / sector_bytes - 1 || (moved.spare + 1) * sector_bytes > s.v4_spare->size())
+      if (moved.main > UINT64_MAX / sector_bytes - 1 || moved.spare >= s.v4_spare->size() / sector_bytes)
         return fail("no-v4-metadata", l.file,
                     fmt::format("its remap of sector {} is impossible", moved.main));
       s.list.ranges.push_back({moved.main * sector_bytes, (moved.main + 1) * sector_bytes});
@@ -207,27 +212,59 @@ result<void> import_online(const program_context& c, const line& l, const import
       out);
 }
 
-/// What lies on dm-remap 4's spare is the sector's data from now on.
-result<void> copy_v4_data(disk& set, const source& s, const import_plan& plan, outcome& out) {
-  const auto io = set.make_context();
-  const std::uint64_t piece = s.v4_spare->block_size();
+/// Sectors of main whose newest data is on dm-remap 4's spare, and where there.
+using v4_places = std::map<std::uint64_t, std::uint64_t>;
+
+v4_places places_of(const line& l, const source& s, const import_plan& plan) {
+  v4_places places;
+  for (const auto& moved : s.v4->remaps) // as listed, these lie within what an offset may be
+    if (const auto at = static_cast<std::int64_t>(moved.main) + l.offset.value_or(0);
+        at >= 0 && static_cast<std::uint64_t>(at) < plan.main_sectors)
+      places.insert_or_assign(static_cast<std::uint64_t>(at), moved.spare);
+  return places;
+}
+
+result<void> read_v4_sector(store& spare, std::uint64_t sector, std::span<std::byte> into) {
+  const std::uint64_t piece = spare.block_size(), at = sector * sector_bytes;
   std::vector<std::byte> block(piece);
-  for (const auto& moved : s.v4->remaps) {
-    if (moved.main >= plan.main_sectors)
-      continue;
-    const std::uint64_t at = moved.spare * sector_bytes;
-    const auto read = s.v4_spare->read(block, align_down(at, piece));
-    const auto wrote =
-        read ? set.write(*io, std::span(block).subspan(at % piece, sector_bytes), moved.main * sector_bytes)
-             : read;
-    if (!wrote)
-      return fail("v4-data", fmt::format("sector {}", moved.main),
-                  fmt::format("its data could not be taken from sector {} of {}: {}", moved.spare,
-                              s.v4_spare->identity().path, name_of(wrote.error())));
-    ++out.copied_sectors;
-  }
+  if (const auto read = spare.read(block, align_down(at, piece)); !read)
+    return fail("v4-data", fmt::format("sector {}", sector),
+                fmt::format("of {} cannot be read: {}; its unit was not moved", spare.identity().path,
+                            name_of(read.error())));
+  std::copy_n(block.begin() + static_cast<std::ptrdiff_t>(at % piece), sector_bytes, into.begin());
+  return {};
+}
+
+/// A unit moves together with what dm-remap 4's spare has of it: a run that was cut off leaves no unit half
+/// done.
+newer_data data_of(store& spare, const v4_places& places, outcome& out) {
+  return [&](main_unit u, std::span<std::byte> data) -> result<std::uint8_t> {
+    unsigned has = 0;
+    for (std::uint64_t s = 0; s < unit_sectors; ++s)
+      if (const auto at = places.find(u.value * unit_sectors + s); at != places.end()) {
+        CHECK_OK(read_v4_sector(spare, at->second, data.subspan(s * sector_bytes, sector_bytes)));
+        has |= 1u << s;
+        ++out.copied_sectors;
+      }
+    return static_cast<std::uint8_t>(has);
+  };
+}
+
+/// Units that were moved before keep their data, which may be newer; but nobody has written what is lost.
+result<void> fill_lost(disk& set, store& spare, const v4_places& places, outcome& out) {
+  const auto io = set.make_context();
+  std::vector<std::byte> data(sector_bytes);
+  for (const auto& range : set.lost())
+    for (auto at = places.lower_bound(range.first.value);
+         at != places.end() && at->first < range.first.value + range.count; ++at) {
+      CHECK_OK(read_v4_sector(spare, at->second, data));
+      if (const auto wrote = set.write(*io, data, at->first * sector_bytes); !wrote)
+        return fail("v4-data", fmt::format("sector {}", at->first),
+                    fmt::format("is lost, and its data cannot be written: {}", name_of(wrote.error())));
+      ++out.copied_sectors;
+    }
   if (!set.flush())
-    return fail("v4-data", s.v4_spare->identity().path, "the data that was copied could not be flushed");
+    return fail("v4-data", spare.identity().path, "the data that was copied could not be flushed");
   return {};
 }
 
@@ -241,12 +278,17 @@ result<void> import_offline(const program_context& c, const line& l, const sourc
   name_claims(members.members, config.name);
   for (const auto& notice : notices)
     c.note(notice);
+  const bool from_v4 = s.v4 && l.data == "spare";
+  const v4_places places = from_v4 ? places_of(l, s, plan) : v4_places{};
+  const newer_data newer = from_v4 ? data_of(*s.v4_spare, places, out) : newer_data{};
   auto moved = move_all(
       c, l, plan,
-      [&](std::uint64_t sector, std::uint64_t sectors) { return set->remap(sector_number(sector), sectors); },
+      [&](std::uint64_t sector, std::uint64_t sectors) {
+        return set->remap(sector_number(sector), sectors, newer);
+      },
       out);
-  if (moved && s.v4 && l.data == "spare")
-    moved = copy_v4_data(*set, s, plan, out);
+  if (moved && from_v4)
+    moved = fill_lost(*set, *s.v4_spare, places, out);
   const auto closed = set->close();
   CHECK_OK(moved);
   return closed;

@@ -261,17 +261,67 @@ TEST_CASE("metadata of dm-remap 4 becomes remaps, with the data from where it is
     CHECK(r["copied_sectors"] == 0);
     CHECK(moved(a) == std::vector<std::uint64_t>{1, 2, 3, 10, 112, 700});
   }
+  const auto sector_of = [&](std::uint64_t sector) {
+    std::string now;
+    a.work([&](disk& d) {
+      const auto io = d.make_context();
+      std::vector<std::byte> data(512);
+      REQUIRE(d.read(*io, data, sector * 512));
+      now.assign(reinterpret_cast<const char*>(data.data()), data.size());
+    });
+    return now;
+  };
+  const auto as_before = [&](std::uint64_t sector) {
+    return sector_of(sector) == read_bytes(a.main, sector * 512, 512);
+  };
+  const std::string data_a(512, 'A'), data_b(512, 'B');
   SECTION("its spare") {
     const auto r = import_with({"--json", "--format", "v4", "--data", "spare", "a", old}).json();
     CHECK(r["units"] == 2);
     CHECK(r["copied_sectors"] == 2);
+    CHECK(sector_of(81) == data_a);
+    CHECK(sector_of(900) == data_b);
+    for (const std::uint64_t sector : {80u, 82u, 83u, 84u, 85u, 86u, 87u, 896u, 901u})
+      CHECK(as_before(sector));
+  }
+  SECTION("its spare, once more: what was written since stays") {
+    REQUIRE(import_with({"--json", "--format", "v4", "--data", "spare", "a", old}).status == 0);
     a.work([&](disk& d) {
       const auto io = d.make_context();
-      std::vector<std::byte> unit(4096);
-      REQUIRE(d.read(*io, unit, 80 * 512));
-      const std::string now(reinterpret_cast<const char*>(unit.data()), unit.size());
-      CHECK(now == read_bytes(a.main, 80 * 512, 512) + std::string(512, 'A') +
-                       read_bytes(a.main, 82 * 512, 6 * 512));
+      REQUIRE(d.write(*io, std::vector<std::byte>(512, std::byte{'N'}), 81 * 512));
+      REQUIRE(d.flush());
+    });
+    const auto r = import_with({"--json", "--format", "v4", "--data", "spare", "a", old}).json();
+    CHECK(r["units"] == 0);
+    CHECK(r["copied_sectors"] == 0);
+    CHECK(sector_of(81) == std::string(512, 'N'));
+    CHECK(sector_of(900) == data_b);
+  }
+  SECTION("its spare, where main begins behind the start of what it lists") {
+    const auto r =
+        import_with({"--json", "--format", "v4", "--offset", "-32", "--data", "spare", "a", old}).json();
+    CHECK(r["units"] == 2);
+    CHECK(moved(a) == std::vector<std::uint64_t>{1, 2, 3, 6, 108, 700});
+    CHECK(sector_of(49) == data_a);
+    CHECK(sector_of(868) == data_b);
+    CHECK(as_before(81));
+    CHECK(as_before(900));
+    CHECK(error_of({"--format", "v4", "--offset", "-9000000000000000000", "--data", "main", "a", old}) ==
+          "bad-number");
+  }
+  SECTION("its spare, for what is lost") {
+    REQUIRE(save_set_config({a.name, a.uuid, "dust:" + a.main, a.spares, {}}, config_write::replace));
+    std::ofstream(a.main + ".dust") << "81 read\n83 read\n";
+    REQUIRE(import_with({"--format", "sectors", "--offset", "0", "a", list_file(h, "81\n")}).status == 0);
+    const auto r = import_with({"--json", "--format", "v4", "--data", "spare", "a", old}).json();
+    CHECK(r["units"] == 1);
+    CHECK(r["copied_sectors"] == 2);
+    CHECK(sector_of(81) == data_a);
+    CHECK(as_before(82));
+    a.work([&](disk& d) {
+      REQUIRE(d.lost().size() == 1);
+      CHECK(d.lost().front().first.value == 83);
+      CHECK(d.lost().front().count == 1);
     });
   }
   SECTION("another main, and no copy that is sound") {
