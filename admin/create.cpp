@@ -155,8 +155,8 @@ void back_up(const context& c, const std::vector<open_member>& members) {
   const auto set = disk::open(members[0].io, spares, how);
   if (!set)
     return c.note("no backup of the metadata was made: " + set.error().text());
-  if (const auto kept = keep_backup(*(*set)->dump()); !kept)
-    c.note(kept.error().text());
+  if (const auto why = backup_or_why(**set); !why.empty())
+    c.note(why);
 }
 
 /// One spare that is to be formatted: whether it may, and what goes.

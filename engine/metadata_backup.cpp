@@ -39,4 +39,17 @@ result<bool> keep_backup(const set_dump& d) {
   return true;
 }
 
+std::string backup_or_why(disk& set) {
+  bool kept = false;
+  if (set.stats().remapped_units <= most_backup_slots) { // else it is not even copied
+    const auto done = keep_backup(*set.dump());
+    if (!done)
+      return done.error().text();
+    kept = *done;
+  }
+  return kept ? ""
+              : "no backup of the metadata was kept: there are too many remaps; " +
+                    backup_path(set.info()->set_uuid) + " is older, where it is there";
+}
+
 } // namespace dmremap

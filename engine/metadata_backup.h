@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include "engine/disk.h"
 #include "engine/error.h"
 #include "engine/set_dump.h"
 
@@ -17,5 +18,9 @@ inline constexpr std::size_t most_backup_slots = 2'000'000;
 /// Keeps a dump there; durable on return, and the one before it stays whatever fails. Whether it was kept:
 /// not with more than most_backup_slots. Errors: "backup-unwritable", never a reason to stop.
 [[nodiscard]] result<bool> keep_backup(const set_dump& d);
+
+/// The same of a set that is closed, or open read-only. Why there is no backup of it as it is now, for a
+/// person; empty: it was kept.
+[[nodiscard]] std::string backup_or_why(disk& set);
 
 } // namespace dmremap

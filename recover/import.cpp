@@ -3,6 +3,7 @@
 
 #include "engine/config.h"
 #include "engine/control_client.h"
+#include "engine/metadata_backup.h"
 #include "engine/progress.h"
 #include "engine/set_daemon.h"
 #include "recover/cli.h"
@@ -290,6 +291,9 @@ result<void> import_offline(const program_context& c, const line& l, const sourc
   if (moved && from_v4)
     moved = fill_lost(*set, *s.v4_spare, places, out);
   const auto closed = set->close();
+  if (closed)
+    if (const auto why = backup_or_why(*set); !why.empty())
+      c.note(why);
   CHECK_OK(moved);
   return closed;
 }

@@ -78,6 +78,8 @@ const json& part(const json& object, const char* key) {
   return at != object.end() ? *at : none;
 }
 
+constexpr std::uint64_t bad_place = 0x40 | 0x10; // UNC and IDNF of the ATA error register
+
 /// The blocks that one of smartctl's tables names.
 void take_lbas(const json& table, std::uint64_t block, bad_list& out) {
   if (!table.is_array())
@@ -85,6 +87,9 @@ void take_lbas(const json& table, std::uint64_t block, bad_list& out) {
   for (const auto& row : table) {
     const json& direct = part(row, "lba");
     const json& lba = direct.is_number_unsigned() ? direct : part(part(row, "completion_registers"), "lba");
+    if (const json& why = part(part(row, "completion_registers"), "error");
+        why.is_number_unsigned() && (why.get<std::uint64_t>() & bad_place) == 0)
+      continue; // an aborted command, a bad cable
     if (!lba.is_number_unsigned() || lba.get<std::uint64_t>() > most_bytes / block)
       continue;
     const auto start = lba.get<std::uint64_t>() * block;
@@ -162,6 +167,10 @@ result<bad_list> parse_smartctl(std::string_view text, const std::string& name,
   if (!block_size || (*block_size != 512 && *block_size != 4096))
     return fail("block-size-wanted", name,
                 "does not tell the drive's logical block size: --block-size 512 or 4096", exit_code::usage);
+  if (!part(doc, "ata_pending_defects_log").is_object() &&
+      !part(doc, "ata_smart_self_test_log").is_object() && !part(doc, "ata_smart_error_log").is_object())
+    return fail("bad-list", name,
+                "has none of the logs that name places: those of an ATA drive, by `smartctl -j -x`");
   bad_list out;
   take_lbas(part(part(doc, "ata_pending_defects_log"), "table"), *block_size, out);
   const auto& tests = part(doc, "ata_smart_self_test_log");

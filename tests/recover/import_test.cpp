@@ -2,7 +2,9 @@
 #include "recover/import.h"
 
 #include "engine/config.h"
+#include "engine/metadata_backup.h"
 #include "recover/dump.h"
+#include "recover/dump_json.h"
 #include "recover/import_lists.h"
 #include "recover/import_plan.h"
 #include "tests/recover/image_set.h"
@@ -139,7 +141,11 @@ TEST_CASE("smartctl's tables are read, its counts are not") {
            {{{"lba", 9}, {"status", {{"value", 121}, {"passed", false}}}},
             {{"lba", 77}, {"status", {{"value", 0}, {"passed", true}}}}}}}}}},
       {"ata_smart_error_log",
-       {{"extended", {{"table", {{{"completion_registers", {{"lba", 10}, {"error", 64}}}}}}}}}}};
+       {{"extended",
+         {{"table",
+           {{{"completion_registers", {{"lba", 10}, {"error", 64}}}},
+            {{"completion_registers", {{"lba", 11}, {"error", 4}}}},
+            {{"completion_registers", {{"lba", 12}, {"error", 132}}}}}}}}}}};
   const auto list = parse_smartctl(doc.dump(), "smart", std::nullopt);
   CHECK(of(list) ==
         pairs{{3 * 4096, 4 * 4096}, {4 * 4096, 5 * 4096}, {9 * 4096, 10 * 4096}, {10 * 4096, 11 * 4096}});
@@ -150,6 +156,11 @@ TEST_CASE("smartctl's tables are read, its counts are not") {
   CHECK(id_of(parse_smartctl(silent.dump(), "smart", std::nullopt)) == "block-size-wanted");
   CHECK(of(parse_smartctl(silent.dump(), "smart", 512)).front() ==
         std::pair<std::uint64_t, std::uint64_t>{1536, 2048});
+  auto other_drive = doc; // as of an NVMe drive
+  for (const char* log : {"ata_pending_defects_log", "ata_smart_self_test_log", "ata_smart_error_log"})
+    other_drive.erase(log);
+  other_drive["nvme_error_information_log"] = {{"table", {{{"lba", {{"value", 5}}}}}}};
+  CHECK(id_of(parse_smartctl(other_drive.dump(), "smart", std::nullopt)) == "bad-list");
   for (const char* bad : {"", "{", "[]", "{\"device\":1}", "null"})
     CHECK(id_of(parse_smartctl(bad, "smart", 512)) == "bad-list");
 }
@@ -279,6 +290,13 @@ TEST_CASE("metadata of dm-remap 4 becomes remaps, with the data from where it is
     const auto r = import_with({"--json", "--format", "v4", "--data", "spare", "a", old}).json();
     CHECK(r["units"] == 2);
     CHECK(r["copied_sectors"] == 2);
+    const auto backup = read_dump(backup_path(a.uuid), false);
+    REQUIRE(backup);
+    std::vector<std::uint64_t> kept;
+    for (const auto& slot : backup->spares.front().slots)
+      kept.push_back(slot.value.main().value);
+    std::sort(kept.begin(), kept.end());
+    CHECK(kept == moved(a));
     CHECK(sector_of(81) == data_a);
     CHECK(sector_of(900) == data_b);
     for (const std::uint64_t sector : {80u, 82u, 83u, 84u, 85u, 86u, 87u, 896u, 901u})
