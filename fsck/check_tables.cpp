@@ -301,6 +301,16 @@ private:
       collect(v, named);
     for (auto& [unit, entries] : named)
       judge_unit(main_unit(unit), entries);
+    for (const auto& [spare, count] : behind_)
+      f_.found.push_back(
+          {damage_kind::returned_slots, spare >= 0 ? f_.spares[static_cast<std::size_t>(spare)].path : "",
+           spare, 0, 0,
+           fmt::format("units that it served when it was away are served by others now: {}", count)});
+  }
+
+  /// Of a spare that is away, or was.
+  [[nodiscard]] bool is_behind(const entry& e) const {
+    return e.spare < 0 || f_.spares[static_cast<std::size_t>(e.spare)].returned;
   }
 
   void collect(const table_view& v, std::map<std::uint64_t, std::vector<entry>>& named) {
@@ -356,6 +366,11 @@ private:
     for (std::size_t n = 1; n < entries.size(); ++n) {
       const entry& e = entries[n];
       const bool tie = !decided || e.content.sequence() == entries.front().content.sequence();
+      if (!tie && is_behind(e)) { // the rest of the set has moved on without it
+        --f_.remaps;
+        ++behind_[e.spare];
+        continue;
+      }
       const auto text = fmt::format("unit {} of main (sector {}) is named by {} slots{}", unit.value,
                                     first_sector(unit).value, entries.size(),
                                     !decided ? ", of which one cannot be"
@@ -373,6 +388,7 @@ private:
   set_findings& f_;
   const inspect_options& options_;
   std::vector<table_view> views_;
+  std::map<int, std::uint64_t> behind_; ///< by spare: entries that another spare's have overtaken
   std::uint64_t all_bytes_ = 0, done_bytes_ = 0;
 };
 

@@ -60,6 +60,7 @@ constexpr std::array<kind_facts, damage_kinds> all_facts{{
     {"table-copy", copy, safe, "write the newest copy's content over it"},
     {"table-old", copy, safe, "write the newest copy's content over it"},
     {"spare-returned", notice, none, "the next open brings it up to date"},
+    {"returned-slots", notice, none, "the next open releases them"},
     {"spare-removed", notice, none, "leave it out"},
     {"copy-unused", notice, none, "it could not be written once; the others are in use"},
     {"last-copy", notice, none,

@@ -61,6 +61,7 @@ enum class damage_kind : std::uint8_t {
   table_old,
   // notices
   spare_returned,
+  returned_slots,
   spare_removed,
   copy_unused,
   last_copy,

@@ -151,16 +151,14 @@ result<set_findings> inspect(const std::vector<spare_input>& spares, const inspe
   if (f.record) {
     place_spares(f);
     attach_sixths(f);
+    check_age(f, options);
   }
   check_tables(f, options);
   if (f.record)
     check_sixths(f);
   check_supers(f);
-  if (f.record) {
-    check_age(f, options);
-    if (options.main)
-      check_main(f, *options.main);
-  }
+  if (f.record && options.main)
+    check_main(f, *options.main);
   for (const auto& s : f.spares)
     f.complete = f.complete && (s.super || s.removed);
   f.found = in_order(std::move(f.found));

@@ -13,7 +13,7 @@ namespace {
 /// What the command line names.
 struct wanted {
   std::vector<std::string> spares;
-  std::string main;
+  std::string main, uuid;
   bool configured = false;
 };
 
@@ -21,13 +21,13 @@ result<wanted> look_up(const std::vector<std::string>& names) {
   if (names.size() == 1 && names.front().find('/') == std::string::npos) {
     const auto config = find_set_config(names.front());
     if (config)
-      return wanted{config->spares, config->main, true};
+      return wanted{config->spares, config->main, config->uuid, true};
     struct stat ignored {};
     const auto spec = parse_member(names.front());
     if (!spec || ::stat(spec->path.c_str(), &ignored) != 0)
       return tl::make_unexpected(config.error());
   }
-  return wanted{names, "", false};
+  return wanted{names, "", "", false};
 }
 
 bool is_away(const error& e) {
@@ -40,6 +40,7 @@ result<fsck_members> open_to_check(const std::vector<std::string>& names, const 
                                    bool writing) {
   const wanted w = TRY(look_up(names));
   fsck_members out;
+  out.uuid = w.uuid;
   std::vector<std::pair<member_role, member_spec>> specs;
   for (const auto& one : w.spares)
     specs.emplace_back(member_role::spare, TRY(parse_member(one)));

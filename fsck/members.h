@@ -13,6 +13,7 @@ namespace dmremap::fsck {
 struct fsck_members {
   std::vector<spare_input> spares;
   std::shared_ptr<store> main; ///< null: not given, not known
+  std::string uuid;            ///< of the set, where it was named and not its spares
   std::vector<std::string> notes;
 };
 

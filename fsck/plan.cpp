@@ -37,6 +37,10 @@ public:
     sort_writes();
     for (const auto& w : plan_.writes)
       plan_.fingerprint -= mark_of_write(w);
+    std::vector<std::shared_ptr<store>> members;
+    for (const auto& s : f_.spares)
+      members.push_back(s.io);
+    plan_.supers = marks_of_supers(plan_, members);
     return std::move(plan_);
   }
 
@@ -112,9 +116,10 @@ private:
     if (!logic_)
       return;
     std::map<std::pair<unsigned, std::uint32_t>, change> changes;
+    const bool releases = releases_allowed();
     for (const auto& p : f_.slots)
       if (facts_of(p.kind).fix != remedy::impossible && chosen_(p.kind, static_cast<int>(p.spare)) &&
-          (p.kind != damage_kind::slot_superseded || releases_allowed())) {
+          (p.kind != damage_kind::slot_superseded || releases)) {
         change& c = changes[{p.spare, geometry::block_of(p.unit)}];
         c.slots.push_back(&p);
         c.releases = c.releases || p.kind == damage_kind::slot_superseded;
@@ -400,6 +405,21 @@ std::uint64_t fingerprint_of(const set_findings& f) {
 
 std::uint64_t mark_of_write(const block_write& w) {
   return mark_of(spare_unit(w.unit), w.readable ? &w.old : nullptr);
+}
+
+std::uint64_t marks_of_supers(const repair_plan& plan, const std::vector<std::shared_ptr<store>>& members) {
+  std::set<std::pair<std::size_t, std::uint64_t>> written;
+  for (const auto& w : plan.writes)
+    written.insert({w.member, w.unit});
+  const geometry anywhere; // these places are the same on every spare
+  std::uint64_t sum = 0;
+  for (std::size_t n = 0; n < members.size(); ++n)
+    for (unsigned copy = 0; copy < fixed_supers; ++copy)
+      if (const spare_unit place = anywhere.super_place(copy); !written.contains({n, place.value})) {
+        block_bytes there;
+        sum += (n + 1) * mark_of(place, read_unit(*members[n], place, there) ? &there : nullptr);
+      }
+  return sum;
 }
 
 } // namespace dmremap::fsck

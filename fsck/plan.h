@@ -47,6 +47,8 @@ struct repair_plan {
   std::vector<plan_member> members; ///< the spares, as they were given
   /// All other copies of metadata, as they were when the plan was made.
   std::uint64_t fingerprint = 0;
+  /// The superblocks at the fixed places of every member, less the plan's own: an open writes all of them.
+  std::uint64_t supers = 0;
   bool marks_chunks = false;        ///< the superblocks depend on every write before them
   std::vector<block_write> writes;  ///< by step; each place once
   std::vector<std::string> summary; ///< what is repaired, in words, a line each
@@ -67,5 +69,8 @@ using repair_choice = std::function<bool(damage_kind, int)>;
 /// What the fingerprint of all metadata, less the plan's own places, is now; `now`: what these hold.
 [[nodiscard]] std::uint64_t fingerprint_of(const set_findings& f);
 [[nodiscard]] std::uint64_t mark_of_write(const block_write& w);
+/// What repair_plan::supers is now, of the plan's members in their order.
+[[nodiscard]] std::uint64_t marks_of_supers(const repair_plan& plan,
+                                            const std::vector<std::shared_ptr<store>>& members);
 
 } // namespace dmremap::fsck

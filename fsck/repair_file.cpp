@@ -71,6 +71,7 @@ bool read_header(const json& j, repair_plan& plan) {
   plan.set_name = j.at("set").get<std::string>();
   plan.set_uuid = j.at("uuid").get<std::string>();
   plan.fingerprint = j.at("fingerprint").get<std::uint64_t>();
+  plan.supers = j.at("supers").get<std::uint64_t>();
   plan.marks_chunks = j.at("marks_chunks").get<bool>();
   for (const auto& m : j.at("members"))
     plan.members.push_back({m.at("uuid").get<std::string>(), m.at("path").get<std::string>()});
@@ -109,6 +110,7 @@ std::string format_plan(const repair_plan& plan) {
                   {"set", plan.set_name},
                   {"uuid", plan.set_uuid},
                   {"fingerprint", plan.fingerprint},
+                  {"supers", plan.supers},
                   {"marks_chunks", plan.marks_chunks},
                   {"members", members},
                   {"summary", plan.summary}});

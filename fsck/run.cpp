@@ -17,6 +17,9 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
+#include <string_view>
+#include <tuple>
 
 namespace dmremap::fsck {
 namespace {
@@ -82,7 +85,14 @@ private:
         c_.note(trouble);
       return state ? std::optional(state->sequence_end) : std::nullopt;
     };
-    return inspect(members_.spares, options);
+    auto f = TRY(inspect(members_.spares, options));
+    if (const auto uuid = f.set_uuid(); !members_.uuid.empty() && !uuid.empty() && uuid != members_.uuid)
+      return fail(
+          "wrong-set", line_.names.front(),
+          fmt::format("is the set {} by its configuration, but what lies on the spares named there is the "
+                      "set {} ({}): the devices have other names now; dmremap-scan finds them",
+                      members_.uuid, f.set_name(), uuid));
+    return f;
   }
 
   /// What is to be repaired. Nothing: the person who was asked has stopped it.
@@ -195,15 +205,23 @@ private:
     outcome_.written = done->written;
     outcome_.failures = done->failures;
     stop_signals::forget();
-    const set_findings after = TRY(look()); // what is there now, not what should be
     const auto before = without_notices(f.found);
-    outcome_.left = without_notices(after.found);
-    for (const auto& d : before)
-      if (std::none_of(outcome_.left.begin(), outcome_.left.end(), [&](const damage& other) {
-            return other.kind == d.kind && other.spare == d.spare && other.text == d.text;
-          }))
-        outcome_.repaired.push_back(d);
-    return finish(after);
+    const auto after = look();      // what is there now, not what should be
+    if (!after || after->stopped) { // then nothing counts as repaired
+      outcome_.left = before;
+      outcome_.exit_status = after ? exit_cancelled : exit_operational;
+      c_.note(fmt::format("{} blocks were written; what is left was not looked at: {}", outcome_.written,
+                          after ? "stopped by a signal" : after.error().text()));
+      return finish(f);
+    }
+    outcome_.left = without_notices(after->found);
+    const auto key = [](const damage& d) { return std::tuple(d.kind, d.spare, std::string_view(d.text)); };
+    std::set<std::tuple<damage_kind, int, std::string_view>> still;
+    for (const auto& d : outcome_.left)
+      still.insert(key(d));
+    std::copy_if(before.begin(), before.end(), std::back_inserter(outcome_.repaired),
+                 [&](const damage& d) { return !still.contains(key(d)); });
+    return finish(*after);
   }
 
   // --- plans and undo logs
@@ -252,6 +270,11 @@ private:
   result<int> take_back(const repair_plan& p) {
     const auto stores = TRY(pair_members(p));
     CHECK_OK(check_blocks(p, stores));
+    if (marks_of_supers(p, stores) != p.supers)
+      return fail(
+          "metadata-changed", p.set_name,
+          "the set was in use since the repair, or repaired anew: what was there before it would destroy "
+          "newer metadata; nothing was written");
     const auto done = undo_plan(p, stores);
     if (!done) {
       c_.report(done.error());

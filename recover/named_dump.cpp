@@ -38,7 +38,16 @@ result<std::vector<member_spec>> named_spares(const std::string& name) {
 result<set_dump> dump_named(const std::string& name, const dump_options& how) {
   if (const auto set = find_running_set(name); set && set->alive)
     return live_dump(*set);
-  return load_dump(TRY(named_spares(name)), how);
+  const auto config = TRY(find_set_config(name));
+  const auto spares = TRY(named_spares(name));
+  auto dump = TRY(load_dump(spares, how));
+  if (const auto uuid = to_text(dump.newest().set_uuid); uuid != config.uuid)
+    return fail("wrong-set", name,
+                "is the set " + config.uuid +
+                    " by its configuration, but what lies on the spares named there is the set " +
+                    dump.newest().set_name + " (" + uuid +
+                    "): the devices have other names now; dmremap-scan finds them");
+  return dump;
 }
 
 } // namespace dmremap::recover

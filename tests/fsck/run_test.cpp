@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // The program as a whole, on files: exit statuses, modes, plans, undo logs, what it says.
+#include "engine/config.h"
 #include "engine/disk.h"
 #include "engine/file_store.h"
 #include "engine/host_state.h"
 #include "engine/member.h"
 #include "fsck/run.h"
 #include "tests/fsck/corpus.h"
+#include "tests/support/memory_store.h"
 #include "tests/support/temp_dir.h"
 
 #include <catch2/catch.hpp>
+#include <csignal>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <regex>
@@ -197,6 +200,135 @@ TEST_CASE("a repair keeps an undo log, which restores every byte") {
     CHECK(set.run({"--undo-apply", log}).status == 8);
     CHECK(set.bytes() == before);
   }
+}
+
+TEST_CASE("a repair is not taken back once the set was in use") {
+  files set(3);
+  set_images later = base_set(3, true);
+  // On a spare on which nothing happens then.
+  std::optional<unsigned> quiet;
+  std::uint32_t block = 0;
+  const used_set used = use(later);
+  REQUIRE(used.refused.empty());
+  for (unsigned n = 0; n < 3; ++n)
+    for (std::uint32_t number = 0; number < 17; ++number) {
+      set_images now = used.after;
+      spare_editor before(later.spares[n]), after(now.spares[n]);
+      if (const auto sequence = before.get(before.block(0, number), 8, 8);
+          sequence != 0 && after.get(after.block(0, number), 8, 8) == sequence) {
+        quiet = n;
+        block = number;
+      }
+    }
+  REQUIRE(quiet);
+  spare_editor e(set.images.spares[*quiet]);
+  for (unsigned r = 1; r < own_replicas; ++r)
+    e.fill(e.block(r, block), 1, -1);
+  set.store_images();
+  REQUIRE(set.run(set.with({"-p"})).status == 1);
+  const auto log = set.undo_log();
+  later = used.after;
+  spare_editor after(later.spares[*quiet]);
+  after.fill(after.block(0, block), 1, -1); // the copy that was good then
+  set.images = later;
+  set.store_images();
+  const auto bytes = set.bytes();
+  const auto refused = set.run({"--undo-apply", log});
+  CHECK(refused.status == 8);
+  CHECK(refused.err.find("was in use since the repair") != std::string::npos);
+  CHECK(set.bytes() == bytes);
+  CHECK(set.run(set.with({"-p"})).status == 1);
+  CHECK(set.run(set.with({"-n"})).status == 0);
+}
+
+/// Sends SIGTERM to this process when the n-th line of a text comes.
+class signalling_buffer final : public std::stringbuf {
+public:
+  signalling_buffer(std::string text, int n) : text_(std::move(text)), left_(n) {}
+
+private:
+  std::streamsize xsputn(const char* bytes, std::streamsize n) override {
+    if (std::string_view(bytes, static_cast<std::size_t>(n)).find(text_) != std::string_view::npos &&
+        --left_ == 0)
+      (void)std::raise(SIGTERM);
+    return std::stringbuf::xsputn(bytes, n);
+  }
+  std::string text_;
+  int left_;
+};
+
+TEST_CASE("a signal while fsck looks again after a repair is no clean end") {
+  files set;
+  const auto uuid = nlohmann::json::parse(set.run(set.with({"-n", "--json"})).out)["uuid"].get<std::string>();
+  REQUIRE(write_host_state({uuid, "pool", 1, {}}));
+  for (boost::filesystem::recursive_directory_iterator at(set.dir / "state"), end; at != end; ++at)
+    if (at->path().filename() == uuid + ".json")
+      std::ofstream(at->path().string()) << "not JSON";
+  set.damage();
+  std::vector<std::string> words = set.with({"-p"});
+  words.insert(words.begin(), "dmremap-fsck");
+  std::vector<const char*> argv;
+  for (const auto& w : words)
+    argv.push_back(w.c_str());
+  std::istringstream in;
+  std::ostringstream out;
+  signalling_buffer buffer(uuid, 2); // the note on the state file, of the second look
+  std::ostream err(&buffer);
+  const int status = fsck::run(static_cast<int>(argv.size()), argv.data(), {in, out, err, false});
+  INFO(out.str() << buffer.str());
+  CHECK(status == (1 | 4 | 32));
+  CHECK(buffer.str().find("what is left was not looked at") != std::string::npos);
+  CHECK(set.run(set.with({"-n"})).status == 0);
+}
+
+TEST_CASE("a set that the configuration names is not another one that lies there") {
+  files set;
+  const auto clean = nlohmann::json::parse(set.run(set.with({"-n", "--json"})).out);
+  const std::string own = clean["uuid"].get<std::string>(), other = "11111111-2222-4333-8444-555555555555";
+  set.damage();
+  const auto bytes = set.bytes();
+  REQUIRE(save_set_config({"a", other, set.dir / "main", set.spares, {}}, config_write::create));
+  for (const char* mode : {"-n", "-p", "-y"}) {
+    const auto refused = set.run({mode, "a"});
+    CHECK(refused.status == 8);
+    CHECK(refused.err.find(own) != std::string::npos);
+    CHECK(set.bytes() == bytes);
+  }
+  REQUIRE(save_set_config({"a", own, set.dir / "main", set.spares, {}}, config_write::replace));
+  CHECK(set.run({"-p", "a"}).status == 1);
+}
+
+TEST_CASE("what a returned spare served before is no damage") {
+  set_images images = base_set(2, true);
+  const auto main = std::make_shared<memory_store>(images.main);
+  const auto other = std::make_shared<memory_store>(images.spares[1], 4096);
+  open_options alone;
+  alone.degraded = true;
+  auto opened = disk::open(main, {other}, alone);
+  REQUIRE(opened);
+  std::vector<std::uint64_t> units;
+  (*opened)->for_each_remap([&](const remap_entry& e) {
+    if (e.spare_index == 0)
+      units.push_back(e.main.value);
+  });
+  REQUIRE(units.size() > 1);
+  {
+    const auto io = (*opened)->make_context();
+    for (const std::uint64_t u : units)
+      REQUIRE((*opened)->write(*io, std::vector<std::byte>(4096, std::byte{7}), u * 4096));
+  }
+  REQUIRE((*opened)->close());
+  images.main = main->image();
+  images.spares[1] = other->image();
+  const fsck_run found = look(images);
+  CHECK_FALSE(found.damaged());
+  CHECK(found.has(fsck::damage_kind::spare_returned));
+  CHECK(found.has(fsck::damage_kind::returned_slots));
+  CHECK_FALSE(found.has(fsck::damage_kind::slot_superseded));
+  const used_set used = use(images);
+  CHECK(used.refused.empty());
+  CHECK_FALSE(look(used.after).has(fsck::damage_kind::returned_slots));
+  CHECK_FALSE(look(used.after).damaged());
 }
 
 TEST_CASE("the undo log goes where it is told to, or there is none; without room for it nothing is written") {
