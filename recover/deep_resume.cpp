@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "recover/deep_resume.h"
 
+#include "engine/codec.h"
 #include "engine/durable_file.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fmt/format.h>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sys/stat.h>
@@ -70,7 +73,7 @@ result<resume_file> resume_file::open(const std::string& path) {
       return refused(path, "is there, but was not written by a search; it is left alone");
     for (const auto& [member, device] : doc.at("devices").items()) {
       entry& e = file.devices_[member];
-      e.bytes = device.at("bytes").get<std::uint64_t>();
+      e.mark = {device.at("bytes").get<std::uint64_t>(), device.at("who").get<std::string>()};
       e.state.done = device.at("done").get<std::uint64_t>();
       e.state.unreadable = device.at("unreadable").get<std::uint64_t>();
       e.state.left_out = device.at("left_out").get<std::uint64_t>();
@@ -85,28 +88,40 @@ result<resume_file> resume_file::open(const std::string& path) {
   return file;
 }
 
-deep_state resume_file::state_of(const std::string& member, std::uint64_t bytes) const {
-  const auto at = devices_.find(member);
-  return at != devices_.end() && at->second.bytes == bytes ? at->second.state : deep_state{};
+device_mark mark_of(store& device) {
+  const store_identity& id = device.identity();
+  if (!id.serial.empty() || !id.wwn.empty())
+    return {device.size(), fmt::format("serial {}, wwn {}, partition {}", id.serial, id.wwn, id.partuuid)};
+  std::vector<std::byte> samples(std::size_t{16} * unit_bytes);
+  const std::uint64_t units = device.size() / unit_bytes;
+  for (std::uint64_t n = 0; n < 16 && units != 0; ++n) {
+    const auto into = std::span(samples).subspan(n * unit_bytes, unit_bytes);
+    if (!device.read(into, n * units / 16 * unit_bytes))
+      std::fill(into.begin(), into.end(), std::byte{0xBA}); // not what a transfer that failed left there
+  }
+  return {device.size(), fmt::format("crc32 {:08x}", crc32_of(samples))};
 }
 
-result<void> resume_file::keep(const std::string& member, std::uint64_t bytes, const deep_state& state,
+deep_state resume_file::state_of(const std::string& member, const device_mark& mark) const {
+  const auto at = devices_.find(member);
+  return at != devices_.end() && at->second.mark == mark ? at->second.state : deep_state{};
+}
+
+result<void> resume_file::keep(const std::string& member, const device_mark& mark, const deep_state& state,
                                std::chrono::milliseconds interval) {
   const auto now = std::chrono::steady_clock::now();
   if (path_.empty() || (interval.count() != 0 && now - kept_ < interval))
     return {};
-  devices_[member] = {bytes, state};
+  devices_[member] = {mark, state};
   kept_ = now;
   json devices = json::object();
   for (const auto& [name, e] : devices_) {
     json finds = json::array();
     for (const auto& [key, f] : e.state.finds)
       finds.push_back(as_json(f));
-    devices[name] = {{"bytes", e.bytes},
-                     {"done", e.state.done},
-                     {"unreadable", e.state.unreadable},
-                     {"left_out", e.state.left_out},
-                     {"finds", std::move(finds)}};
+    devices[name] = {{"bytes", e.mark.bytes},        {"who", e.mark.who},
+                     {"done", e.state.done},         {"unreadable", e.state.unreadable},
+                     {"left_out", e.state.left_out}, {"finds", std::move(finds)}};
   }
   const json doc{{"kind", kind}, {"devices", std::move(devices)}};
   const auto text = doc.dump(1, ' ', false, json::error_handler_t::replace) + "\n";

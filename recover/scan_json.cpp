@@ -139,6 +139,7 @@ json survey_json(const survey& s, const survey_options& options) {
              {"not_permitted", s.unread}};
   if (options.deep)
     value["search"] = {{"bytes", s.searched},
+                       {"earlier_bytes", s.searched_earlier},
                        {"unreadable_bytes", s.unreadable},
                        {"stopped", s.stopped},
                        {"passed_over", std::move(passed)}};

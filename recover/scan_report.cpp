@@ -206,7 +206,9 @@ void print_survey(std::ostream& out, const survey& s, const survey_options& opti
                        !one.find.set_name.empty() ? fmt::format(" (spare {})", to_text(one.find.spare)) : "",
                        one.why);
   if (options.deep)
-    out << fmt::format("{} bytes searched, {} of them unreadable{}\n", s.searched, s.unreadable,
+    out << fmt::format("{} bytes searched, {} of them unreadable{}{}\n", s.searched, s.unreadable,
+                       s.searched_earlier != 0 ? fmt::format(", {} in an earlier run", s.searched_earlier)
+                                               : "",
                        s.stopped ? "; stopped before the end" : "");
   if (s.sets.empty() && s.upstream.empty() && s.damaged.empty() && s.passed.empty())
     out << "nothing of dmremap was found\n";

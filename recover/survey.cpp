@@ -108,17 +108,19 @@ private:
         continue;
       const auto name = one.what.spec.text();
       const std::uint64_t bytes = one.io->size();
-      auto state = resume.state_of(name, bytes);
+      const device_mark mark = options_.resume.empty() ? device_mark{} : mark_of(*one.io);
+      auto state = resume.state_of(name, mark);
+      s_.searched_earlier += state.done;
       result<void> kept;
       const auto done = search_device(*one.io, one.what.partitions, state, [&] {
         if (options_.on_progress)
           options_.on_progress(before + state.done, all);
-        kept = resume.keep(name, bytes, state, keep_interval);
+        kept = resume.keep(name, mark, state, keep_interval);
         s_.stopped = options_.stop && options_.stop();
         return kept && !s_.stopped;
       });
       CHECK_OK(kept);
-      CHECK_OK(resume.keep(name, bytes, state, std::chrono::milliseconds(0)));
+      CHECK_OK(resume.keep(name, mark, state, std::chrono::milliseconds(0)));
       if (!done)
         s_.failed.push_back(done.error());
       before += bytes;

@@ -74,6 +74,7 @@ struct survey {
   unsigned unread = 0;                        ///< devices that this user may not read
   bool stopped = false;                       ///< the search was interrupted
   std::uint64_t searched = 0, unreadable = 0; ///< bytes, of a search
+  std::uint64_t searched_earlier = 0;         ///< of `searched`: in the runs that it goes on from
 };
 
 struct survey_options {

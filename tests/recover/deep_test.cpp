@@ -240,16 +240,16 @@ TEST_CASE("a search that was stopped goes on where it was, with the same result"
   for (;; ++runs) { // each run does one piece
     auto file = resume_file::open(keep);
     REQUIRE(file);
-    auto state = file->state_of(disk, io->size());
+    auto state = file->state_of(disk, mark_of(*io));
     if (state.done == io->size())
       break;
     const auto before = state.done;
     REQUIRE(search_device(*io, {}, state, [] { return false; }));
     CHECK(state.done == std::min<std::uint64_t>(before + (8u << 20), io->size()));
-    REQUIRE(file->keep(disk, io->size(), state, std::chrono::milliseconds(0)));
+    REQUIRE(file->keep(disk, mark_of(*io), state, std::chrono::milliseconds(0)));
   }
   CHECK(runs == 8);
-  const auto resumed = resume_file::open(keep)->state_of(disk, io->size());
+  const auto resumed = resume_file::open(keep)->state_of(disk, mark_of(*io));
   REQUIRE(resumed.finds.size() == straight.finds.size());
   const auto& one = resumed.finds.begin()->second;
   const auto& other = straight.finds.begin()->second;
@@ -259,10 +259,20 @@ TEST_CASE("a search that was stopped goes on where it was, with the same result"
   CHECK(one.table_blocks == other.table_blocks);
   CHECK(one.spare == other.spare);
   CHECK(one.units == other.units);
-  CHECK(resume_file::open(keep)->state_of(disk, io->size() + 4096).done == 0); // another device now
+  CHECK(resume_file::open(keep)->state_of(disk, {io->size() + 4096, mark_of(*io).who}).done == 0);
 
   // The program finds nothing left to search, and the spare all the same.
-  CHECK(member(deep({"--resume", keep, a.main, disk})) == disk + "@40960+32768");
+  const auto again = deep({"--resume", keep, a.main, disk});
+  CHECK(member(again) == disk + "@40960+32768");
+  CHECK(again["search"]["earlier_bytes"] == 64u << 20);
+
+  // Another disk has the name now: nothing counts as searched.
+  std::filesystem::remove(disk);
+  const image_set b(h, "b", 1);
+  CHECK(put(h, b.spares[0], 12u << 20, 64u << 20) == disk);
+  const auto other_disk = deep({"--resume", keep, b.main, disk});
+  CHECK(other_disk["search"]["earlier_bytes"] == 0);
+  CHECK(member(other_disk) == disk + "@24576+32768");
 }
 
 TEST_CASE("a file that is no search's is not overwritten") {
