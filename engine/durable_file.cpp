@@ -32,6 +32,23 @@ int write_whole(int file, const std::string& text) {
   return ::fsync(file) != 0 ? errno : 0;
 }
 
+/// Errno, or 0.
+int put_in_place(const std::string& temporary, const std::string& path, existing_file there) {
+  const unsigned flags = there == existing_file::keep ? RENAME_NOREPLACE : 0;
+  if (::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), flags) == 0)
+    return 0;
+  if (errno != EINVAL || there != existing_file::keep)
+    return errno;
+  // A file system that cannot do that, such as NFS: the name is taken by a file of ours, which is replaced.
+  if (const unique_fd taken(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)); !taken)
+    return errno;
+  if (::rename(temporary.c_str(), path.c_str()) == 0)
+    return 0;
+  const int why = errno;
+  ::unlink(path.c_str());
+  return why;
+}
+
 } // namespace
 
 tl::expected<void, write_failure> sync_folder(const std::string& folder) {
@@ -56,9 +73,8 @@ tl::expected<void, write_failure> write_durably(const std::string& path, const s
   if (!file)
     return failed(folder, "write in", errno);
   int why = write_whole(file.get(), text);
-  const unsigned flags = there == existing_file::keep ? RENAME_NOREPLACE : 0;
-  if (why == 0 && ::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), flags) != 0)
-    why = errno;
+  if (why == 0)
+    why = put_in_place(temporary, path, there);
   if (why == 0) {
     auto synced = sync_folder(folder);
     for (auto above = boost::filesystem::path(folder).parent_path(); made && synced && !above.empty();

@@ -121,6 +121,27 @@ class Fsck(harness.TestCase):
             self.assertRegex(path, rf"^{self.workspace.path}/(run/\.claims/|\.plan\.)")
         self.assertEqual([self.digest(p) for p in members], before)
 
+    def test_undo_log_where_a_file_system_cannot_refuse_to_replace(self):
+        self.make_set(spares=2)
+        self.overwrite(self.first, [128 * UNIT], bytes(UNIT))
+        damaged = self.digest(self.first)
+        log = self.workspace.path / "undo.log"
+        no_flags = ("-e", "inject=renameat2:error=EINVAL")
+        answer, lines = self.trace("renameat2,rename", "-p", "--undo", log, "demo", inject=no_flags)
+        self.assertEqual(answer.returncode, 1, answer.stderr)
+        self.assertTrue(any("renameat2" in line and "INJECTED" in line for line in lines), lines)
+        self.assertNotEqual(self.digest(self.first), damaged)
+        answer, _ = self.trace("renameat2,rename", "--plan", log, "demo", inject=no_flags)
+        self.assertEqual(answer.returncode, 0, answer.stderr)  # clean: no plan, the log stays
+        self.assertEqual(self.fsck("--undo-apply", log).returncode, 0)
+        self.assertEqual(self.digest(self.first), damaged)
+        kept = log.read_bytes()
+        answer, _ = self.trace("renameat2,rename", "-p", "--undo", log, "demo", inject=no_flags)
+        self.assertEqual(answer.returncode, 8, answer.stderr)  # never replaced
+        self.assertEqual(log.read_bytes(), kept)
+        self.assertEqual(self.digest(self.first), damaged)
+        self.assertEqual([p.name for p in self.workspace.path.iterdir() if "undo.log" in p.name], ["undo.log"])
+
     def test_looking_opens_nothing_for_writing(self):
         self.make_set(spares=2)
         self.overwrite(self.first, [128 * UNIT], bytes(UNIT))
