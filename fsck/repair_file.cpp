@@ -2,6 +2,7 @@
 #include "fsck/repair_file.h"
 
 #include "engine/durable_file.h"
+#include "engine/input_file.h"
 #include "engine/paths.h"
 
 #include <algorithm>
@@ -10,9 +11,7 @@
 #include <cstring>
 #include <ctime>
 #include <fmt/format.h>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <unistd.h>
 
 namespace dmremap::fsck {
@@ -161,12 +160,10 @@ result<repair_plan> parse_plan(const std::string& text, const std::string& path)
 }
 
 result<repair_plan> load_plan(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in)
-    return fail("not-found", path, std::strerror(errno));
-  std::ostringstream text;
-  text << in.rdbuf();
-  return parse_plan(text.str(), path);
+  const auto text = read_input_file(path);
+  if (!text)
+    return fail(text.error().no_file ? "not-a-file" : "not-found", path, text.error().why);
+  return parse_plan(*text, path);
 }
 
 result<void> save_plan(const repair_plan& plan, const std::string& path) {

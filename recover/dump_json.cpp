@@ -2,10 +2,9 @@
 // JSON and back. The text is the one that is checked: JSON is turned into it, and parsed as such.
 #include "recover/dump_json.h"
 
+#include "engine/input_file.h"
+
 #include <fmt/format.h>
-#include <fstream>
-#include <iostream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
 namespace dmremap::recover {
@@ -157,16 +156,10 @@ void add_spare(std::string& out, const json& o) {
 }
 
 result<std::string> read_all(const std::string& path) {
-  std::string text;
-  if (path == "-") {
-    text.assign(std::istreambuf_iterator<char>(std::cin), {});
-    return text;
-  }
-  std::ifstream in(path, std::ios::binary);
-  text.assign(std::istreambuf_iterator<char>(in), {});
-  if (!in || in.bad())
-    return fail("dump-unreadable", path, "cannot be read; check the path and the permissions");
-  return text;
+  auto text = read_input_file(path);
+  if (!text)
+    return fail(text.error().no_file ? "not-a-file" : "dump-unreadable", path, text.error().why);
+  return std::move(*text);
 }
 
 } // namespace

@@ -3,6 +3,7 @@
 
 #include "engine/config.h"
 #include "engine/control_client.h"
+#include "engine/input_file.h"
 #include "engine/metadata_backup.h"
 #include "engine/progress.h"
 #include "engine/set_daemon.h"
@@ -13,9 +14,6 @@
 #include "recover/spare_view.h"
 
 #include <cstring>
-#include <fstream>
-#include <iostream>
-#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -96,13 +94,10 @@ result<void> check_line(const line& l) {
 }
 
 result<std::string> read_file(const std::string& path) {
-  if (path == "-")
-    return std::string(std::istreambuf_iterator<char>(std::cin), {});
-  std::ifstream in(path, std::ios::binary);
-  std::string text(std::istreambuf_iterator<char>(in), {});
-  if (!in || in.bad())
-    return fail("bad-list", path, "cannot be read; check the path and the permissions");
-  return text;
+  auto text = read_input_file(path);
+  if (!text)
+    return fail(text.error().no_file ? "not-a-file" : "bad-list", path, text.error().why);
+  return std::move(*text);
 }
 
 /// The list, and what dm-remap 4 had moved where it is one of its spares.

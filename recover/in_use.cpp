@@ -25,11 +25,8 @@ std::optional<claim_owner> served_by(const member_spec& spec, const storage& bot
 }
 
 result<void> check_not_served(const member_spec& spec) {
-  const auto bottom = storage_of(spec);
-  if (!bottom)
-    return fail("not-found", spec.path,
-                "there is no such file or device; check the path (lsblk lists block devices)");
-  if (const auto owner = served_by(spec, *bottom))
+  const auto bottom = TRY(find_storage(spec));
+  if (const auto owner = served_by(spec, bottom))
     return fail("in-use", spec.text(),
                 "is in use by " + owner->text() + (owner->set.empty() ? "" : "; name the set instead"));
   return {};

@@ -13,7 +13,7 @@ namespace dmremap::recover {
 /// storage_of(spec). Takes no lock.
 [[nodiscard]] std::optional<claim_owner> served_by(const member_spec& spec, const storage& bottom);
 
-/// Errors: "in-use" (names the set), "not-found".
+/// Errors: "in-use" (names the set), those of find_storage.
 [[nodiscard]] result<void> check_not_served(const member_spec& spec);
 
 } // namespace dmremap::recover

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <boost/filesystem.hpp>
+#include <cerrno>
 #include <charconv>
 #include <fstream>
 #include <libudev.h>
@@ -126,13 +127,10 @@ public:
   explicit collector(target_list& out) : out_(out) {}
 
   void add(const member_spec& spec, bool named) {
-    const auto place = storage_of(spec);
+    const auto place = find_storage(spec);
     if (!place) {
       if (named)
-        out_.failed.push_back({"not-found", spec.path,
-                               "there is no such file, folder or device; check the path (lsblk lists block "
-                               "devices)",
-                               exit_code::failed});
+        out_.failed.push_back(place.error());
       return;
     }
     auto plain = spec; // "dust:" makes no other member of it
@@ -199,10 +197,18 @@ void note_partitions(std::vector<target>& targets) {
 
 } // namespace
 
-std::optional<storage> storage_of(const member_spec& spec) {
+result<storage> find_storage(const member_spec& spec) {
   struct stat st {};
-  if (::stat(spec.path.c_str(), &st) != 0 || (!S_ISBLK(st.st_mode) && !S_ISREG(st.st_mode)))
-    return std::nullopt;
+  if (::stat(spec.path.c_str(), &st) != 0) {
+    if (errno == EACCES)
+      return fail("no-permission", spec.path, "may not be reached by this user; run it as root");
+    return fail("not-found", spec.path,
+                "there is no such file or device; check the path (lsblk lists block devices)");
+  }
+  if (!S_ISBLK(st.st_mode) && !S_ISREG(st.st_mode))
+    return fail("not-a-device", spec.path,
+                S_ISDIR(st.st_mode) ? "is a folder; name a block device or a regular file"
+                                    : "is neither a block device nor a regular file");
   storage found;
   std::uint64_t length = 0;
   if (S_ISBLK(st.st_mode)) {
@@ -219,6 +225,11 @@ std::optional<storage> storage_of(const member_spec& spec) {
   }
   found.bytes.end = found.bytes.start + length;
   return below(found);
+}
+
+std::optional<storage> storage_of(const member_spec& spec) {
+  const auto found = find_storage(spec);
+  return found ? std::optional(*found) : std::nullopt;
 }
 
 target_list find_targets(const std::vector<std::string>& paths, const std::string& image_dir) {

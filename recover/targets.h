@@ -42,7 +42,9 @@ struct target_list {
 /// `image_dir`, where not empty, is a further folder. Opens nothing.
 [[nodiscard]] target_list find_targets(const std::vector<std::string>& paths, const std::string& image_dir);
 
-/// Nothing where `spec` is not there.
+/// Errors: "not-found", "no-permission", "not-a-device".
+[[nodiscard]] result<storage> find_storage(const member_spec& spec);
+/// Nothing where that is an error.
 [[nodiscard]] std::optional<storage> storage_of(const member_spec& spec);
 
 } // namespace dmremap::recover

@@ -445,3 +445,13 @@ TEST_CASE("a spare that is older than what this host saw is told") {
   CHECK(run.status == 4);
   CHECK(run.out.find("older") != std::string::npos);
 }
+
+TEST_CASE("a folder is no plan and no undo log") {
+  const files set;
+  for (const auto* option : {"--apply", "--undo-apply"}) {
+    const auto refused = set.run(set.with({option, set.dir.path(), "--json"}));
+    CHECK(refused.status == 8);
+    CHECK(nlohmann::json::parse(refused.out)["error"]["id"] == "not-a-file");
+    CHECK(refused.err.find("is a folder") != std::string::npos);
+  }
+}

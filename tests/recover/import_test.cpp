@@ -9,6 +9,8 @@
 #include "recover/import_plan.h"
 #include "tests/recover/image_set.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
 #include <zlib.h>
 
 using namespace dmremap;
@@ -369,4 +371,22 @@ TEST_CASE("every exit status of the page of dmremap-import happens") {
     INFO(item);
     CHECK(import_with(lines.at(item)).status == std::stoi(item));
   }
+}
+
+TEST_CASE("a folder or a named pipe is no list, and a pipe of a shell is read to its end") {
+  const host h;
+  image_set a = configured(h, "a");
+  const auto named = h.dir / "pipe";
+  REQUIRE(::mkfifo(named.c_str(), 0600) == 0);
+  for (const auto& path : {h.images, named, std::string("/dev/null")})
+    CHECK(error_of({"--format", "sectors", "--offset", "0", "a", path}) == "not-a-file");
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
+  REQUIRE(::write(ends[1], "800 8\n", 6) == 6);
+  ::close(ends[1]);
+  const auto shell = "/dev/fd/" + std::to_string(ends[0]);
+  CHECK(import_with({"--format", "sectors", "--offset", "0", "a", shell}).status == 0);
+  ::close(ends[0]);
+  CHECK(moved(a).back() == 700);
+  CHECK(moved(a).size() == 5);
 }

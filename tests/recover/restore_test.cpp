@@ -183,6 +183,7 @@ TEST_CASE("what would lose something is refused") {
     std::ofstream(h.dir / "partial") << dump_of({"--best-effort", a.spares[0], a.spares[1]});
     untouched(a.spares[0], {h.dir / "partial", a.spares[0]}, "dump-incomplete");
     untouched(a.spares[0], {h.dir / "none", a.spares[0]}, "dump-unreadable");
+    untouched(a.spares[0], {h.images, a.spares[0]}, "not-a-file");
   }
   SECTION("a dry run") {
     const auto before = whole_file(a.spares[0]);

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "recover/scan.h"
 
+#include "recover/dump.h"
 #include "recover/scan_report.h"
 #include "tests/recover/image_set.h"
+
+#include <sys/stat.h>
 
 using namespace dmremap;
 using namespace dmremap::test;
@@ -268,4 +271,20 @@ TEST_CASE("every exit status of the page happens") {
   boost::filesystem::create_directory(h.dir / "empty");
   CHECK(scan({h.dir / "empty"}).status == 0);
   CHECK(scan({h.dir / "empty"}).out == "nothing of dmremap was found\n");
+}
+
+TEST_CASE("what is neither a device nor a file is told as such, and a named pipe is not waited for") {
+  const host h;
+  const auto pipe = h.image("pipe");
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  const auto found = scan({"--json", pipe});
+  CHECK(found.status == 1);
+  CHECK(found.err.find(pipe + ": is neither a block device nor a regular file") != std::string::npos);
+  const auto dumped = [](std::vector<std::string> words) {
+    words.insert(words.begin(), "--json");
+    return run_program_with(recover::run_dump, "dmremap-dump", words).json()["error"]["id"];
+  };
+  CHECK(dumped({h.images}) == "not-a-device");
+  CHECK(dumped({pipe}) == "not-a-device");
+  CHECK(dumped({h.image("none")}) == "not-found");
 }
