@@ -5,14 +5,13 @@
 #include "admin/figures.h"
 #include "admin/live_status.h"
 #include "admin/lookup.h"
-#include "engine/member.h"
+#include "admin/stopped_set.h"
 
 #include <algorithm>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <ostream>
 #include <strings.h>
-#include <unistd.h>
 
 namespace dmremap::admin {
 namespace {
@@ -224,11 +223,6 @@ private:
   std::vector<finding> found_;
 };
 
-bool is_there(const std::string& member) {
-  const auto spec = parse_member(member);
-  return spec && ::access(spec->path.c_str(), F_OK) == 0;
-}
-
 struct diagnosis {
   listed_set set;
   std::vector<finding> findings;
@@ -243,7 +237,7 @@ result<diagnosis> examine(const listed_set& set) {
 }
 
 void print_text(const context& c, const diagnosis& one) {
-  c.out << fmt::format("{} ({}): {}\n", one.set.name, one.set.uuid,
+  c.out << fmt::format("{} ({}): {}\n", one.set.name, one.set.uuid.empty() ? one.set.state : one.set.uuid,
                        one.findings.empty() ? "well" : counted(one.findings.size(), "finding"));
   for (const auto& f : one.findings) {
     c.out << fmt::format("  {} {}: {}.\n", f.problem ? "!" : "-", f.id, f.text);
@@ -255,8 +249,15 @@ void print_text(const context& c, const diagnosis& one) {
 json as_json(const diagnosis& one) {
   json findings = json::array();
   for (const auto& f : one.findings)
-    findings.push_back({{"id", f.id}, {"problem", f.problem}, {"text", f.text}, {"next", f.next}});
-  return {{"name", one.set.name}, {"uuid", one.set.uuid}, {"state", one.set.state}, {"findings", findings}};
+    findings.push_back({{"id", f.id},
+                        {"problem", f.problem},
+                        {"text", f.text},
+                        {"next", f.next},
+                        {"error", f.error.empty() ? json(nullptr) : json(f.error)}});
+  return {{"name", one.set.name},
+          {"uuid", one.set.uuid.empty() ? json(nullptr) : json(one.set.uuid)},
+          {"state", one.set.state},
+          {"findings", findings}};
 }
 
 } // namespace
@@ -265,42 +266,9 @@ std::vector<finding> findings_of_status(const json& status) {
   return examination(status).run();
 }
 
-std::vector<finding> findings_of_stopped(const listed_set& set) {
-  if (set.state == "died")
-    return {{"daemon-died",
-             true,
-             "the process that served the set is gone; what was flushed is safe. Take away what it left, and "
-             "start it "
-             "again: metadata is mended by itself",
-             {"dmremap detach " + set.name, "dmremap attach " + set.name}}};
-  if (set.state == "found")
-    return {{"not-configured",
-             true,
-             "a spare of this set was found on a device, but no configuration here names the set: it was "
-             "made on another "
-             "host, or the configuration is gone",
-             {"dmremap-scan", "dmremap-reassemble -n " + set.name, "dmremap-reassemble " + set.name}}};
-  std::string missing;
-  std::vector<std::string> members = set.spares;
-  members.insert(members.begin(), set.main);
-  for (const auto& member : members)
-    if (!is_there(member))
-      missing += (missing.empty() ? "" : ", ") + member;
-  if (!missing.empty())
-    return {{"members-elsewhere",
-             true,
-             "the set does not run, and what its configuration names is not there: " + missing +
-                 ". Devices often get other names after a reboot; look for them by what is on them",
-             {"dmremap-scan", "dmremap-reassemble -n " + set.name, "dmremap-reassemble " + set.name}}};
-  return {{"not-running",
-           false,
-           "the set does not run; nothing is wrong that can be seen from outside",
-           {"dmremap attach " + set.name}}};
-}
-
 result<exit_code> doctor(context& c, const std::string& name) {
   std::vector<diagnosis> all;
-  for (const auto& set : list_sets(c, true))
+  for (const auto& set : list_sets(true))
     if (name.empty() || set.name == name || strcasecmp(set.uuid.c_str(), name.c_str()) == 0)
       all.push_back(TRY(examine(set)));
   if (all.empty() && !name.empty())

@@ -2,13 +2,16 @@
 #include "admin/commands.h"
 #include "admin/scan_sets.h"
 #include "admin/set_list.h"
+#include "admin/stopped_set.h"
 #include "engine/config.h"
 #include "engine/control_client.h"
 #include "engine/loop_control.h"
 
 #include <algorithm>
+#include <boost/filesystem.hpp>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <ostream>
 #include <strings.h>
 
@@ -33,14 +36,16 @@ void add_running(std::vector<listed_set>& rows) {
   }
 }
 
-void add_configured(std::vector<listed_set>& rows, const context& c) {
+void add_configured(std::vector<listed_set>& rows) {
   const auto configured = list_set_configs();
   for (const auto& set : configured.sets)
     if (!listed(rows, set.uuid))
-      rows.push_back(
-          {set.name, set.uuid, "configured", "", "dmremap attach " + set.name, set.main, set.spares, {}});
-  for (const auto& bad : configured.bad)
-    c.note(bad.text());
+      rows.push_back({set.name, set.uuid, "configured", "", "", set.main, set.spares, {}, set.options});
+  for (const auto& bad : configured.bad) { // the file NAME.conf, or the folder
+    const boost::filesystem::path path(bad.what);
+    const auto name = path.extension() == ".conf" ? path.stem().string() : bad.what;
+    rows.push_back({name, "", "unreadable", "", "", "", {}, {}, {}, bad});
+  }
 }
 
 void add_found(std::vector<listed_set>& rows) {
@@ -61,43 +66,83 @@ void add_found(std::vector<listed_set>& rows) {
     rows[n].next = "dmremap-reassemble " + rows[n].name;
 }
 
-json as_json(const listed_set& one) {
-  json value{{"name", one.name},     {"uuid", one.uuid},
-             {"state", one.state},   {"running", one.state == "running"},
-             {"spares", one.spares}, {"loop", one.loops}};
-  value["main"] = one.main.empty() ? json(nullptr) : json(one.main);
-  value["image"] = one.image.empty() ? json(nullptr) : json(one.image);
-  value["next"] = one.next.empty() ? json(nullptr) : json(one.next);
-  return value;
+/// A row with what keeps the set from being started.
+struct judged_set {
+  listed_set set;
+  std::optional<finding> problem;
+};
+
+/// What runs, died or was found somewhere speaks for itself.
+judged_set judge(listed_set set) {
+  judged_set one{std::move(set), {}};
+  if (one.set.state != "configured" && one.set.state != "unreadable")
+    return one;
+  const auto found = findings_of_stopped(one.set);
+  one.set.next = found.front().next.empty() ? "dmremap attach " + one.set.name : found.front().next.front();
+  if (found.front().problem)
+    one.problem = found.front();
+  return one;
+}
+
+json text_or_null(const std::string& text) {
+  return text.empty() ? json(nullptr) : json(text);
+}
+
+json as_json(const judged_set& one) {
+  const auto& set = one.set;
+  json problem = nullptr;
+  if (one.problem)
+    problem = {
+        {"id", one.problem->id}, {"text", one.problem->text}, {"error", text_or_null(one.problem->error)}};
+  return {{"name", set.name},
+          {"uuid", text_or_null(set.uuid)},
+          {"state", set.state},
+          {"running", set.state == "running"},
+          {"spares", set.spares},
+          {"loop", set.loops},
+          {"main", text_or_null(set.main)},
+          {"image", text_or_null(set.image)},
+          {"next", text_or_null(set.next)},
+          {"problem", std::move(problem)}};
+}
+
+void print_row(std::ostream& out, const judged_set& one) {
+  const auto& set = one.set;
+  out << fmt::format("{}  {}  {}{}{}{}\n", set.name, set.uuid.empty() ? "-" : set.uuid, set.state,
+                     set.image.empty() ? "" : "  " + set.image,
+                     set.loops.empty() ? "" : fmt::format("  {}", fmt::join(set.loops, " ")),
+                     set.next.empty() ? "" : "  next: " + set.next);
+  if (one.problem)
+    out << fmt::format("  ! {}: {}\n", one.problem->id, one.problem->text);
 }
 
 } // namespace
 
-std::vector<listed_set> list_sets(const context& c, bool all) {
+std::vector<listed_set> list_sets(bool all) {
   std::vector<listed_set> rows;
   add_running(rows);
   if (all) {
-    add_configured(rows, c);
+    add_configured(rows);
     add_found(rows);
   }
   return rows;
 }
 
 result<exit_code> list(context& c, const list_options& options) {
-  const auto rows = list_sets(c, options.all);
-  if (c.json) {
-    json sets = json::array();
-    for (const auto& one : rows)
+  auto worst = exit_code::ok;
+  json sets = json::array();
+  for (auto& row : list_sets(options.all)) {
+    const auto one = judge(std::move(row));
+    if (one.problem)
+      worst = std::max(worst, one.set.state == "unreadable" ? exit_code::failed : exit_code::damaged);
+    if (c.json)
       sets.push_back(as_json(one));
-    c.print({{"sets", sets}});
-    return exit_code::ok;
+    else
+      print_row(c.out, one);
   }
-  for (const auto& one : rows)
-    c.out << fmt::format("{}  {}  {}{}{}{}\n", one.name, one.uuid, one.state,
-                         one.image.empty() ? "" : "  " + one.image,
-                         one.loops.empty() ? "" : fmt::format("  {}", fmt::join(one.loops, " ")),
-                         one.next.empty() ? "" : "  next: " + one.next);
-  return exit_code::ok;
+  if (c.json)
+    c.print({{"sets", sets}});
+  return worst;
 }
 
 } // namespace dmremap::admin

@@ -17,8 +17,11 @@ struct opened_set {
   std::unique_ptr<disk> set;
 };
 
-/// `c` gets the notices. Errors: those of claim_configured and open_disk; "wrong-set" where the members are
-/// another set.
+/// `notices` get what the caller should show. Errors: those of claim_configured and open_disk; "wrong-set"
+/// where the members are another set.
+[[nodiscard]] result<opened_set> open_configured(const set_config& config, const open_options& how,
+                                                 bool accept_older, std::vector<std::string>& notices);
+/// The same without further options; `c` gets the notices.
 [[nodiscard]] result<opened_set> open_configured(const context& c, const set_config& config,
                                                  access_mode mode);
 

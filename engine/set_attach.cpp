@@ -83,12 +83,22 @@ result<attached_set> put_on_loop(running_set set) {
   return made;
 }
 
+error with_long_options(error e) {
+  for (const auto& [option, words] :
+       {std::pair<std::string, const char*>{"-o accept_older", "--accept-older"},
+        {"-o accept_main", "--accept-main"},
+        {"-o degraded", "--degraded"}})
+    for (auto at = e.why.find(option); at != std::string::npos; at = e.why.find(option, at))
+      e.why.replace(at, option.size(), words);
+  return e;
+}
+
 result<attached_set> start_on_loop(const set_config& config, const std::string& mountpoint,
                                    const std::vector<std::string>& further_options,
                                    std::vector<std::string>& notices) {
   CHECK_OK(check_loop_access());
   const auto place = TRY(make_mountpoint(mountpoint, config.name));
-  const auto set = TRY(start_daemon(config, place, further_options));
+  const auto set = TRY(start_daemon(config, place, further_options).map_error(with_long_options));
   auto made = put_on_loop(set);
   if (!made) // leave no daemon behind that nobody asked for alone
     if (const auto stopped = stop_daemon(set); !stopped)

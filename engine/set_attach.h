@@ -24,6 +24,10 @@ struct attached_set {
 /// and the members' block size. Errors: those of attach_loop.
 [[nodiscard]] result<attached_set> put_on_loop(running_set set);
 
+/// The advice of an error in the words of `dmremap attach` and dmremap-reassemble: "--accept-older" where
+/// fusedisk has "-o accept_older".
+[[nodiscard]] error with_long_options(error e);
+
 /// Starts the daemon of a set, on `mountpoint` or, where that is empty, on run_dir()/NAME, and puts its image
 /// on a loop device. On an error no daemon is left; `notices` says so where one is. Errors: "mountpoint",
 /// those of check_loop_access, start_daemon and put_on_loop.

@@ -4,6 +4,7 @@
 #include "engine/device_identity.h"
 #include "engine/disk.h"
 #include "engine/host_state.h"
+#include "engine/set_attach.h"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -199,7 +200,7 @@ private:
       how.last_seen = seen->sequence_end;
     if (!trouble.empty())
       j_.notices.push_back(trouble);
-    const auto opened = disk::open(std::move(*main), std::move(spares), how);
+    const auto opened = disk::open(std::move(*main), std::move(spares), how).map_error(with_long_options);
     return opened || refuse(j_, opened.error().id, opened.error().what, opened.error().why);
   }
 

@@ -1,22 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "recover/scan_report.h"
 
+#include "engine/shell_word.h"
+
 #include <algorithm>
 #include <fmt/format.h>
 #include <ostream>
 
 namespace dmremap::recover {
 namespace {
-
-std::string quoted(const std::string& word) {
-  if (!word.empty() && word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                              "@%+=:,./_-") == std::string::npos)
-    return word;
-  std::string out = "'";
-  for (const char c : word)
-    out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
-}
 
 std::string listed(const std::vector<std::string>& words) {
   return fmt::format("{}", fmt::join(words, ", "));
@@ -130,7 +122,7 @@ std::string next_command(const set_view& set, const std::vector<std::string>& pa
     std::string command = "dmremap-fsck -n";
     for (const auto& row : set.spares)
       for (const auto* v : row.found)
-        command += " " + quoted(v->spec.text());
+        command += " " + shell_word(v->spec.text());
     return command;
   }
   if (set.ambiguous_spares() || set.best_mains().size() != 1 || set.problem || set.unprotected())
@@ -143,7 +135,7 @@ std::string next_command(const set_view& set, const std::vector<std::string>& pa
   command += accept ? " --accept-main" : "";
   command += set.older ? " --accept-older" : "";
   for (const auto& path : paths)
-    command += " " + quoted(path);
+    command += " " + shell_word(path);
   return command;
 }
 
