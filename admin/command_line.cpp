@@ -3,6 +3,7 @@
 
 #include "admin/commands.h"
 #include "engine/option_values.h"
+#include "engine/parse_number.h"
 
 #include <CLI/CLI.hpp>
 #include <memory>
@@ -45,7 +46,6 @@ private:
 struct words {
   std::string name, first, second;
   std::vector<std::string> rest;
-  std::uint64_t sector = 0;
 };
 
 CLI::Option* add_name(CLI::App* sub, std::string& name) {
@@ -100,7 +100,7 @@ std::pair<CLI::App*, report_options*> add_report(builder& b, const char* name, c
   if (formats.back() == "badblocks")
     sub->add_option("--block-size", o->block_size, "bytes in a block of --format badblocks (4096)")
         ->type_name("BYTES")
-        ->check(CLI::IsMember(std::vector<std::uint64_t>{512, 1024, 2048, 4096}).description(""));
+        ->check(CLI::IsMember(std::vector<std::string>{"512", "1024", "2048", "4096"}).description(""));
   return {sub, o};
 }
 
@@ -109,7 +109,8 @@ void add_lost(builder& b) {
                              {"text", "json", "rsync", "ddrescue", "badblocks"});
   sub->add_flag("--files", o->files, "the files that they belong to (ext2 to ext4, xfs, btrfs)");
   sub->add_option("--progress", o->progress, "with --files: descriptor that gets lines \"DONE ALL\"")
-      ->type_name("FD");
+      ->type_name("FD")
+      ->check(why_no_number<unsigned>, "");
 }
 
 void add_attach(builder& b) {
@@ -199,7 +200,8 @@ void add_spare(builder& b) {
   sub->add_flag("--sparse", o->sparse, "add: set aside no space for a file");
   sub->add_flag("--cancel", o->cancel, "evacuate: stop it; the spare takes new data again");
   sub->add_option("--progress", o->progress, "evacuate: write lines \"DONE ALL\" of units to this descriptor")
-      ->type_name("FD");
+      ->type_name("FD")
+      ->check(why_no_number<unsigned>, "");
   sub->add_flag("-y,--yes", o->yes, "forget: do not ask");
   sub->add_flag("-n,--dry-run", o->dry_run, "say what would be done; change nothing");
 }
@@ -216,7 +218,8 @@ void add_life(builder& b) {
   sub->add_option("--abandon", o->abandon, "give up what lies on the spare; takes the UUID of the set")
       ->type_name("UUID");
   sub->add_option("--progress", o->progress, "of --write-back: descriptor that gets lines \"DONE ALL\"")
-      ->type_name("FD");
+      ->type_name("FD")
+      ->check(why_no_number<unsigned>, "");
   sub->add_flag("-n,--dry-run", o->dry_run, "print what would be done; open nothing for writing");
 }
 

@@ -55,7 +55,7 @@ struct attach_options {
 
 struct sector_options {
   std::string name;
-  std::uint64_t sector = 0;
+  std::string sector; ///< a number
   bool dry_run = false;
 };
 [[nodiscard]] result<exit_code> remap(context&, const sector_options&);

@@ -2,8 +2,8 @@
 #include "admin/lookup.h"
 
 #include "engine/config.h"
+#include "engine/parse_number.h"
 
-#include <charconv>
 #include <nlohmann/json.hpp>
 
 namespace dmremap::admin {
@@ -34,14 +34,9 @@ result<nlohmann::json> ask(const std::string& name_or_uuid, const std::string& c
 }
 
 result<std::uint64_t> parse_number(const std::string& text, const std::string& what) {
-  const bool hex = text.size() > 2 && text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
-  const char* const from = text.data() + (hex ? 2 : 0);
-  const char* const end = text.data() + text.size();
-  std::uint64_t value = 0;
-  const auto [stopped, failed] = std::from_chars(from, end, value, hex ? 16 : 10);
-  if (text.empty() || failed != std::errc() || stopped != end)
-    return fail("bad-number", text, "is no " + what, exit_code::usage);
-  return value;
+  if (const auto value = dmremap::parse_number(text))
+    return *value;
+  return fail("bad-number", text, "is no " + what, exit_code::usage);
 }
 
 } // namespace dmremap::admin

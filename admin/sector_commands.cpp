@@ -47,10 +47,10 @@ exit_code show_plan(const context& c, json plan, const std::string& text) {
   return exit_code::ok;
 }
 
-result<exit_code> plan_remap(const context& c, const sector_options& o) {
+result<exit_code> plan_remap(const context& c, const sector_options& o, std::uint64_t sector) {
   const auto view = TRY(table_of(o.name));
-  const auto* row = TRY(row_of(view, o.name, o.sector));
-  const auto first = o.sector / unit_sectors * unit_sectors;
+  const auto* row = TRY(row_of(view, o.name, sector));
+  const auto first = sector / unit_sectors * unit_sectors;
   return show_plan(
       c, {{"sector", first}, {"remapped", row != nullptr}},
       row == nullptr
@@ -59,10 +59,10 @@ result<exit_code> plan_remap(const context& c, const sector_options& o) {
                         view.spares[row->spare]));
 }
 
-result<exit_code> plan_unmap(const context& c, const sector_options& o) {
+result<exit_code> plan_unmap(const context& c, const sector_options& o, std::uint64_t sector) {
   const auto view = TRY(table_of(o.name));
-  const auto* row = TRY(row_of(view, o.name, o.sector));
-  const auto first = o.sector / unit_sectors * unit_sectors;
+  const auto* row = TRY(row_of(view, o.name, sector));
+  const auto first = sector / unit_sectors * unit_sectors;
   const json plan{{"sector", first},
                   {"remapped", row != nullptr},
                   {"lost_sectors", row == nullptr ? 0 : std::popcount(row->lost)}};
@@ -99,17 +99,19 @@ result<exit_code> plan_salvage(const context& c, const salvage_options& o, const
 } // namespace
 
 result<exit_code> remap(context& c, const sector_options& o) {
+  const auto sector = TRY(parse_number(o.sector, "sector"));
   if (o.dry_run)
-    return plan_remap(c, o);
-  return show_reply(c, TRY(ask(o.name, "remap", {{"sector", o.sector}})),
-                    fmt::format("sector {} is remapped", o.sector));
+    return plan_remap(c, o, sector);
+  return show_reply(c, TRY(ask(o.name, "remap", {{"sector", sector}})),
+                    fmt::format("sector {} is remapped", sector));
 }
 
 result<exit_code> unmap(context& c, const sector_options& o) {
+  const auto sector = TRY(parse_number(o.sector, "sector"));
   if (o.dry_run)
-    return plan_unmap(c, o);
-  return show_reply(c, TRY(ask(o.name, "unmap", {{"sector", o.sector}})),
-                    fmt::format("sector {} is back on main", o.sector));
+    return plan_unmap(c, o, sector);
+  return show_reply(c, TRY(ask(o.name, "unmap", {{"sector", sector}})),
+                    fmt::format("sector {} is back on main", sector));
 }
 
 result<exit_code> salvage(context& c, const salvage_options& o) {

@@ -2,6 +2,7 @@
 #include "fsck/command_line.h"
 
 #include "engine/option_values.h"
+#include "engine/parse_number.h"
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
@@ -68,7 +69,8 @@ result<command_line> parse_command_line(int argc, const char* const* argv) {
   app.add_flag("--json", l.json, "report as JSON");
   app.add_flag("-v,--verbose", l.verbose, "say more of what was looked at and what is written");
   app.add_option("-C,--progress", l.progress_fd, "write lines \"DONE ALL\" of bytes to this descriptor")
-      ->type_name("FD");
+      ->type_name("FD")
+      ->check(why_no_number<unsigned>, "");
   app.add_option("NAME", l.names,
                  "a set by name or UUID, or all its spares: devices, files or ranges PATH@START+LENGTH")
       ->type_name("");

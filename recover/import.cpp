@@ -5,6 +5,7 @@
 #include "engine/control_client.h"
 #include "engine/input_file.h"
 #include "engine/metadata_backup.h"
+#include "engine/parse_number.h"
 #include "engine/progress.h"
 #include "engine/set_daemon.h"
 #include "recover/cli.h"
@@ -47,15 +48,19 @@ result<line> parse(int argc, const char* const* argv) {
   app.add_option(
          "--offset", l.offset,
          "the sector of main at which the list's position 0 lies; negative where main begins behind it")
-      ->type_name("SECTORS");
-  app.add_option("--block-size", l.block_size, "what the list's numbers count")->type_name("BYTES");
+      ->type_name("SECTORS")
+      ->check(why_no_number<std::int64_t>, "");
+  app.add_option("--block-size", l.block_size, "what the list's numbers count")
+      ->type_name("BYTES")
+      ->check(why_no_number<std::uint64_t>, "");
   app.add_flag("--unsure", l.unsure, "ddrescue: also what was not tried to the end (* and /)");
   app.add_flag("--any-drive", l.any_drive, "smartctl: also where the drive is not the one that main is on");
   app.add_option("--data", l.data, "v4: take the data of moved sectors from main or from dm-remap 4's spare")
       ->check(CLI::IsMember({"main", "spare"}))
       ->type_name("main|spare");
   app.add_option("--progress", l.progress_fd, "write lines \"DONE ALL\" of sectors to this descriptor")
-      ->type_name("FD");
+      ->type_name("FD")
+      ->check(why_no_number<unsigned>, "");
   app.add_option("NAME", l.name, "name or UUID of the set, running or configured")->type_name("")->required();
   app.add_option("FILE", l.file, "the list, - for standard input; v4: the spare of dm-remap 4")
       ->type_name("")

@@ -5,6 +5,7 @@
 #include "engine/durable_file.h"
 #include "engine/host_state.h"
 #include "engine/metadata_backup.h"
+#include "engine/parse_number.h"
 #include "engine/progress.h"
 #include "recover/cli.h"
 #include "recover/dump_json.h"
@@ -13,7 +14,6 @@
 #include "recover/restore_write.h"
 #include "recover/spare_view.h"
 
-#include <charconv>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -53,7 +53,8 @@ result<line> parse(int argc, const char* const* argv) {
   app.add_flag("--edited", l.edited, "the dump was edited by hand: its checksum does not count");
   app.add_flag("--no-keep", l.no_keep, "do not keep a dump of what is overwritten");
   app.add_option("--progress", l.progress_fd, "write lines \"DONE ALL\" of blocks to this descriptor")
-      ->type_name("FD");
+      ->type_name("FD")
+      ->check(why_no_number<unsigned>, "");
   app.add_option("FILE", l.file, "the dump, text or JSON; - for standard input")->type_name("")->required();
   app.add_option("SPARE", l.words, "a spare; INDEX=, where nothing on it says which of the set it is")
       ->type_name("")
@@ -70,7 +71,7 @@ struct wanted_spare {
   const dumped_spare* spare = nullptr;
 };
 
-const dumped_spare* by_index(const set_dump& dump, std::uint32_t index) {
+const dumped_spare* by_index(const set_dump& dump, std::uint64_t index) {
   for (const auto& d : dump.spares)
     if (d.super.spare_index == index)
       return &d;
@@ -101,16 +102,13 @@ result<std::vector<wanted_spare>> wanted_spares(const line& l, const set_dump& d
   std::vector<wanted_spare> all;
   for (const auto& word : l.words) {
     wanted_spare w;
-    std::uint32_t index = 0;
     const auto equals = word.find('=');
-    const char* const end = word.data() + std::min(equals, word.size());
-    const bool numbered =
-        equals != std::string::npos && equals != 0 && std::from_chars(word.data(), end, index).ptr == end;
-    w.spec = TRY(parse_member(numbered ? word.substr(equals + 1) : word));
+    const auto index = equals == std::string::npos ? std::nullopt : parse_number(word.substr(0, equals));
+    w.spec = TRY(parse_member(index ? word.substr(equals + 1) : word));
     const auto io = TRY(open_to_read(w.spec));
-    w.spare = numbered ? by_index(dump, index) : TRY(identify(dump, w.spec, *io));
+    w.spare = index ? by_index(dump, *index) : TRY(identify(dump, w.spec, *io));
     if (w.spare == nullptr)
-      return fail("which-spare", word, fmt::format("the dump has no spare {}", index), exit_code::usage);
+      return fail("which-spare", word, fmt::format("the dump has no spare {}", *index), exit_code::usage);
     if (w.spare->away)
       return fail(
           "spare-away", word,

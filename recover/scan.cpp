@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "recover/scan.h"
 
+#include "engine/parse_number.h"
 #include "engine/program_context.h"
 #include "engine/progress.h"
 #include "engine/stop_signals.h"
@@ -34,6 +35,7 @@ result<line> parse(int argc, const char* const* argv) {
       ->needs(deep);
   app.add_option("--progress", l.progress_fd, "write lines \"DONE ALL\" of bytes to this descriptor")
       ->type_name("FD")
+      ->check(why_no_number<unsigned>, "")
       ->needs(deep);
   app.add_option(
          "PATH", l.options.paths,

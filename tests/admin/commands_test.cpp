@@ -45,6 +45,10 @@ TEST_CASE("commands reach the daemon with their arguments") {
   const auto one = GENERATE(values<row>({
       {{"remap", "set1", "2048"}, "remap", {{"sector", 2048}}},
       {{"remap", uuid, "0x10"}, "remap", {{"sector", 16}}},
+      {{"remap", "set1", "0100"}, "remap", {{"sector", 100}}}, // not octal
+      {{"dust", "set1", "main", "addbadblock", "010", "010"},
+       "dust",
+       {{"store", "main"}, {"op", "addbadblock"}, {"sector", 10}, {"mode", "both"}, {"count", 10}}},
       {{"salvage", "set1", "all"}, "salvage", {{"sector", nullptr}}},
       {{"salvage", "set1", "9"}, "salvage", {{"sector", 9}}},
       {{"sync", "set1"}, "sync", json::object()},
@@ -239,6 +243,16 @@ TEST_CASE("usage errors exit with 2, touch nothing, and are objects with --json"
       {"detach"},
       {"remap", "a"},
       {"remap", "a", "x"},
+      {"remap", "a", ""},
+      {"unmap", "a", "18446744073709551621"}, // 2^64 + 5
+      {"remap", "a", "08x"},
+      {"salvage", "a", ""},
+      {"message", "a", "", "ping"},
+      {"dust", "a", "main", "queryblock", ""},
+      {"dust", "a", "main", "addbadblock", "8", "read", "18446744073709551621"},
+      {"spare", "evacuate", "a", "/s", "--progress", "010"},
+      {"lost", "a", "--files", "--progress", ""},
+      {"table", "a", "--format", "badblocks", "--block-size", "01000"},
       {"salvage", "a", "x"},
       {"set", "a", "auto_remap"},
       {"message", "a", "8", "ping"},

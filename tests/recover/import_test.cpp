@@ -214,6 +214,8 @@ TEST_CASE("what the format does not tell is asked for") {
   const auto a = configured(h, "a");
   const auto list = list_file(h, "2048\n");
   CHECK(error_of({"--format", "sectors", "a", list}) == "offset-wanted");
+  for (const auto* number : {"010", "", "9223372036854775808", "0x10"}) // octal, nothing, 2^63
+    CHECK(error_of({"--format", "sectors", "--offset", number, "a", list}) == "bad-usage");
   CHECK(error_of({"--format", "ddrescue", "a", list}) == "offset-wanted");
   CHECK(error_of({"--format", "badblocks", "--offset", "0", "a", list}) == "block-size-wanted");
   CHECK(error_of({"--format", "badblocks", "--offset", "0", "--block-size", "1000", "a", list}) ==

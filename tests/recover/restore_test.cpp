@@ -208,6 +208,7 @@ TEST_CASE("the table of an absent spare comes back with the spare that it lies o
   REQUIRE(dump);
   REQUIRE(dump->spares[1].away);
   CHECK(error_of({file, "1=" + a.spares[1]}) == "spare-away");
+  CHECK(error_of({file, "4294967296=" + a.spares[0]}) == "which-spare"); // 2^32 is not 0
   const std::uint32_t start = dump->spares[0].super.hosted_start[1];
   REQUIRE(start != 0);
   SECTION("gone") {
