@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import shutil
+import subprocess
 import threading
 import time
 
@@ -326,6 +327,24 @@ class Subject:
     def spare(self, operation, member, *words):
         self.workspace.dmremap("spare", operation, self.set.name, member, *words)
 
+    def evacuate(self, member):
+        """Waits as long as units move: each takes several flushes, and the machine may have other work."""
+        command = [harness.program("dmremap"), "spare", "evacuate", self.set.name, member]
+        with subprocess.Popen(command, env=self.workspace.env, text=True, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+            moved = -1
+            while True:
+                try:
+                    out, err = running.communicate(timeout=120)
+                    break
+                except subprocess.TimeoutExpired:
+                    before, moved = moved, self.set.control("evacuation")["result"]["done"]
+                    if moved == before:
+                        running.kill()
+                        raise harness.Failure(f"{member}: no unit has left it for 120 s, {moved} had before")
+        if running.returncode != 0:
+            raise harness.Failure(f"spare evacuate {member}: exit {running.returncode}\n{out}{err}")
+
     def add_spare(self):
         if len(self.set.spares) >= MOST_SPARES:
             return
@@ -340,7 +359,7 @@ class Subject:
         if len(self.set.spares) < 2:
             return
         member = f"dust:{self.set.spares[0]}"
-        self.spare("evacuate", member)
+        self.evacuate(member)
         self.figures["spares emptied"] += 1
         if always_remove or self.chance.random() < 0.7:
             self.spare("remove", member)
