@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include "engine/block_io.h"
 #include "engine/codec.h"
 #include "engine/store.h"
 #include "fsck/damage.h"
@@ -78,9 +79,6 @@ struct spare_state {
   /// Its own replicas are its map.
   [[nodiscard]] bool own_tables() const { return super && (in_use || (returned && map_from < 0)); }
 };
-
-/// Reads a unit; false where it cannot be read or lies behind the end.
-[[nodiscard]] bool read_unit(store& io, spare_unit place, block_bytes& into);
 
 /// What one copy adds to a spare's fingerprint: changes with place, state and content.
 /// Null: unreadable. `sound`: the checksum is known to be right.

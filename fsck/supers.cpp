@@ -228,10 +228,6 @@ copy_state state_of(block_fault f) {
   return copy_state::nothing;
 }
 
-bool read_unit(store& io, spare_unit place, block_bytes& into) {
-  return byte_of(place) + unit_bytes <= io.size() && io.read(into.span(), byte_of(place)).has_value();
-}
-
 std::uint64_t mark_of(spare_unit place, const block_bytes* bytes, bool sound) {
   std::uint64_t h = place.value * 0x9E3779B97F4A7C15ull;
   if (bytes != nullptr) { // the first field is the checksum of the rest, where it is right

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "recover/spare_view.h"
 
+#include "engine/block_io.h"
 #include "engine/file_store.h"
 #include "engine/range_store.h"
 
@@ -30,10 +31,6 @@ copy_state state_of(block_fault f) {
     return copy_state::unknown;
   }
   return copy_state::unknown;
-}
-
-bool read_unit(store& io, spare_unit place, block_bytes& into) {
-  return byte_of(place) + unit_bytes <= io.size() && io.read(into.span(), byte_of(place)).has_value();
 }
 
 super_view view_super(store& io, const superblock& newest, unsigned copy) {

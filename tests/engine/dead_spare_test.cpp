@@ -9,20 +9,6 @@
 using namespace dmremap;
 using namespace dmremap::test;
 
-namespace {
-
-constexpr std::byte one{101}, two{102};
-
-void put_on(pool_fixture& f, std::uint64_t unit, unsigned spare, std::byte value) {
-  const auto made = f.set->add_remap(sector_number(unit * unit_sectors), std::nullopt, unit_sectors, spare);
-  if (!made)
-    FAIL(made.error().text());
-  REQUIRE(f.write(unit, value));
-  REQUIRE(f.entry(unit)->spare_index == spare);
-}
-
-} // namespace
-
 TEST_CASE("an evacuation of a spare that dies ends there, and throws nothing away") {
   const io_error how = GENERATE(io_error::gone, io_error::medium); // dead paths often say plain EIO
   const unsigned count = GENERATE(2u, 3u);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Requests that fail when a part of them is done: the answer must be true.
 #include "engine/geometry.h"
+#include "tests/support/forwarding_store.h"
 #include "tests/support/set_fixture.h"
 
 using namespace dmremap;
@@ -9,27 +10,13 @@ using namespace dmremap::test;
 namespace {
 
 /// Can zero for so many requests, then not any more.
-class limited_zero final : public store {
+class limited_zero final : public forwarding_store {
 public:
-  explicit limited_zero(std::shared_ptr<store> inner) : inner_(std::move(inner)) {}
-  [[nodiscard]] std::uint64_t size() const override { return inner_->size(); }
-  [[nodiscard]] std::uint32_t block_size() const override { return inner_->block_size(); }
-  [[nodiscard]] io_result read(std::span<std::byte> b, std::uint64_t at) override {
-    return inner_->read(b, at);
-  }
-  [[nodiscard]] io_result write(std::span<const std::byte> b, std::uint64_t at) override {
-    return inner_->write(b, at);
-  }
-  [[nodiscard]] io_result flush() override { return inner_->flush(); }
-  [[nodiscard]] std::uint64_t failed_flushes() const override { return inner_->failed_flushes(); }
+  using forwarding_store::forwarding_store;
   [[nodiscard]] io_result zero(std::uint64_t at, std::uint64_t n) override {
-    return left-- > 0 ? inner_->zero(at, n) : io_fail(io_error::unsupported);
+    return left-- > 0 ? inner().zero(at, n) : io_fail(io_error::unsupported);
   }
-  [[nodiscard]] const store_identity& identity() const override { return inner_->identity(); }
   int left = 0;
-
-private:
-  std::shared_ptr<store> inner_;
 };
 
 } // namespace

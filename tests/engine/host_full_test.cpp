@@ -10,7 +10,6 @@ using namespace dmremap::test;
 
 namespace {
 
-constexpr std::byte one{101}, two{102};
 constexpr const char* full_state = "no space left on the file system of a spare";
 
 bad_range units(std::uint64_t first, std::uint64_t count, io_error error = io_error::no_space) {

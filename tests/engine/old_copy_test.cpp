@@ -12,8 +12,6 @@ using namespace dmremap::test;
 
 namespace {
 
-constexpr std::byte one{101}, two{102};
-
 /// Opens with what was seen before, and notes what is told.
 result<void> open_seen(pool_fixture& f, std::uint64_t& seen) {
   open_options options;

@@ -13,16 +13,6 @@ using namespace dmremap::test;
 
 namespace {
 
-constexpr std::byte one{101}, two{102}, three{103};
-
-void put_on(pool_fixture& f, std::uint64_t unit, unsigned spare, std::byte value) {
-  const auto made = f.set->add_remap(sector_number(unit * unit_sectors), std::nullopt, unit_sectors, spare);
-  if (!made)
-    FAIL(made.error().text());
-  REQUIRE(f.write(unit, value));
-  REQUIRE(f.entry(unit)->spare_index == spare);
-}
-
 void without(pool_fixture& f, unsigned spare) {
   f.kill();
   f.there[spare] = false;

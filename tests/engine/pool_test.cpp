@@ -7,21 +7,6 @@
 using namespace dmremap;
 using namespace dmremap::test;
 
-namespace {
-
-constexpr std::byte one{101}, two{102}, three{103};
-
-/// Remaps the unit and makes sure that it went to the spare.
-void put_on(pool_fixture& f, std::uint64_t unit, unsigned spare, std::byte value) {
-  const auto made = f.set->add_remap(sector_number(unit * unit_sectors), std::nullopt, unit_sectors, spare);
-  if (!made)
-    FAIL(made.error().text());
-  REQUIRE(f.write(unit, value));
-  REQUIRE(f.entry(unit)->spare_index == spare);
-}
-
-} // namespace
-
 TEST_CASE("a set of several spares opens with all of them and protects each by another") {
   pool_fixture f(3);
   for (unsigned n = 0; n < 3; ++n) {

@@ -12,7 +12,6 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr std::byte one{101}, two{102}, three{103};
 constexpr auto long_enough = 60s; // for anything that does not hang
 
 /// A hook that blocks when it is told to, until it is let go.
@@ -49,12 +48,6 @@ private:
   bool blocked_ = false, entered_ = false;
   std::uint64_t kept_ = 0;
 };
-
-void put_on(pool_fixture& f, std::uint64_t unit, unsigned spare, std::byte value) {
-  REQUIRE(
-      f.set->add_remap(sector_number(unit * unit_sectors), std::nullopt, unit_sectors, spare).has_value());
-  REQUIRE(f.write(unit, value));
-}
 
 bool has_notice(const disk& of, const std::string& words) {
   const auto info = const_cast<disk&>(of).info();

@@ -76,10 +76,10 @@ std::vector<std::uint64_t> set_images::hashes() const {
 
 const set_images& base_set(unsigned spares, bool closed) {
   static std::map<std::pair<unsigned, bool>, set_images> made;
-  auto& one = made[{spares, closed}];
-  if (one.spares.empty())
-    one = build(spares, closed);
-  return one;
+  auto& kept = made[{spares, closed}];
+  if (kept.spares.empty())
+    kept = build(spares, closed);
+  return kept;
 }
 
 shown_set show(const set_images& images) {

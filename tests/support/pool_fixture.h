@@ -133,4 +133,15 @@ struct pool_fixture {
   std::unique_ptr<io_context> context;
 };
 
+inline constexpr std::byte one{101}, two{102}, three{103};
+
+/// Remaps the unit, makes sure that it went to the spare, and fills it.
+inline void put_on(pool_fixture& f, std::uint64_t unit, unsigned spare, std::byte value) {
+  const auto made = f.set->add_remap(sector_number(unit * unit_sectors), std::nullopt, unit_sectors, spare);
+  if (!made)
+    FAIL(made.error().text());
+  REQUIRE(f.write(unit, value));
+  REQUIRE(f.entry(unit)->spare_index == spare);
+}
+
 } // namespace dmremap::test

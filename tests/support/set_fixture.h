@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/disk.h"
+#include "tests/support/forwarding_store.h"
 #include "tests/support/memory_store.h"
 
 #include <atomic>
@@ -11,32 +12,22 @@
 
 namespace dmremap::test {
 
-/// Passes everything on to another store, but fails flushes while a flag says so.
-class flush_switch final : public store {
+/// Fails flushes while a flag says so.
+class flush_switch final : public forwarding_store {
 public:
-  flush_switch(std::shared_ptr<store> inner, const bool* fails) : inner_(std::move(inner)), fails_(fails) {}
-  [[nodiscard]] std::uint64_t size() const override { return inner_->size(); }
-  [[nodiscard]] std::uint32_t block_size() const override { return inner_->block_size(); }
-  [[nodiscard]] io_result read(std::span<std::byte> b, std::uint64_t at) override {
-    return inner_->read(b, at);
-  }
-  [[nodiscard]] io_result write(std::span<const std::byte> b, std::uint64_t at) override {
-    return inner_->write(b, at);
-  }
+  flush_switch(std::shared_ptr<store> inner, const bool* fails)
+      : forwarding_store(std::move(inner)), fails_(fails) {}
   [[nodiscard]] io_result flush() override {
     if (!*fails_)
-      return inner_->flush();
+      return inner().flush();
     ++failed_flushes_;
     return io_fail(io_error::medium);
   }
   [[nodiscard]] std::uint64_t failed_flushes() const override {
-    return failed_flushes_ + inner_->failed_flushes();
+    return failed_flushes_ + inner().failed_flushes();
   }
-  [[nodiscard]] io_result zero(std::uint64_t at, std::uint64_t n) override { return inner_->zero(at, n); }
-  [[nodiscard]] const store_identity& identity() const override { return inner_->identity(); }
 
 private:
-  std::shared_ptr<store> inner_;
   const bool* fails_;
   std::atomic<std::uint64_t> failed_flushes_{0};
 };
