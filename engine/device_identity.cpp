@@ -31,6 +31,17 @@ std::string read_small(const std::string& path) {
   return n > 0 ? std::string(buffer.data(), static_cast<std::size_t>(n)) : std::string();
 }
 
+/// What a file "dev" of sysfs says; 0 where it does not.
+dev_t read_device_number(const std::string& path) {
+  const std::string text = read_small(path);
+  unsigned major_number = 0, minor_number = 0;
+  const auto [rest, bad] = std::from_chars(text.data(), text.data() + text.size(), major_number);
+  const char* const end = text.data() + text.size();
+  const bool both = bad == std::errc{} && rest != end && *rest == ':' &&
+                    std::from_chars(rest + 1, end, minor_number).ec == std::errc{};
+  return both ? makedev(major_number, minor_number) : 0;
+}
+
 std::uint64_t read_number(const std::string& path) {
   const std::string text = read_small(path);
   std::uint64_t value = 0;
@@ -141,14 +152,40 @@ device_extent extent_of(dev_t device) {
     return extent;
   extent.partition = true;
   extent.start = read_number(base.string() + "/start") * sector_bytes;
-  const std::string disk = read_small(base.parent_path().string() + "/dev");
-  unsigned major_number = 0;
-  unsigned minor_number = 0;
-  const auto [rest, bad] = std::from_chars(disk.data(), disk.data() + disk.size(), major_number);
-  if (bad == std::errc{} && rest != disk.data() + disk.size() && *rest == ':' &&
-      std::from_chars(rest + 1, disk.data() + disk.size(), minor_number).ec == std::errc{})
-    extent.disk = makedev(major_number, minor_number);
+  if (const dev_t disk = read_device_number(base.parent_path().string() + "/dev"); disk != 0)
+    extent.disk = disk;
   return extent;
+}
+
+std::map<unsigned, dev_t> partitions_of(dev_t disk) {
+  std::map<unsigned, dev_t> found;
+  boost::system::error_code ec;
+  for (fs::directory_iterator at(sys_path(disk), ec), end; !ec && at != end; at.increment(ec)) {
+    const std::string folder = at->path().string();
+    if (const auto number = read_number(folder + "/partition"); number != 0)
+      found[static_cast<unsigned>(number)] = read_device_number(folder + "/dev");
+  }
+  return found;
+}
+
+std::vector<dev_t> all_block_devices() {
+  std::vector<dev_t> found;
+  boost::system::error_code ec;
+  for (fs::directory_iterator at("/sys/class/block", ec), end; !ec && at != end; at.increment(ec))
+    if (const dev_t device = read_device_number(at->path().string() + "/dev"); device != 0)
+      found.push_back(device);
+  return found;
+}
+
+std::string node_of(dev_t device) {
+  boost::system::error_code ec;
+  std::string name = fs::canonical(sys_path(device), ec).filename().string();
+  std::replace(name.begin(), name.end(), '!', '/'); // sysfs' way to write a slash
+  return ec || name.empty() ? "" : "/dev/" + name;
+}
+
+std::string udev_property(dev_t device, const char* key) {
+  return udev_properties(device).get(key);
 }
 
 void fill_device_identity(dev_t device, store_identity& identity) {

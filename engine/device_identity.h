@@ -3,7 +3,10 @@
 
 #include "engine/store.h"
 
+#include <map>
+#include <string>
 #include <sys/types.h>
+#include <vector>
 
 namespace dmremap {
 
@@ -22,6 +25,15 @@ struct device_extent {
 
 /// The whole device from 0 on where sysfs does not know it (length 0 then).
 [[nodiscard]] device_extent extent_of(dev_t device);
+
+/// The partitions of a whole disk that the kernel knows, in ascending order: number and device. From sysfs.
+[[nodiscard]] std::map<unsigned, dev_t> partitions_of(dev_t disk);
+/// All block devices that the kernel knows, partitions too. From sysfs.
+[[nodiscard]] std::vector<dev_t> all_block_devices();
+/// "/dev/sdb1", as the kernel names the device; empty where sysfs does not know it.
+[[nodiscard]] std::string node_of(dev_t device);
+/// What udev's database says of a device; empty without udev, or where it does not know the property.
+[[nodiscard]] std::string udev_property(dev_t device, const char* key);
 
 /// "MAJOR:MINOR"
 [[nodiscard]] std::string dev_text(dev_t device);
