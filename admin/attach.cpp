@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "admin/commands.h"
 #include "admin/lookup.h"
+#include "admin/udev_rule.h"
 #include "engine/loop_control.h"
 #include "engine/paths.h"
 #include "engine/set_attach.h"
@@ -49,6 +50,9 @@ result<attached_set> attach_one(const context& c, const attach_options& options)
   }
   if (made && !made->direct)
     c.note(made->loop + ": the kernel refuses direct I/O; it works, slower");
+  if (made)
+    if (const auto shown = show_image_to_udev(made->set.name, made->set.image, made->loop); !shown)
+      c.note(shown.error());
   return made;
 }
 

@@ -75,7 +75,8 @@ void add_create(builder& b) {
   sub->add_option("--destroy-set", o->destroy_set, "the set of this UUID on the spare may go")
       ->type_name("UUID");
   sub->add_flag("--sparse", o->sparse, "set aside no space for spares that are files");
-  sub->add_flag("--no-persist", o->no_persist, "write no configuration file");
+  sub->add_flag("--no-persist", o->no_persist, "write no configuration file and no udev rule");
+  sub->add_flag("--no-udev", o->no_udev, "write no udev rule: leave main to whoever looks for file systems");
   sub->add_flag("-n,--dry-run", o->dry_run, "print what would be done; open nothing for writing");
 }
 

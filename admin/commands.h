@@ -22,6 +22,7 @@ struct create_options {
   std::string destroy_set;       ///< UUID of a set that may go
   bool sparse = false;           ///< spare files are left with the space that they have
   bool no_persist = false;
+  bool no_udev = false; ///< keeps a configuration, but no udev rule
   bool dry_run = false;
 };
 [[nodiscard]] result<exit_code> create(context&, const create_options&);

@@ -121,6 +121,25 @@ result<void> keep_config(const create_plan& plan) {
   return saved;
 }
 
+/// What udev and fstab make of main beside the set. Without a rule there is no /dev/dmremap/NAME to put into
+/// fstab either.
+void look_around(create_plan& plan) {
+  plan.udev = plan_udev_rule(plan.name, plan.main.spec);
+  if (!plan.udev.path.empty())
+    plan.fstab = find_fstab_conflicts(fstab_path(), plan.main.spec, plan.name);
+}
+
+/// The set is as good without it.
+void keep_rule(create_plan& plan) {
+  if (plan.udev.path.empty())
+    return;
+  if (const auto written = write_udev_rule(plan.udev, plan.main.spec); !written) {
+    plan.udev.path.clear();
+    plan.udev.hides_main = false;
+    plan.udev.warnings.push_back(written.error());
+  }
+}
+
 /// Room for all spares comes first: where one has none, those before it give theirs back.
 result<void> set_space_aside(const std::vector<open_member>& members) {
   std::vector<preallocation> rooms;
@@ -237,6 +256,8 @@ result<exit_code> create(context& c, const create_options& options) {
   auto members = TRY(open_members(with_roles(want), access));
   CHECK_OK(make_plan(options, members, plan));
   CHECK_OK(check_config(plan, persist));
+  if (persist && !options.no_udev)
+    look_around(plan);
   if (!options.dry_run) {
     if (plan.done != create_plan::outcome::opened) {
       if (!options.sparse)
@@ -245,6 +266,7 @@ result<exit_code> create(context& c, const create_options& options) {
       back_up(c, members);
     }
     CHECK_OK(keep_config(plan));
+    keep_rule(plan);
   }
   report_plan(c, plan);
   return exit_code::ok;

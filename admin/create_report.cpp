@@ -48,16 +48,23 @@ json spare_json(const planned_member& spare) {
 
 void report_json(const context& c, const create_plan& plan) {
   static constexpr const char* outcomes[] = {"planned", "created", "opened"};
-  json spares = json::array();
+  json spares = json::array(), fstab = json::array();
   for (const auto& spare : plan.spares)
     spares.push_back(spare_json(spare));
+  for (const auto& one : plan.fstab)
+    fstab.push_back(
+        {{"line", one.line}, {"source", one.source}, {"mount_point", one.point}, {"instead", one.instead}});
   c.print({{"name", plan.name},
            {"uuid", plan.uuid.empty() ? json(nullptr) : json(plan.uuid)},
            {"outcome", outcomes[static_cast<unsigned>(plan.done)]},
            {"main", member_json(plan.main)},
            {"spares", spares},
            {"adjustments", plan.adjustments},
-           {"configuration", plan.config_file.empty() ? json(nullptr) : json(plan.config_file)}});
+           {"configuration", plan.config_file.empty() ? json(nullptr) : json(plan.config_file)},
+           {"udev_rule", plan.udev.path.empty() ? json(nullptr) : json(plan.udev.path)},
+           {"main_hidden", plan.udev.hides_main},
+           {"warnings", plan.udev.warnings},
+           {"fstab", fstab}});
 }
 
 std::string member_words(const planned_member& member) {
@@ -95,6 +102,18 @@ void report_first_line(const context& c, const create_plan& plan) {
   }
 }
 
+void report_udev(const context& c, const create_plan& plan) {
+  c.out << "  udev rule: " << (plan.udev.path.empty() ? "none" : plan.udev.path);
+  if (!plan.udev.path.empty())
+    c.out << " (" << (plan.udev.hides_main ? "hides main, and " : "") << "calls the loop device /dev/dmremap/"
+          << plan.name << ")";
+  c.out << '\n';
+  for (const auto& warning : plan.udev.warnings)
+    c.out << "  warning: " << warning << '\n';
+  for (const auto& conflict : plan.fstab)
+    c.out << "  warning: " << conflict.text() << '\n';
+}
+
 } // namespace
 
 void report_plan(const context& c, const create_plan& plan) {
@@ -107,6 +126,7 @@ void report_plan(const context& c, const create_plan& plan) {
   for (const auto& adjustment : plan.adjustments)
     c.out << "  adjusted: " << adjustment << '\n';
   c.out << "  configuration: " << (plan.config_file.empty() ? "none" : plan.config_file) << '\n';
+  report_udev(c, plan);
   if (plan.done != create_plan::outcome::planned && !plan.config_file.empty())
     c.out << "next: dmremap attach " << plan.name << '\n';
 }

@@ -2,7 +2,9 @@
 #pragma once
 
 #include "admin/context.h"
+#include "admin/fstab.h"
 #include "admin/table_line.h"
+#include "admin/udev_rule.h"
 #include "engine/geometry.h"
 #include "engine/member.h"
 
@@ -26,6 +28,8 @@ struct create_plan {
   std::vector<planned_member> spares;
   std::vector<std::string> adjustments;
   std::string config_file; ///< empty: none is written
+  udev_rule udev;
+  std::vector<fstab_conflict> fstab;
   enum class outcome { planned, created, opened } done = outcome::planned;
 };
 

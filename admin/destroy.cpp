@@ -3,6 +3,7 @@
 #include "admin/figures.h"
 #include "admin/lookup.h"
 #include "admin/open_set.h"
+#include "admin/udev_rule.h"
 #include "engine/config.h"
 #include "engine/disk.h"
 #include "engine/erase_set.h"
@@ -148,7 +149,7 @@ result<void> erase_spares(ending_spares& spares, bool abandon) {
 }
 
 void report(const context& c, const set_config& config, const ending_spares& spares,
-            std::uint64_t written_back, bool dry_run) {
+            std::uint64_t written_back, const std::string& rule, bool dry_run) {
   std::vector<std::string> erased;
   for (const auto& spare : spares.found)
     erased.push_back(spare.spec.text());
@@ -160,6 +161,7 @@ void report(const context& c, const set_config& config, const ending_spares& spa
              {"uuid", config.uuid},
              {"outcome", dry_run ? "planned" : "destroyed"},
              {"written_back_units", written_back},
+             {"udev_rule", rule.empty() ? nlohmann::json(nullptr) : nlohmann::json(rule)},
              {"left_out", std::move(left_out)}});
     return;
   }
@@ -167,7 +169,8 @@ void report(const context& c, const set_config& config, const ending_spares& spa
   c.out << config.name << ": " << would << counted(written_back, "unit")
         << " written back to main, superblocks of "
         << (erased.empty() ? "no spare" : fmt::format("{}", fmt::join(erased, ", ")))
-        << " erased, configuration removed" << (dry_run ? " (nothing is written now)" : "") << '\n';
+        << " erased, configuration" << (rule.empty() ? "" : " and udev rule " + rule) << " removed"
+        << (dry_run ? " (nothing is written now)" : "") << '\n';
   for (const auto& one : spares.left_out)
     c.out << config.name << ": " << one.spec.text() << " is left as it is (" << one.why.why
           << "); what it holds of the set is of no use any more\n";
@@ -201,7 +204,10 @@ result<exit_code> destroy(context& c, const destroy_options& options) {
     CHECK_OK(remove_set_config(config.name));
     remove_host_state(config.uuid);
   }
-  report(c, config, spares, written_back, options.dry_run);
+  const auto rule = remove_udev_rule(config.name, config.main, options.dry_run);
+  if (!rule)
+    c.note(rule.error());
+  report(c, config, spares, written_back, rule.value_or(""), options.dry_run);
   return exit_code::ok;
 }
 

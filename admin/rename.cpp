@@ -3,6 +3,7 @@
 #include "admin/create_checks.h"
 #include "admin/lookup.h"
 #include "admin/open_set.h"
+#include "admin/udev_rule.h"
 #include "engine/config.h"
 #include "engine/disk.h"
 
@@ -60,10 +61,17 @@ result<exit_code> rename(context& c, const rename_options& options) {
   }
   if (config)
     CHECK_OK(remove_set_config(config->name));
+  const auto rule = move_udev_rule(old_name, new_name, running ? running->image : "");
+  if (!rule)
+    c.note(rule.error());
+  const auto rule_path = rule.value_or("");
   if (c.json)
-    c.print({{"name", new_name}, {"old_name", old_name}});
+    c.print({{"name", new_name},
+             {"old_name", old_name},
+             {"udev_rule", rule_path.empty() ? nlohmann::json(nullptr) : nlohmann::json(rule_path)}});
   else
-    c.out << old_name << " is now called " << new_name << '\n';
+    c.out << old_name << " is now called " << new_name
+          << (rule_path.empty() ? "" : "; its udev rule is now " + rule_path) << '\n';
   return exit_code::ok;
 }
 

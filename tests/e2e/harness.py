@@ -92,7 +92,8 @@ class Workspace:
         self._closers = []  # (key, function), last first
         self._daemons = []
         self.env = dict(os.environ, LC_ALL="C", LANG="C", DMREMAP_RUN_DIR=str(self.path / "run"),
-                        DMREMAP_CONF_DIR=str(self.path / "conf"), DMREMAP_STATE_DIR=str(self.path / "state"))
+                        DMREMAP_CONF_DIR=str(self.path / "conf"), DMREMAP_STATE_DIR=str(self.path / "state"),
+                        DMREMAP_UDEV_DIR=str(self.path / "udev"), DMREMAP_FSTAB=str(self.path / "fstab"))
         _open_workspaces.append(self)
 
     def __enter__(self):
