@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <ostream>
 #include <strings.h>
 
@@ -24,10 +25,12 @@ namespace {
 struct inventory {
   std::vector<sector_number> units; ///< first sector of each remapped unit
   std::uint64_t lost_units = 0;     ///< of these, units with lost sectors
+  std::uint64_t sequence_end = 0;   ///< tells whether the set was used since
 };
 
-inventory take_inventory(const disk& set) {
+inventory take_inventory(disk& set) {
   inventory found;
+  found.sequence_end = set.info()->sequence_end;
   set.for_each_remap([&](const remap_entry& entry) {
     found.units.push_back(first_sector(entry.main));
     found.lost_units += entry.lost != 0 ? 1 : 0;
@@ -65,7 +68,8 @@ result<void> check_inventory(const set_config& config, const inventory& found, b
   return {};
 }
 
-result<std::uint64_t> write_back(const context& c, const set_config& config, int progress_fd) {
+/// What is left then.
+result<inventory> write_back(const context& c, const set_config& config, int progress_fd) {
   auto opened = TRY(open_configured(c, config, access_mode::read_write));
   const auto found = take_inventory(*opened.set); // again: now nobody else can change it
   CHECK_OK(check_inventory(config, found, true));
@@ -76,7 +80,7 @@ result<std::uint64_t> write_back(const context& c, const set_config& config, int
     bar.show(++done, found.units.size());
   }
   CHECK_OK(opened.set->close());
-  return found.units.size();
+  return take_inventory(*opened.set);
 }
 
 /// The spares of a set that ends. Main is none of them: that of an abandoned set may be gone.
@@ -182,6 +186,7 @@ result<exit_code> destroy(context& c, const destroy_options& options) {
   CHECK_OK(need_stopped(options.name));
   const auto config = TRY(find_set_config(options.name));
   std::uint64_t written_back = 0;
+  std::optional<std::uint64_t> seen;
   if (!options.abandon.empty()) {
     if (options.write_back)
       return fail("bad-usage", "destroy", "takes --write-back or --abandon, not both", exit_code::usage);
@@ -189,16 +194,22 @@ result<exit_code> destroy(context& c, const destroy_options& options) {
       return fail("wrong-uuid", options.abandon,
                   "is not the UUID of " + config.name + ", which is " + config.uuid);
   } else {
-    const auto found = TRY(look_at(c, config));
+    auto found = TRY(look_at(c, config));
     CHECK_OK(check_inventory(config, found, options.write_back));
     written_back = found.units.size();
-    if (options.write_back && !options.dry_run && written_back != 0)
-      written_back = TRY(write_back(c, config, options.progress));
+    if (options.write_back && !options.dry_run && written_back != 0) {
+      found = TRY(write_back(c, config, options.progress));
+      CHECK_OK(check_inventory(config, found, false));
+    }
+    seen = found.sequence_end;
   }
   const bool abandon = !options.abandon.empty();
   auto spares =
       TRY(claim_spares(config, options.dry_run ? access_mode::read_only : access_mode::read_write, abandon));
   CHECK_OK(check_spares(config, spares, abandon));
+  for (const auto& spare : spares.found)
+    if (seen) // the claims were let go in between
+      CHECK_OK(check_unused_since(*spare.io, *seen));
   if (!options.dry_run) {
     CHECK_OK(erase_spares(spares, abandon));
     CHECK_OK(remove_set_config(config.name));

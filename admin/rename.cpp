@@ -6,6 +6,7 @@
 #include "admin/udev_rule.h"
 #include "engine/config.h"
 #include "engine/disk.h"
+#include "engine/metadata_backup.h"
 
 #include <nlohmann/json.hpp>
 #include <ostream>
@@ -22,7 +23,11 @@ result<void> rename_set(const context& c, const std::optional<running_set>& runn
   }
   const auto opened = TRY(open_configured(c, *config, access_mode::read_write));
   CHECK_OK(opened.set->rename(new_name));
-  return opened.set->close();
+  const auto closed = opened.set->close();
+  if (closed)
+    if (const auto why = backup_or_why(*opened.set); !why.empty())
+      c.note(why);
+  return closed;
 }
 
 } // namespace

@@ -37,6 +37,19 @@ bool carries_magic(const block_bytes& block) {
 
 } // namespace
 
+result<void> check_unused_since(store& spare, std::uint64_t seen) {
+  const auto from_size = TRY(make_geometry(spare.size()));
+  block_bytes block;
+  for (const auto unit : places_of(spare, from_size))
+    for (unsigned copy = 0; copy < super_copies; ++copy)
+      if (const spare_unit place(unit);
+          byte_of(place) + unit_bytes <= spare.size() && spare.read(block.span(), byte_of(place)))
+        if (const auto super = decode_superblock(block, copy, place); super && super->sequence_end > seen)
+          return fail("set-changed", spare.identity().path,
+                      "somebody else used the set meanwhile; nothing was erased. Look again");
+  return {};
+}
+
 bool any_super_reads(store& spare) {
   block_bytes block;
   const auto reads = [&](std::uint64_t place) {

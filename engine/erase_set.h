@@ -13,6 +13,10 @@ namespace dmremap {
 /// Returns how many copies went. Errors: "erase-failed" (it may be done in part; doing it again is safe).
 [[nodiscard]] result<unsigned> erase_set(store& spare);
 
+/// Whether no session has begun on the spare since the set was looked at: `seen` is disk_info::sequence_end
+/// of then. A spare that has no superblock left passes. Errors: "set-changed".
+[[nodiscard]] result<void> check_unused_since(store& spare, std::uint64_t seen);
+
 /// Whether the spare answers at all where a superblock copy would lie.
 [[nodiscard]] bool any_super_reads(store& spare);
 
