@@ -193,6 +193,7 @@ class LoopDevice:
 
     def __init__(self, workspace, path):
         self.workspace, self.path = workspace, path
+        self.image = self.backing_file()
         workspace.on_close(self, self.detach)
 
     def __str__(self):
@@ -201,6 +202,13 @@ class LoopDevice:
     @property
     def sysfs(self):
         return Path("/sys/block") / Path(self.path).name
+
+    def backing_file(self):
+        """What the device is attached to now; None: to nothing."""
+        try:
+            return (self.sysfs / "loop/backing_file").read_text().strip().removesuffix(" (deleted)")
+        except OSError:
+            return None
 
     @property
     def dio(self):
@@ -218,10 +226,10 @@ class LoopDevice:
         """Detaches now; fails where something still uses it, so that nothing lingers."""
         self.workspace.forget(self)
         answer = self.workspace.run("losetup", "-d", self.path, check=False)
-        backing = self.sysfs / "loop/backing_file"
-        if answer.returncode != 0 and backing.exists():
+        if answer.returncode != 0 and self.backing_file() == self.image:
             raise Failure(f"losetup -d {self.path}: {answer.stderr}")
-        wait_until(lambda: not backing.exists(), 20, f"{self.path} detached")
+        # Whoever attaches a loop device now may get this one.
+        wait_until(lambda: self.backing_file() != self.image, 20, f"{self.path} detached")
 
 
 class Mount:
