@@ -105,7 +105,7 @@ static_assert(slots_per_block == DMR_SLOTS_PER_BLOCK && chunk_count == DMR_CHUNK
               fixed_supers == DMR_FIXED_SUPERS && min_spare_units == DMR_MIN_SPARE_UNITS &&
               sequence_limit == DMR_SEQUENCE_LIMIT && main_unit_limit == DMR_MAIN_UNIT_LIMIT &&
               known_incompat == DMR_KNOWN_INCOMPAT && known_ro_compat == DMR_KNOWN_RO_COMPAT &&
-              restoring_incompat == DMR_INCOMPAT_RESTORING);
+              restoring_incompat == DMR_INCOMPAT_RESTORING && image_incompat == DMR_INCOMPAT_IMAGE);
 
 template <class Block>
 Block load(const block_bytes& in) {
@@ -220,6 +220,12 @@ tl::expected<superblock, block_fault> decode_superblock(const block_bytes& in, u
   if (!possible)
     return tl::make_unexpected(block_fault::impossible);
   return s;
+}
+
+void add_incompat(block_bytes& super, std::uint32_t bit) {
+  auto b = load<dmr_superblock>(super);
+  b.feature_incompat = little(little(b.feature_incompat) | bit);
+  seal(b, super);
 }
 
 namespace {

@@ -24,6 +24,10 @@ struct alignas(4096) block_bytes {
 enum class slot_kind : std::uint8_t { free = 0, remap = 1, explicit_remap = 2, retired = 3, metadata = 4 };
 
 inline constexpr std::uint32_t known_incompat = 0, known_ro_compat = 0; // feature bits of layout.h
+/// A metadata image (dmremap-dump --metadata-image): no data is in it. Who only looks may read it.
+inline constexpr std::uint32_t image_incompat = 4;
+inline constexpr const char* holds_no_data =
+    "is a metadata image of a spare and holds no data; name the spare itself";
 inline constexpr std::uint64_t sequence_limit = 1ull << 48;
 inline constexpr std::uint64_t main_unit_limit = 1ull << 48;
 inline constexpr unsigned max_spares = 16;
@@ -113,6 +117,9 @@ void encode_superblock(const superblock& s, unsigned copy, spare_unit place, blo
 /// are the caller's to judge. Never trusts a length or a count in the block without a bound.
 [[nodiscard]] tl::expected<superblock, block_fault> decode_superblock(const block_bytes& in, unsigned copy,
                                                                       spare_unit place);
+
+/// A block that decode_superblock() takes gets a bit of feature_incompat; all else in it stays as it is.
+void add_incompat(block_bytes& super, std::uint32_t bit);
 
 /// What a block that bears our superblock's letters says of its set, however damaged, misplaced or new its
 /// version is: for refusing to overwrite it, never for using it. Nothing where the letters are not there.

@@ -29,6 +29,18 @@ std::set<std::uint64_t> places_of(store& spare, const geometry& from_size) {
   return places;
 }
 
+bool is_image(store& spare, const geometry& from_size) {
+  block_bytes block;
+  for (unsigned copy = 0; copy < super_copies; ++copy) {
+    const auto place = from_size.super_place(copy);
+    if (!spare.read(block.span(), byte_of(place)))
+      continue;
+    if (const auto super = decode_superblock(block, copy, place))
+      return (super->feature_incompat & image_incompat) != 0;
+  }
+  return false;
+}
+
 /// Ours, intact or not: a block of the data area that only lies at such a place keeps its bytes.
 bool carries_magic(const block_bytes& block) {
   return block.bytes[4] == std::byte{'D'} && block.bytes[5] == std::byte{'M'} &&
@@ -70,10 +82,13 @@ result<unsigned> erase_set(store& spare) {
     return fail("erase-failed", spare.identity().path,
                 "a superblock cannot be overwritten: " + std::string(name_of(why)));
   };
+  const auto from_size = TRY(make_geometry(spare.size()));
+  if (is_image(spare, from_size))
+    return fail("metadata-image", spare.identity().path, holds_no_data);
   unsigned erased = 0;
   block_bytes block;
   const block_bytes zeros{};
-  for (const auto place : places_of(spare, TRY(make_geometry(spare.size())))) {
+  for (const auto place : places_of(spare, from_size)) {
     const auto at = byte_of(spare_unit(place));
     if (at + unit_bytes > spare.size())
       continue;

@@ -10,7 +10,8 @@ namespace dmremap {
 
 /// Overwrites every superblock copy on a spare with zeros, so that no tool takes it for one any more. The
 /// table and the data stay, unreachable. Durable on return. The caller has made sure that the set may go.
-/// Returns how many copies went. Errors: "erase-failed" (it may be done in part; doing it again is safe).
+/// Returns how many copies went. Errors: "erase-failed" (it may be done in part; doing it again is safe);
+/// "metadata-image" (somebody keeps it to help; nothing was written).
 [[nodiscard]] result<unsigned> erase_set(store& spare);
 
 /// Whether no session has begun on the spare since the set was looked at: `seen` is disk_info::sequence_end

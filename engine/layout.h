@@ -69,6 +69,7 @@ typedef uint64_t dmr_le64;
 /* feature bits; unknown incompat: refuse; unknown ro_compat: refuse to open for writing */
 #define DMR_INCOMPAT_MIRRORED 1u /* reserved: one main unit on two spares under one sequence */
 #define DMR_INCOMPAT_RESTORING 2u /* dmremap-restore has not come to its end: nobody opens it */
+#define DMR_INCOMPAT_IMAGE 4u     /* a metadata image: the data of the units is not there, nobody serves it */
 #define DMR_KNOWN_COMPAT 0u
 #define DMR_KNOWN_RO_COMPAT 0u
 #define DMR_KNOWN_INCOMPAT 0u

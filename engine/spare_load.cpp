@@ -61,10 +61,10 @@ result<std::unique_ptr<spare_metadata>> spare_metadata::load(std::shared_ptr<sto
   return m;
 }
 
-result<std::unique_ptr<spare_metadata>> spare_metadata::load_supers(std::shared_ptr<store> spare,
-                                                                    const commit_rules& rules) {
+result<std::unique_ptr<spare_metadata>>
+spare_metadata::load_supers(std::shared_ptr<store> spare, const commit_rules& rules, std::uint32_t also) {
   std::unique_ptr<spare_metadata> m(new spare_metadata(std::move(spare), rules));
-  CHECK_OK(m->choose_super());
+  CHECK_OK(m->choose_super(also));
   return m;
 }
 
@@ -88,7 +88,7 @@ std::unique_ptr<spare_metadata> spare_metadata::absent(std::shared_ptr<store> ho
   return m;
 }
 
-result<void> spare_metadata::choose_super() {
+result<void> spare_metadata::choose_super(std::uint32_t also) {
   const std::string& path = io_->identity().path;
   const auto computed = TRY(make_geometry(io_->size()).map_error([&](error e) {
     e.what = path;
@@ -137,7 +137,9 @@ result<void> spare_metadata::choose_super() {
     return fail("restore-unfinished", path,
                 "dmremap-restore did not come to its end on it; run the same command again",
                 exit_code::damaged);
-  if ((super.feature_incompat & ~known_incompat) != 0)
+  if ((super.feature_incompat & image_incompat & ~also) != 0)
+    return fail("metadata-image", path, holds_no_data, exit_code::damaged);
+  if ((super.feature_incompat & ~(known_incompat | also)) != 0)
     return fail("unsupported-feature", path, "uses a feature of the format that this version does not know");
   if (!plausible(super.places, io_->size()))
     return fail("wrong-size", path,

@@ -41,8 +41,9 @@ public:
                                                                     const commit_rules& rules);
   /// The first half of load(): the superblocks. Sets of several spares first find out which spares belong
   /// together, then attach sixth replicas, then load_tables(). Errors: as load(), but for those of tables.
-  [[nodiscard]] static result<std::unique_ptr<spare_metadata>> load_supers(std::shared_ptr<store> spare,
-                                                                           const commit_rules& rules);
+  /// "metadata-image" but where `also` has that bit: for who looks, and serves nothing.
+  [[nodiscard]] static result<std::unique_ptr<spare_metadata>>
+  load_supers(std::shared_ptr<store> spare, const commit_rules& rules, std::uint32_t also = 0);
   /// A spare that is not there, known by the head of its sixth replica on `host`; load_tables() comes next.
   /// Nothing where no valid head of spare `uuid` of the set lies there.
   [[nodiscard]] static std::unique_ptr<spare_metadata> absent(std::shared_ptr<store> host,
@@ -151,7 +152,7 @@ public:
 private:
   spare_metadata(std::shared_ptr<store> io, const commit_rules& rules) : io_(std::move(io)), rules_(rules) {}
 
-  [[nodiscard]] result<void> choose_super();
+  [[nodiscard]] result<void> choose_super(std::uint32_t also);
   [[nodiscard]] result<void> load_piece(unsigned good, std::uint32_t first, std::uint32_t count,
                                         std::vector<block_bytes>& buffer);
   [[nodiscard]] result<void> adopt_block(std::uint32_t number, std::span<const table_block* const> copies,

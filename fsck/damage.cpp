@@ -66,6 +66,7 @@ constexpr std::array<kind_facts, damage_kinds> all_facts{{
     {"last-copy", notice, none,
      "nothing in it can be changed; evacuate the spare with dmremap spare evacuate"},
     {"unprotected", notice, none, "the next open protects it, if another spare has room"},
+    {"metadata-image", notice, none, "nothing serves it; a repair of it repairs nothing of the spare"},
 }};
 
 } // namespace

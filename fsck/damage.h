@@ -66,8 +66,9 @@ enum class damage_kind : std::uint8_t {
   copy_unused,
   last_copy,
   unprotected,
+  metadata_image,
 };
-inline constexpr std::size_t damage_kinds = static_cast<std::size_t>(damage_kind::unprotected) + 1;
+inline constexpr std::size_t damage_kinds = static_cast<std::size_t>(damage_kind::metadata_image) + 1;
 
 /// What is the same for all damage of a kind.
 struct kind_facts {

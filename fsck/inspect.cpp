@@ -10,6 +10,24 @@
 namespace dmremap::fsck {
 namespace {
 
+/// Images are looked at among themselves: a repair copies superblocks from one member to another.
+result<void> tell_images(set_findings& f) {
+  const spare_state *image = nullptr, *real = nullptr;
+  for (unsigned n = 0; n < f.spares.size(); ++n) {
+    const spare_state& s = f.spares[n];
+    if (s.image())
+      f.found.push_back({damage_kind::metadata_image, s.path, static_cast<int>(n), 0, 0,
+                         "is a metadata image: it holds no data"});
+    if (s.super)
+      (s.image() ? image : real) = &s;
+  }
+  if (image != nullptr && real != nullptr)
+    return fail("metadata-image", image->path,
+                "is a metadata image and holds no data, " + real->path +
+                    " is a spare; look at images and spares each for themselves");
+  return {};
+}
+
 void find_record(set_findings& f) {
   std::vector<spare_testimony> said;
   std::vector<unsigned> who;
@@ -146,6 +164,7 @@ result<set_findings> inspect(const std::vector<spare_input>& spares, const inspe
     CHECK_OK(read_supers(s, static_cast<int>(f.spares.size()), f.found));
     f.spares.push_back(std::move(s));
   }
+  CHECK_OK(tell_images(f));
   rebuild_supers(f);
   find_record(f);
   if (f.record) {

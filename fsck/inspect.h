@@ -60,7 +60,7 @@ struct inspect_options {
 };
 
 /// Reads all copies of all metadata of the spares of one set. Errors are of the environment only:
-/// "unsupported-feature", "upstream-v4", "not-a-spare".
+/// "unsupported-feature", "upstream-v4", "not-a-spare", "metadata-image" (among spares).
 [[nodiscard]] result<set_findings> inspect(const std::vector<spare_input>& spares,
                                            const inspect_options& options);
 

@@ -76,6 +76,8 @@ struct spare_state {
   std::uint64_t fingerprint = 0; ///< sum over all copies that were looked at; see mark_of()
 
   [[nodiscard]] const geometry& places() const { return super->places; }
+  /// Of dmremap-dump --metadata-image: no data is there.
+  [[nodiscard]] bool image() const { return super && (super->feature_incompat & image_incompat) != 0; }
   /// Its own replicas are its map.
   [[nodiscard]] bool own_tables() const { return super && (in_use || (returned && map_from < 0)); }
 };

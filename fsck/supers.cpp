@@ -302,7 +302,7 @@ result<void> read_supers(spare_state& s, int number, std::vector<damage>& found)
     return fail("restore-unfinished", s.path,
                 "dmremap-restore did not come to its end on it; run the same command again");
   // Who may only read a set cannot tell what is wrong with it either.
-  if ((s.super->feature_incompat & ~known_incompat) != 0 ||
+  if ((s.super->feature_incompat & ~(known_incompat | image_incompat)) != 0 ||
       (s.super->feature_ro_compat & ~known_ro_compat) != 0)
     return fail("unsupported-feature", s.path,
                 "uses a feature of the format that this version does not know; use a newer version");

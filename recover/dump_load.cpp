@@ -99,6 +99,7 @@ public:
     std::vector<std::unique_ptr<spare_metadata>> loaded;
     for (auto& v : views_) {
       supers_.push_back(v.super());
+      supers_.back().feature_incompat &= ~image_incompat; // the dump is of the spare
       loaded.push_back(std::move(v.meta));
     }
     auto record = choose_record(loaded);
@@ -211,6 +212,7 @@ private:
     d.away = true;
     d.map_on = from;
     d.super = head->super;
+    d.super.feature_incompat &= ~image_incompat;
     read_table(d, {{views_[host].io.get(), std::uint64_t{start} + 1, sixth_replica}});
     dump_.spares.push_back(std::move(d));
     return true;
@@ -239,7 +241,7 @@ private:
   /// No lock keeps others away: what was read must still be there.
   result<void> check_unchanged() {
     for (std::size_t n = 0; n < views_.size(); ++n) {
-      const auto now = spare_metadata::load_supers(views_[n].io, rules);
+      const auto now = spare_metadata::load_supers(views_[n].io, rules, image_incompat);
       if (!now || (*now)->super.sequence != supers_[n].sequence)
         return fail("changed-meanwhile", views_[n].spec.text(),
                     "was written while it was read; dump the set by its name where it runs");

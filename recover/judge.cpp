@@ -26,6 +26,10 @@ public:
       j_.found = verdict::running;
       return std::move(j_);
     }
+    if (set_.image) {
+      refuse(j_, "metadata-image", first_member(), holds_no_data);
+      return std::move(j_);
+    }
     const auto clear = spares_clear() && main_clear() && name_clear();
     if (!clear)
       return std::move(j_);
@@ -46,6 +50,13 @@ private:
 
   static std::string place_of(const spare_row& row) {
     return row.last_seen.empty() ? row.uuid : row.uuid + ", last seen as " + row.last_seen;
+  }
+
+  [[nodiscard]] std::string first_member() const {
+    for (const auto& row : set_.spares)
+      if (!row.found.empty())
+        return row.found.front()->spec.text();
+    return set_.name;
   }
 
   bool spares_clear() {

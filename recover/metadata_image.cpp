@@ -28,25 +28,41 @@ public:
   copier(store& from, int to, metadata_image& out) : from_(from), to_(to), out_(out) {}
 
   result<void> units(std::uint64_t first, std::uint64_t count) {
-    for (std::uint64_t u = first; u < first + count; ++u) {
+    for (std::uint64_t u = first; u < first + count && (u + 1) * unit_bytes <= from_.size(); ++u) {
       block_bytes block;
-      if ((u + 1) * unit_bytes > from_.size())
-        return {};
-      if (!from_.read(block.span(), u * unit_bytes)) {
-        ++out_.unreadable;
-        continue;
-      }
-      if (std::all_of(block.bytes.begin(), block.bytes.end(), [](std::byte b) { return b == std::byte{0}; }))
-        continue;
-      if (::pwrite(to_, block.bytes.data(), unit_bytes, static_cast<off_t>(u * unit_bytes)) !=
-          static_cast<ssize_t>(unit_bytes))
-        return cannot(out_.path, "cannot be written", errno);
-      out_.bytes += unit_bytes;
+      if (read(u, block))
+        CHECK_OK(put(u, block));
     }
     return {};
   }
 
+  /// A sound superblock says of the file that it is an image; a damaged one is shown as it is.
+  result<void> super(std::uint64_t unit, unsigned copy) {
+    block_bytes block;
+    if ((unit + 1) * unit_bytes > from_.size() || !read(unit, block))
+      return {};
+    if (decode_superblock(block, copy, spare_unit(unit)))
+      add_incompat(block, image_incompat);
+    return put(unit, block);
+  }
+
 private:
+  bool read(std::uint64_t unit, block_bytes& block) {
+    const bool well = from_.read(block.span(), unit * unit_bytes).has_value();
+    out_.unreadable += well ? 0 : 1;
+    return well;
+  }
+
+  result<void> put(std::uint64_t unit, const block_bytes& block) {
+    if (std::all_of(block.bytes.begin(), block.bytes.end(), [](std::byte b) { return b == std::byte{0}; }))
+      return {};
+    if (::pwrite(to_, block.bytes.data(), unit_bytes, static_cast<off_t>(unit * unit_bytes)) !=
+        static_cast<ssize_t>(unit_bytes))
+      return cannot(out_.path, "cannot be written", errno);
+    out_.bytes += unit_bytes;
+    return {};
+  }
+
   store& from_;
   const int to_;
   metadata_image& out_;
@@ -55,7 +71,7 @@ private:
 /// `super`: null where no superblock is sound; then all that could be a table is taken.
 result<void> copy_metadata(copier& copy, const geometry& g, const superblock* super) {
   for (unsigned c = 0; c < super_copies; ++c)
-    CHECK_OK(copy.units(g.super_place(c).value, 1));
+    CHECK_OK(copy.super(g.super_place(c).value, c));
   for (std::uint32_t chunk = 0; chunk < g.chunks(); ++chunk) {
     if (super != nullptr && super->good_replicas(chunk) == 0)
       continue; // never initialised
@@ -64,8 +80,10 @@ result<void> copy_metadata(copier& copy, const geometry& g, const superblock* su
                           g.chunk_end(chunk) - g.chunk_first(chunk)));
   }
   for (unsigned guest = 0; super != nullptr && guest < max_spares; ++guest)
-    if (super->hosted_start[guest] != 0)
-      CHECK_OK(copy.units(super->hosted_start[guest], std::uint64_t{super->hosted_blocks[guest]} + 1));
+    if (const std::uint64_t start = super->hosted_start[guest]; start != 0) {
+      CHECK_OK(copy.super(start, sixth_super_copy));
+      CHECK_OK(copy.units(start + 1, super->hosted_blocks[guest]));
+    }
   return {};
 }
 

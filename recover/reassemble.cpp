@@ -7,6 +7,7 @@
 #include "recover/cli.h"
 #include "recover/judge.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -157,7 +158,14 @@ bool is_named(const set_view& set, const std::string& name) {
 bool shares_name(const survey& s, const set_view& set, const std::string& asked) {
   return strcasecmp(set.uuid.c_str(), asked.c_str()) != 0 &&
          std::count_if(s.sets.begin(), s.sets.end(),
-                       [&](const set_view& other) { return other.name == set.name; }) > 1;
+                       [&](const set_view& other) { return !other.image && other.name == set.name; }) > 1;
+}
+
+/// Of a set that is there itself, too.
+bool is_mere_image(const survey& s, const set_view& set) {
+  return set.image && std::any_of(s.sets.begin(), s.sets.end(), [&](const set_view& other) {
+           return !other.image && other.uuid == set.uuid;
+         });
 }
 
 result<exit_code> reassemble(const program_context& c, const line& l) {
@@ -175,6 +183,10 @@ result<exit_code> reassemble(const program_context& c, const line& l) {
   for (const auto& set : s.sets) {
     if (!l.name.empty() && !is_named(set, l.name))
       continue;
+    if (is_mere_image(s, set)) {
+      c.note(set.name + ": metadata images of it were found, too, which hold no data; they are left alone");
+      continue;
+    }
     outcome o;
     o.set = &set;
     o.judged = judge(set, l.allowed);

@@ -22,6 +22,7 @@ void look_at_supers(store& io, const dumped_spare& d, found_metadata& out,
     if (byte_of(place) + unit_bytes > io.size() || !io.read(bytes.span(), byte_of(place)))
       continue;
     const auto s = decode_superblock(bytes, c, place);
+    out.image = out.image || (s && (s->feature_incompat & image_incompat) != 0);
     if (!s || s->set_uuid != d.super.set_uuid)
       continue;
     if (s->spare_uuid != d.super.spare_uuid) {
@@ -153,6 +154,8 @@ result<std::uint64_t> check_target(store& io, const set_dump& dump, const dumped
     return fail("spare-too-small", path,
                 fmt::format("has {} sectors; {} has {}", io.size() / sector_bytes, who(d),
                             d.super.places.units * unit_sectors));
+  if (there.image)
+    return fail("metadata-image", path, holds_no_data);
   if (!there.other_spare.empty())
     return fail(
         "other-spare", path,

@@ -27,13 +27,14 @@ struct found_metadata {
   std::uint64_t super_sequence = 0;  ///< of its superblocks, also those of a restore that was cut off
   std::optional<superblock> cut_off; ///< what a restore that was cut off was about to write
   bool newer_guest = false;          ///< the table of an absent spare that lies there is newer than the dump
+  bool image = false;                ///< it is a metadata image
   std::string other_spare;           ///< UUID of another spare of the set that lies there
   [[nodiscard]] bool any() const { return supers != 0 || tables != 0 || cut_off.has_value(); }
 };
 
 /// `dump`: what `d` is of.
 [[nodiscard]] found_metadata look_for(store& io, const dumped_spare& d, const set_dump& dump);
-/// `last_seen`: what this host saw last of the set. Errors: "spare-too-small", "other-spare", "spare-in-set",
+/// `last_seen`: what this host saw last of the set. Errors: "spare-too-small", "metadata-image", "other-spare", "spare-in-set",
 /// "spare-has-signature", "spare-upstream-v4", "spare-unknown", "dump-older", "dump-maybe-older". Returns the
 /// sequence that the superblocks are to have.
 [[nodiscard]] result<std::uint64_t> check_target(store& io, const set_dump& dump, const dumped_spare& d,

@@ -83,7 +83,7 @@ void print_set(std::ostream& out, const set_view& set, const std::vector<std::st
     print_row(out, "main", main.spec.text(),
               fmt::format("{}: {}{}", name_of(main.rating), evidence(main.match, main.configured),
                           main.carries.empty() ? "" : "; carries " + main.carries));
-  if (set.mains.empty() && !set.spares.empty())
+  if (set.mains.empty() && !set.spares.empty() && !set.image)
     print_row(out, "main", "missing", fmt::format("{} sectors", set.newest.main_sectors));
   for (const auto& row : set.spares)
     print_spare(out, set, row);
@@ -102,6 +102,8 @@ std::string state_of(const set_view& set) {
     return "running";
   if (set.running)
     return "died";
+  if (set.image)
+    return "image";
   if (set.ambiguous_spares() || set.best_mains().size() > 1)
     return "ambiguous";
   if (set.problem)
@@ -118,7 +120,7 @@ std::string next_command(const set_view& set, const std::vector<std::string>& pa
     return "dmremap status " + set.name;
   if (set.running)
     return "dmremap detach " + set.name;
-  if (set.destroyed()) {
+  if (set.destroyed() || set.image) {
     std::string command = "dmremap-fsck -n";
     for (const auto& row : set.spares)
       for (const auto* v : row.found)
@@ -143,6 +145,8 @@ std::vector<std::string> troubles(const set_view& set) {
   std::vector<std::string> lines;
   if (set.serving())
     return lines;
+  if (set.image)
+    lines.push_back("metadata images of dmremap-dump, which hold no data: nothing can be started from them");
   for (const auto& row : set.spares) {
     if (row.found.size() > 1) {
       std::vector<std::string> copies;
@@ -165,7 +169,7 @@ std::vector<std::string> troubles(const set_view& set) {
       candidates.push_back(one->spec.text());
     lines.push_back(fmt::format("{} may each be main, and nothing tells them apart: name the one that it is",
                                 listed(candidates)));
-  } else if (best.empty() && !set.spares.empty()) {
+  } else if (best.empty() && !set.spares.empty() && !set.image) {
     lines.push_back(set.mains.empty() ? "main is not among what was looked at"
                                       : "nothing of main's size is main: connect it, or name it");
   }
@@ -173,7 +177,7 @@ std::vector<std::string> troubles(const set_view& set) {
     lines.push_back(
         "its metadata is older than what this host saw of the set: a spare is missing, or was restored "
         "from a copy");
-  if (set.damaged() && !set.destroyed())
+  if (set.damaged() && !set.destroyed() && !set.image)
     lines.push_back("damaged copies: the next start mends them from the others");
   return lines;
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <map>
 #include <strings.h>
+#include <tuple>
 
 namespace dmremap::recover {
 namespace {
@@ -158,12 +159,15 @@ set_view make_set(const views& all, const std::vector<possible_main>& mains, con
     newest_of_each.push_back(same.front());
   }
   settle(set, newest_of_each);
+  set.image = all.front()->image();
   set.name = set.newest.set_name;
   set.uuid = to_text(set.newest.set_uuid);
   std::string trouble;
   const auto seen = read_host_state(set.uuid, trouble);
   set.older = seen && set.newest.sequence_end < seen->sequence_end;
   list_spares(set, by_uuid, seen ? &*seen : nullptr);
+  if (set.image)
+    return set;
   const set_config* config = configuration_of(configured, set.uuid);
   find_mains(set, mains, config);
   if (config != nullptr) {
@@ -235,13 +239,13 @@ std::vector<const main_candidate*> set_view::best_mains() const {
 void group_sets(survey& s, const std::vector<possible_main>& mains) {
   drop_same_storage(s.spares);
   const auto configured = list_set_configs();
-  std::map<uuid_bytes, views> by_set;
+  std::map<std::pair<uuid_bytes, bool>, views> by_set; // images are never mixed with spares
   for (auto& spare : s.spares)
-    by_set[spare.super().set_uuid].push_back(&spare);
-  for (const auto& [uuid, members] : by_set)
+    by_set[{spare.super().set_uuid, spare.image()}].push_back(&spare);
+  for (const auto& [which, members] : by_set)
     s.sets.push_back(make_set(members, mains, configured));
   std::sort(s.sets.begin(), s.sets.end(), [](const set_view& a, const set_view& b) {
-    return std::pair(a.name, a.uuid) < std::pair(b.name, b.uuid);
+    return std::tie(a.name, a.uuid, a.image) < std::tie(b.name, b.uuid, b.image);
   });
 }
 

@@ -172,14 +172,14 @@ result<spare_view> view_spare(const member_spec& spec, std::shared_ptr<store> io
   spare_view v;
   v.spec = spec;
   v.io = std::move(io);
-  v.meta = TRY(spare_metadata::load_supers(v.io, rules));
+  v.meta = TRY(spare_metadata::load_supers(v.io, rules, image_incompat));
   const superblock& newest = v.meta->super;
   const auto whole = make_geometry(v.io->size());
   if (whole && whole->units != newest.places.units) {
     v.spec.start = spec.start.value_or(0);
     v.spec.length = newest.places.units * unit_sectors;
     v.io = TRY(open_to_read(v.spec)); // so that it is named as what it is
-    v.meta = TRY(spare_metadata::load_supers(v.io, rules));
+    v.meta = TRY(spare_metadata::load_supers(v.io, rules, image_incompat));
   }
   if (const auto place = storage_of(v.spec))
     v.place = *place;

@@ -55,6 +55,8 @@ struct spare_view {
   bool deep = false;                  ///< found by a search only
 
   [[nodiscard]] const superblock& super() const { return meta->super; }
+  /// Of dmremap-dump --metadata-image: nothing is served from it.
+  [[nodiscard]] bool image() const { return (super().feature_incompat & image_incompat) != 0; }
   [[nodiscard]] unsigned valid_supers() const;
   /// A copy that should be good is neither valid nor merely older.
   [[nodiscard]] bool damaged() const;

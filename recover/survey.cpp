@@ -229,7 +229,7 @@ private:
   void add_running() {
     for (auto& running : list_running_sets()) {
       const auto at = std::find_if(s_.sets.begin(), s_.sets.end(), [&](const set_view& set) {
-        return strcasecmp(set.uuid.c_str(), running.uuid.c_str()) == 0;
+        return !set.image && strcasecmp(set.uuid.c_str(), running.uuid.c_str()) == 0;
       });
       if (at != s_.sets.end()) {
         at->running = std::move(running);

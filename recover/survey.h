@@ -37,6 +37,7 @@ struct spare_row {
 
 struct set_view {
   std::string name, uuid;
+  bool image = false;                 ///< of metadata images: nothing is served from them
   std::optional<running_set> running; ///< also one whose daemon died
   std::optional<set_record> record;   ///< nothing where the spares do not follow one
   superblock newest;                  ///< valid where there are rows

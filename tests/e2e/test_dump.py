@@ -81,6 +81,7 @@ class Images(Dump):
         images = sorted(folder.iterdir())
         self.assertEqual([p.stat().st_size for p in images], [SPARE_SIZE] * 2)
         self.assertLess(sum(p.stat().st_blocks * 512 for p in images), 2 * MIB)
+        self.assertEqual(self.one_set(self.scan(*images, code=4), "data")["state"], "image")
         found, original = (self.one_set(self.scan(*paths, code=4), "data")["spares"] for paths in (images, spares))
         for one, other in zip(found, original):
             self.assertEqual(one["members"][0]["superblocks"], other["members"][0]["superblocks"])

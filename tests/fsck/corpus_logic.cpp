@@ -190,6 +190,7 @@ void add_copies(std::vector<damaged_set>& all) {
       e.put(e.super(c), 472, 8, 0xABCDEF);
     }
   }));
+  add(one("a metadata image, not a spare", x::noticed, [](auto& e) { e.put_supers(128, 4, 4); }));
   add(one("an unknown incompatible feature", x::refused, [](auto& e) { e.put_supers(128, 4, 1u << 7); }));
   add(one("an unknown feature that allows reading only", x::refused,
           [](auto& e) { e.put_supers(124, 4, 1u << 9); }));

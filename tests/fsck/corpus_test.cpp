@@ -20,7 +20,8 @@ std::string words(const fsck::set_findings& f) {
 
 bool noticed(const fsck_run& run) {
   return std::any_of(run.before.found.begin(), run.before.found.end(), [](const fsck::damage& d) {
-    return d.kind == fsck::damage_kind::copy_unused || d.kind == fsck::damage_kind::last_copy;
+    return d.kind == fsck::damage_kind::copy_unused || d.kind == fsck::damage_kind::last_copy ||
+           d.kind == fsck::damage_kind::metadata_image;
   });
 }
 

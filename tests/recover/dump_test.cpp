@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "recover/dump.h"
 
+#include "engine/erase_set.h"
 #include "engine/set_dump.h"
 #include "recover/dump_json.h"
 #include "recover/dump_load.h"
+#include "recover/reassemble.h"
+#include "recover/restore.h"
+#include "recover/scan.h"
 #include "tests/recover/image_set.h"
 
+#include <set>
 #include <sys/stat.h>
 
 using namespace dmremap;
@@ -34,6 +39,16 @@ std::string with(std::string text, const std::string& from, const std::string& t
   const auto at = text.find(from);
   REQUIRE(at != std::string::npos);
   return text.replace(at, from.size(), to);
+}
+
+std::uint32_t number_at(const std::string& block, std::size_t offset) {
+  std::uint32_t value;
+  std::memcpy(&value, block.data() + offset, sizeof value);
+  return value;
+}
+
+std::uint32_t feature_of(const std::string& super) {
+  return number_at(super, 128);
 }
 
 std::vector<std::uint64_t> mains_of(const dumped_spare& d) {
@@ -214,6 +229,7 @@ TEST_CASE("an image of the metadata is read like the spares, and holds no data")
     REQUIRE(d.write(*io, std::as_bytes(std::span(secret)), 3 * unit_bytes));
   });
   damage(a.spares[0], a.super(0).places.block_place(2, 4));
+  damage(a.spares[0], spare_unit(128));
   const auto folder = h.dir / "support";
   auto words = a.spares;
   words.insert(words.begin(), {"--metadata-image", folder});
@@ -229,10 +245,24 @@ TEST_CASE("an image of the metadata is read like the spares, and holds no data")
     const auto bytes = read_bytes(image, 0, 16u << 20);
     CHECK(bytes.find("SSSSSSSS") == std::string::npos);
     const auto places = a.super(n).places;
-    for (std::uint64_t u = 0; u < places.units; ++u)
-      if (places.is_metadata(spare_unit(u)))
-        REQUIRE((bytes.substr(u * unit_bytes, unit_bytes) ==
-                 read_bytes(a.spares[n], u * unit_bytes, unit_bytes)));
+    std::set<std::uint64_t> supers; // sound ones, which say that it is an image
+    for (unsigned c = 0; c < super_copies; ++c)
+      supers.insert(places.super_place(c).value);
+    supers.insert(a.super(n).hosted_start[1 - n]);
+    for (std::uint64_t u = 0; u < places.units; ++u) {
+      const bool hosted = u >= *supers.rbegin() && u <= *supers.rbegin() + places.table_blocks;
+      if (!places.is_metadata(spare_unit(u)) && !hosted)
+        continue;
+      const auto before = read_bytes(a.spares[n], u * unit_bytes, unit_bytes);
+      auto now = bytes.substr(u * unit_bytes, unit_bytes);
+      if (supers.count(u) != 0 && !(n == 0 && u == 128)) {
+        block_bytes block;
+        std::memcpy(block.bytes.data(), now.data(), unit_bytes);
+        CHECK((feature_of(now) == 4 && crc32_of(block.span().subspan(4)) == number_at(now, 0)));
+        now.replace(0, 4, before.substr(0, 4)).replace(128, 4, before.substr(128, 4));
+      }
+      REQUIRE((now == before));
+    }
   }
   auto there = parsed(dump({folder + "/0.img", folder + "/1.img"}).out);
   for (unsigned n = 0; n < 2; ++n)
@@ -242,6 +272,67 @@ TEST_CASE("an image of the metadata is read like the spares, and holds no data")
   words = {"--metadata-image", h.dir / "blank", h.image("blank")};
   make_file(h.image("blank"), 16u << 20);
   CHECK(dump(words).status == 0); // nothing is left of it: an empty file says so
+}
+
+TEST_CASE("nothing serves or overwrites an image of the metadata, and who looks says what it is") {
+  const host h;
+  image_set a(h, "a", 2);
+  REQUIRE(dump({"--metadata-image", h.dir / "support", a.spares[0], a.spares[1]}).status == 0);
+  const std::vector<std::string> images{h.dir / "support/0.img", h.dir / "support/1.img"};
+  const auto before = read_bytes(images[0], 0, 16u << 20);
+  SECTION("the engine") {
+    for (const auto& members : {images, {images[0], a.spares[1]}}) {
+      const auto opened = disk::open(open_file(a.main), {open_file(members[0]), open_file(members[1])}, {});
+      REQUIRE_FALSE(opened);
+      CHECK(opened.error().id == "metadata-image");
+      CHECK(opened.error().what == images[0]);
+      CHECK(opened.error().why.find("holds no data") != std::string::npos);
+    }
+    const auto erased = erase_set(*open_file(images[0]));
+    REQUIRE_FALSE(erased);
+    CHECK(erased.error().id == "metadata-image");
+  }
+  SECTION("reassembly") {
+    boost::filesystem::remove(a.spares[0]);
+    const auto alone = run_program_with(recover::run_reassemble, "dmremap-reassemble",
+                                        {"--json", "-n", "--all", a.main, images[0], images[1]});
+    CHECK(alone.status == 4);
+    CHECK(alone.json()["sets"][0]["error"]["id"] == "metadata-image");
+    CHECK(alone.json()["sets"][0]["main"] == nullptr);
+  }
+  SECTION("reassembly, beside the set") {
+    const auto both =
+        run_program_with(recover::run_reassemble, "dmremap-reassemble",
+                         {"--json", "-n", "--all", a.main, a.spares[0], a.spares[1], images[0], images[1]});
+    CHECK(both.status == 0);
+    CHECK(both.err.find("metadata images") != std::string::npos);
+    REQUIRE(both.json()["sets"].size() == 1);
+    CHECK(both.json()["sets"][0]["verdict"] == "certain");
+    CHECK(both.json()["sets"][0]["spares"] == json(a.spares));
+  }
+  SECTION("scan") {
+    const auto found = run_program_with(recover::run_scan, "dmremap-scan",
+                                        {"--json", a.main, a.spares[0], a.spares[1], images[0], images[1]});
+    const auto sets = found.json()["sets"];
+    REQUIRE(sets.size() == 2);
+    CHECK(sets[0]["state"] == "complete");
+    CHECK(sets[1]["state"] == "image");
+    CHECK(sets[1]["spares"][0]["members"][0]["damaged"] == false);
+    CHECK(sets[1]["next"] == "dmremap-fsck -n " + images[0] + " " + images[1]);
+  }
+  SECTION("restore") {
+    const auto file = h.dir / "a.dump";
+    REQUIRE(dump({"--output", file, images[0], images[1]}).status == 0); // of an image as of the spare
+    const auto r = run_program_with(recover::run_restore, "dmremap-restore",
+                                    {"--json", "--accept-older", "--data-in-place", file, images[0]});
+    CHECK(r.status == 1);
+    CHECK(r.json()["error"]["id"] == "metadata-image");
+    damage(a.spares[0], a.super(0).places.super_place(3));
+    CHECK(run_program_with(recover::run_restore, "dmremap-restore", {file, a.spares[0]}).status == 0);
+    CHECK(a.super(0).feature_incompat == 0);
+    a.work([](disk& d) { CHECK(d.stats().remapped_units == 4); });
+  }
+  CHECK((read_bytes(images[0], 0, 16u << 20) == before));
 }
 
 TEST_CASE("spares of two sets are no set") {

@@ -68,6 +68,7 @@ FREE_SLOTS = bytes(16 * SLOTS)
 METADATA_SLOTS = struct.pack("<QQ", 0, METADATA << 48) * SLOTS
 
 FLAG_CLEAN = 1
+INCOMPAT_IMAGE = 4   # a metadata image: may be looked at
 
 PIECE = 256          # units in one read of a table
 MAX_PROBLEMS = 1000
@@ -579,8 +580,9 @@ def check_features(sb, say):
     """False if the superblock forbids reading."""
     if sb.feature_ro_compat:
         say(f"unknown feature_ro_compat {sb.feature_ro_compat:#x}: may only be read")
-    if sb.feature_incompat:
-        say(f"unknown feature_incompat {sb.feature_incompat:#x}: refused")
+    unknown = sb.feature_incompat & ~INCOMPAT_IMAGE
+    if unknown:
+        say(f"unknown feature_incompat {unknown:#x}: refused")
         return False
     return True
 
@@ -693,7 +695,8 @@ def decode(spare, main_sectors=None):
     if spare.clipped:
         problems.add("the range goes beyond the end of the file or device")
     result = {"superblocks": [], "geometry": {"units": spare.count}, "chunks": [], "blocks": [], "map": [],
-              "losers": [], "retired": [], "guests": [], "problems": [], "all_copies_equal": False}
+              "losers": [], "retired": [], "guests": [], "problems": [], "all_copies_equal": False,
+              "metadata_image": False}
     ok = _decode(spare, main_sectors, problems, result)
     result["problems"] = problems.result()
     return result, ok
@@ -709,6 +712,7 @@ def _decode(spare, main_sectors, problems, result):
         return False
     for key in ("spare_units", "table_blocks", "chunk_blocks", "replica_start"):
         result["geometry"][key] = getattr(sb, key)
+    result["metadata_image"] = bool(sb.feature_incompat & INCOMPAT_IMAGE)
     if not check_features(sb, problems.add):
         return False
     why = geometry_trouble(sb)

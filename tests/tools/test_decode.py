@@ -438,6 +438,15 @@ class Superblocks(Base):
             self.assertProblem(result, "feature_incompat")
             self.assertEqual(result["chunks"], [])
 
+    def test_metadata_image(self):
+        image = Image(self, features=(0, 0, 4))
+        image.slots = {30: slot(REMAP, 1, 50)}
+        result = image.write().decode()
+        self.assertTrue(result["metadata_image"])
+        self.assertEqual([e["main_unit"] for e in result["map"]], [1])
+        self.assertProblem(Image(self, features=(0, 0, 6)).write().decode(ok=False), "feature_incompat")
+        self.assertFalse(Image(self).write().decode()["metadata_image"])
+
     def test_foreign_content(self):
         image = Image(self)
         os.truncate(image.path, 4096 * 4096)
