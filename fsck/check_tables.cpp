@@ -196,6 +196,8 @@ private:
   void take_unmarked(table_view& v, double_finder& doubles) {
     spare_state& s = f_.spares[static_cast<std::size_t>(v.spare)];
     for (const std::uint32_t chunk : s.tables.unmarked) {
+      if (tell_old_chunk(v, chunk))
+        continue;
       table_view with = v;
       for (unsigned r = 0; r < own_replicas; ++r)
         with.super.set_good(r, chunk, true);
@@ -219,6 +221,31 @@ private:
       s.sixth_short = s.sixth_short || !v.super.is_good(sixth_replica, chunk);
       f_.fixes.push_back({damage_kind::chunk_unmarked, v.spare, mark});
     }
+  }
+
+  /// Entries that the superblock knew nothing of when it was written later: an older one was put over that
+  /// which did, and the units that they name may have been written since.
+  bool tell_old_chunk(const table_view& v, std::uint32_t chunk) {
+    const geometry& g = v.super.places;
+    std::uint64_t highest = 0;
+    for (std::uint32_t b = g.chunk_first(chunk); b < g.chunk_end(chunk); ++b)
+      for (const auto& source : v.sources)
+        if (source.replica != sixth_replica)
+          if (const auto t = read_block(source, low_half(v.super.spare_uuid), b)) {
+            highest = std::max(highest, t->sequence);
+            for (const slot& one : t->slots)
+              highest = std::max(highest, one.sequence());
+          }
+    f_.highest = std::max(f_.highest, highest);
+    if (highest >= v.super.sequence_next)
+      return false;
+    const std::uint64_t first = std::uint64_t{g.chunk_first(chunk)} * slots_per_block;
+    f_.found.push_back({damage_kind::chunk_old, v.name, v.spare, first,
+                        std::uint64_t{g.chunk_end(chunk)} * slots_per_block - first,
+                        fmt::format("chunk {} of the table holds entries that are older than the superblock, "
+                                    "and no copy of it is marked as good",
+                                    chunk)});
+    return true;
   }
 
   void tell_destroyed(const table_view& v, const bad_block& b) {

@@ -51,6 +51,9 @@ constexpr std::array<kind_facts, damage_kinds> all_facts{{
     {"counters", logic, safe, "set the counter to what is possible"},
     {"sequence-range", logic, safe, "raise the reserved range, so that the next session starts above it"},
     {"chunk-unmarked", logic, decide, "mark the copies of the chunk as good"},
+    {"chunk-old", logic, impossible,
+     "the superblocks are newer, and what was written since may lie elsewhere: to take the entries in would "
+     "show older data; a dump of the set says whether they count"},
     {"table-block-known", logic, safe, "write it anew: nothing but metadata can be in it"},
     {"slot-wrong", logic, decide, "correct the slot, everywhere, under a new sequence"},
     {"slot-superseded", logic, safe, "release the older slot"},

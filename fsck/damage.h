@@ -50,6 +50,7 @@ enum class damage_kind : std::uint8_t {
   counters,
   sequence_range,
   chunk_unmarked,
+  chunk_old,
   table_known,
   slot,
   slot_superseded,

@@ -219,6 +219,7 @@ void add_supers(std::vector<damaged_set>& all) {
   add(one("good superblock copies are marked as bad", x::safe, [](auto& e) { e.put_supers(188, 4, 0x3); }));
   add(one("no replica of a chunk with entries is marked as good", x::same, [](auto& e) {
     const auto b = used(e).block;
+    e.put_supers(192, 8, 1); // the superblock is no newer than the entries
     for (unsigned r = 0; r < 5; ++r)
       put_good(e, r, b, false);
   }));
@@ -227,6 +228,7 @@ void add_supers(std::vector<damaged_set>& all) {
          spare_editor a(images.spares[0]), b(images.spares[1]);
          spare_editor& e = a.serving().empty() ? b : a;
          const auto chunk = used(e).block;
+         e.put_supers(192, 8, 1);
          for (unsigned r = 0; r < 6; ++r)
            put_good(e, r, chunk, false);
        }});

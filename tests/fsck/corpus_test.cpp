@@ -197,3 +197,20 @@ TEST_CASE("300 sets whose copies all say the same wrong thing: the end is settle
   }
   CHECK(unclean * 3 > all);
 }
+
+TEST_CASE("a chunk that a newer superblock does not tell of is said, and not taken in") {
+  set_images images = base_set(1, true);
+  spare_editor e(images.spares[0]);
+  const auto chunk = e.serving().at(0).first; // one block each on a spare of 16 MiB
+  for (unsigned r = 0; r < 5; ++r) {
+    const unsigned offset = 1280 + 128 * r + chunk / 8;
+    e.put_supers(offset, 1, e.get(0, offset, 1) & ~(std::uint64_t{1} << chunk % 8));
+  }
+  const auto before = images.hashes();
+  const auto run = repair(images);
+  INFO(words(run.before));
+  CHECK(run.has(fsck::damage_kind::chunk_old));
+  CHECK_FALSE(run.has(fsck::damage_kind::chunk_unmarked));
+  CHECK_FALSE(run.after.clean());
+  CHECK(images.hashes() == before);
+}
