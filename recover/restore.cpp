@@ -14,7 +14,10 @@
 #include "recover/restore_write.h"
 #include "recover/spare_view.h"
 
+#include <cerrno>
 #include <cstring>
+#include <ctime>
+#include <fmt/chrono.h>
 #include <nlohmann/json.hpp>
 
 namespace dmremap::recover {
@@ -26,7 +29,7 @@ struct line {
   std::string file;
   std::vector<std::string> words; ///< [INDEX=]SPARE
   restore_consent told;
-  bool data_lost = false, dry_run = false, edited = false, no_keep = false;
+  bool dry_run = false, edited = false, no_keep = false;
   int progress_fd = -1;
   std::string answer; ///< --help, --version
 };
@@ -43,7 +46,7 @@ result<line> parse(int argc, const char* const* argv) {
                "also where the dump is, or may be, older than the set");
   auto* in_place = app.add_flag("--data-in-place", l.told.data_in_place,
                                 "the moved units lie on the spare, though nothing on it shows that");
-  app.add_flag("--data-lost", l.data_lost,
+  app.add_flag("--data-lost", l.told.data_lost,
                "the moved units are not on the spare: every sector of them becomes lost")
       ->excludes(in_place);
   app.add_option("--wipe", l.told.wipe, "a type of signature on the spare that may be overwritten")
@@ -60,8 +63,8 @@ result<line> parse(int argc, const char* const* argv) {
       ->type_name("")
       ->required();
   l.answer = TRY(parse_line(app, argc, argv));
-  if (l.data_lost)
-    l.told.data_in_place = true; // what lies there does not matter
+  if (l.told.data_lost)
+    l.told.data_in_place = true; // nothing needs to lie there
   return l;
 }
 
@@ -84,7 +87,7 @@ result<const dumped_spare*> identify(const set_dump& dump, const member_spec& sp
   unsigned present = 0;
   for (const auto& d : dump.spares) {
     present += d.away ? 0 : 1;
-    if (!d.away && look_for(io, d, dump).any())
+    if (!d.away && shows(io, d))
       found = found == nullptr ? &d : found;
   }
   if (found != nullptr)
@@ -151,25 +154,68 @@ result<void> lose_data(set_dump& dump) {
   return {};
 }
 
-/// What is overwritten, as a dump; where nothing of it can be read, nothing is kept.
-result<std::string> keep_old(const program_context& c, const std::vector<wanted_spare>& wanted,
-                             const std::string& uuid) {
+/// A spare that is to be written, and what lies on it.
+struct examined_spare {
+  const wanted_spare* wanted = nullptr;
+  std::shared_ptr<store> io;
+  found_metadata there;
+};
+
+/// A new name each time: the dump of what was overwritten first is worth no less than that of the last.
+result<std::string> write_kept(const std::string& uuid, const std::string& text) {
+  const auto name =
+      fmt::format("{}.replaced.{:%Y%m%dT%H%M%SZ}", backup_path(uuid), fmt::gmtime(std::time(nullptr)));
+  for (unsigned n = 1;; ++n) {
+    const auto path = n == 1 ? name : fmt::format("{}.{}", name, n);
+    const auto written = write_durably(path, text, existing_file::keep);
+    if (written)
+      return path;
+    if (written.error().number != EEXIST)
+      return fail("backup-unwritable", path,
+                  fmt::format("cannot {}: {}; nothing was changed; to go on without: --no-keep",
+                              written.error().action, std::strerror(written.error().number)));
+  }
+}
+
+/// What is overwritten, as a dump: of each spare with a sound superblock what can be read of its table.
+result<std::string> keep_old(const std::vector<examined_spare>& spares, const std::string& uuid) {
   std::vector<member_spec> specs;
-  for (const auto& w : wanted)
-    specs.push_back(w.spec);
+  for (const auto& one : spares)
+    if (one.there.supers != 0)
+      specs.push_back(one.wanted->spec);
+  if (specs.empty())
+    return std::string();
   dump_options how;
   how.claimed = how.best_effort = true;
   const auto old = load_dump(specs, how);
-  if (!old) {
-    c.note("nothing of what is overwritten could be kept: " + old.error().text());
-    return std::string();
+  const auto lacks = [](const std::string& who, const std::string& why) {
+    return fail("nothing-kept", who,
+                "what lies on it cannot be kept as a dump before it is overwritten: " + why +
+                    "; nothing was changed; to go on without: --no-keep");
+  };
+  if (!old)
+    return lacks(specs.front().text(), old.error().text());
+  for (const auto& one : spares)
+    if (const auto* had = old->find(one.wanted->spare->super.spare_uuid);
+        one.there.supers != 0 && (had == nullptr || had->away))
+      return lacks(one.wanted->spec.text(), "its table cannot be read");
+  return write_kept(uuid, dump_text(*old));
+}
+
+/// Where each is as new as the dump they carry the same bytes as then; else all go up by as much, so that the
+/// one whose record the others followed is still the newest.
+std::vector<restore_target> make_targets(const std::vector<examined_spare>& spares) {
+  std::uint64_t ahead = 0, end = 0;
+  for (const auto& one : spares) {
+    const std::uint64_t then = one.wanted->spare->super.sequence;
+    ahead = std::max(ahead, std::max(one.there.super_sequence, then) - then);
+    end = std::max(end, one.there.sequence_end);
   }
-  const auto path = backup_path(uuid) + ".replaced";
-  if (const auto written = write_durably(path, dump_text(*old), existing_file::replace); !written)
-    return fail("backup-unwritable", path,
-                fmt::format("cannot {}: {}; nothing was changed; to go on without: --no-keep",
-                            written.error().action, std::strerror(written.error().number)));
-  return path;
+  std::vector<restore_target> targets;
+  for (const auto& one : spares)
+    targets.push_back(
+        {one.wanted->spare, one.io, one.wanted->spare->super.sequence + ahead, end, one.there.extra});
+  return targets;
 }
 
 void report(const program_context& c, const line& l, const set_dump& dump,
@@ -210,7 +256,7 @@ result<exit_code> restore(const program_context& c, const line& l) {
   auto dump = TRY(read_dump(l.file, l.edited));
   CHECK_OK(check_whole(dump, l.file));
   CHECK_OK(check_not_running(dump));
-  if (l.data_lost)
+  if (l.told.data_lost)
     CHECK_OK(lose_data(dump));
   const auto wanted = TRY(wanted_spares(l, dump));
   std::vector<std::pair<member_role, member_spec>> roles;
@@ -223,23 +269,28 @@ result<exit_code> restore(const program_context& c, const line& l) {
   const auto seen = read_host_state(uuid, trouble);
   if (!trouble.empty())
     c.note(trouble);
-  std::vector<restore_target> targets;
-  bool something_there = false;
+  std::vector<examined_spare> spares;
+  std::vector<const dumped_spare*> restored;
+  bool older = false;
   for (std::size_t n = 0; n < wanted.size(); ++n) {
-    const auto there = look_for(*members[n].io, *wanted[n].spare, dump);
-    something_there = something_there || there.supers != 0;
-    const auto sequence = TRY(check_target(*members[n].io, dump, *wanted[n].spare, there,
-                                           seen ? std::optional(seen->sequence_end) : std::nullopt, l.told));
-    targets.push_back({wanted[n].spare, members[n].io, sequence});
+    progress bar(c.err, "looking", l.progress_fd, "blocks");
+    spares.push_back({&wanted[n], members[n].io,
+                      look_for(*members[n].io, *wanted[n].spare, dump,
+                               [&](std::uint64_t done, std::uint64_t all) { bar.show(done, all); })});
+    restored.push_back(wanted[n].spare);
+    older = TRY(check_target(*members[n].io, dump, *wanted[n].spare, spares.back().there,
+                             seen ? std::optional(seen->sequence_end) : std::nullopt, l.told)) ||
+            older;
   }
+  CHECK_OK(check_together(dump, restored, older));
   restore_counts counts;
   std::string kept;
   if (!l.dry_run) {
-    if (something_there && !l.no_keep)
-      kept = TRY(keep_old(c, wanted, uuid));
+    if (!l.no_keep)
+      kept = TRY(keep_old(spares, uuid));
     progress bar(c.err, "restoring", l.progress_fd, "blocks");
-    counts = TRY(
-        write_restore(dump, targets, [&](std::uint64_t done, std::uint64_t all) { bar.show(done, all); }));
+    counts = TRY(write_restore(dump, make_targets(spares),
+                               [&](std::uint64_t done, std::uint64_t all) { bar.show(done, all); }));
   }
   report(c, l, dump, wanted, counts, kept);
   return exit_code::ok;

@@ -3,6 +3,7 @@
 
 #include "engine/candidate.h"
 #include "engine/member.h"
+#include "engine/set_record.h"
 #include "recover/restore_write.h"
 
 #include <algorithm>
@@ -13,6 +14,7 @@ namespace dmremap::recover {
 namespace {
 
 constexpr std::uint32_t piece_blocks = 256; // 1 MiB a read
+constexpr std::size_t sampled_chunks = 64;  // of each spare of the dump, to find out which it is
 
 void look_at_supers(store& io, const dumped_spare& d, found_metadata& out,
                     std::optional<superblock>& newest) {
@@ -30,6 +32,7 @@ void look_at_supers(store& io, const dumped_spare& d, found_metadata& out,
       continue;
     }
     out.super_sequence = std::max(out.super_sequence, s->sequence);
+    out.sequence_end = std::max(out.sequence_end, s->sequence_end);
     if ((s->feature_incompat & restoring_incompat) != 0) {
       out.cut_off = *s;
       continue;
@@ -41,11 +44,36 @@ void look_at_supers(store& io, const dumped_spare& d, found_metadata& out,
   }
 }
 
+/// The copy of a block in replica `r`.
+bool read_copy(store& io, const dumped_spare& d, unsigned r, std::uint32_t number, table_block& t) {
+  block_bytes bytes;
+  const spare_unit place = d.super.places.block_place(r, number);
+  return byte_of(place) + unit_bytes <= io.size() && io.read(bytes.span(), byte_of(place)) &&
+         decode_table_block(bytes, low_half(d.super.spare_uuid), number, place, t);
+}
+
+bool first_block_is_there(store& io, const dumped_spare& d, std::uint32_t chunk) {
+  table_block t;
+  for (unsigned r = 0; r < own_replicas; ++r)
+    if (read_copy(io, d, r, d.super.places.chunk_first(chunk), t))
+      return true;
+  return false;
+}
+
 /// One block's copies: whether one is sound.
 class table_looker {
 public:
   table_looker(store& io, const dumped_spare& d, found_metadata& out) : io_(io), d_(d), out_(out) {}
 
+  bool chunk(std::uint32_t number) {
+    const geometry& g = d_.super.places;
+    bool whole = true;
+    for (std::uint32_t b = g.chunk_first(number); b < g.chunk_end(number); b += piece_blocks)
+      whole = piece(b, std::min(piece_blocks, g.chunk_end(number) - b)) && whole;
+    return whole;
+  }
+
+private:
   bool piece(std::uint32_t first, std::uint32_t count) {
     std::vector<bool> sound(count, false);
     std::vector<block_bytes> buffer(count);
@@ -64,12 +92,14 @@ public:
         sound[i] = true;
         ++out_.tables;
         out_.highest = std::max(out_.highest, t.sequence);
+        out_.sequence_end = std::max(out_.sequence_end, t.sequence + 1);
+        for (const slot& s : t.slots)
+          out_.sequence_end = std::max(out_.sequence_end, s.sequence() + 1);
       }
     }
     return std::all_of(sound.begin(), sound.end(), [](bool b) { return b; });
   }
 
-private:
   store& io_;
   const dumped_spare& d_;
   found_metadata& out_;
@@ -95,6 +125,8 @@ bool resumes(const found_metadata& there, const dumped_spare& d) {
   superblock then = *there.cut_off, now = d.super;
   then.feature_incompat &= ~restoring_incompat;
   then.sequence = now.sequence;
+  then.sequence_next = now.sequence_next;
+  then.sequence_end = now.sequence_end;
   then.super_good = now.super_good;
   then.good = now.good;
   then.hosted_protected = now.hosted_protected;
@@ -123,7 +155,25 @@ result<void> check_age(const std::string& path, const set_dump& dump, const dump
 
 } // namespace
 
-found_metadata look_for(store& io, const dumped_spare& d, const set_dump& dump) {
+bool shows(store& io, const dumped_spare& d) {
+  found_metadata out;
+  std::optional<superblock> newest;
+  look_at_supers(io, d, out, newest);
+  if (out.any())
+    return true;
+  const geometry& g = d.super.places;
+  std::vector<std::uint32_t> in_use;
+  for (std::uint32_t c = 0; c < g.chunks(); ++c)
+    if (d.super.good_replicas(c) != 0)
+      in_use.push_back(c);
+  const std::size_t step = in_use.size() / sampled_chunks + 1;
+  for (std::size_t n = 0; n < in_use.size(); n += step)
+    if (first_block_is_there(io, d, in_use[n]))
+      return true;
+  return false;
+}
+
+found_metadata look_for(store& io, const dumped_spare& d, const set_dump& dump, const looking& on_progress) {
   found_metadata out;
   std::optional<superblock> newest;
   look_at_supers(io, d, out, newest);
@@ -132,9 +182,14 @@ found_metadata look_for(store& io, const dumped_spare& d, const set_dump& dump) 
   const geometry& g = d.super.places;
   bool whole = true;
   for (std::uint32_t c = 0; c < g.chunks(); ++c) {
-    const bool in_use = used.good_replicas(c) != 0;
-    for (std::uint32_t b = g.chunk_first(c); b < g.chunk_end(c); b += piece_blocks)
-      whole = (tables.piece(b, std::min(piece_blocks, g.chunk_end(c) - b)) || !in_use) && whole;
+    const bool in_use = used.good_replicas(c) != 0, in_dump = d.super.good_replicas(c) != 0;
+    const std::uint64_t before = out.tables;
+    if (in_use || in_dump || first_block_is_there(io, d, c))
+      whole = (tables.chunk(c) || !in_use) && whole;
+    if (!in_dump && out.tables != before)
+      out.extra.push_back(c);
+    if (on_progress)
+      on_progress(std::uint64_t{g.chunk_end(c)} * own_replicas, std::uint64_t{g.table_blocks} * own_replicas);
   }
   out.whole = newest.has_value() && whole;
   for (const auto& guest : dump.spares) // the map of an absent spare is nowhere else
@@ -146,9 +201,8 @@ found_metadata look_for(store& io, const dumped_spare& d, const set_dump& dump) 
   return out;
 }
 
-result<std::uint64_t> check_target(store& io, const set_dump& dump, const dumped_spare& d,
-                                   const found_metadata& there, std::optional<std::uint64_t> last_seen,
-                                   const restore_consent& told) {
+result<bool> check_target(store& io, const set_dump& dump, const dumped_spare& d, const found_metadata& there,
+                          std::optional<std::uint64_t> last_seen, const restore_consent& told) {
   const std::string& path = io.identity().path;
   if (io.size() < d.super.places.units * unit_bytes)
     return fail("spare-too-small", path,
@@ -169,9 +223,40 @@ result<std::uint64_t> check_target(store& io, const set_dump& dump, const dumped
                     "if they are (it is a copy of the spare, or was overwritten in part): "
                     "--data-in-place; if they are gone: --data-lost",
                     who(d)));
-  if (!told.accept_older && !resumes(there, d))
-    CHECK_OK(check_age(path, dump, d, there, last_seen));
-  return std::max(d.super.sequence, there.super_sequence);
+  if (resumes(there, d))
+    return false;
+  if (told.data_lost && there.any())
+    return fail("data-is-there", path,
+                fmt::format("carries metadata of {}: what moved there lies on it, and --data-lost would make "
+                            "every sector of it lost; restore it without --data-lost, or, if its data is "
+                            "gone all the same, overwrite the metadata on it first (blkdiscard, or zeros)",
+                            who(d)));
+  const auto age = check_age(path, dump, d, there, last_seen);
+  if (!age && !told.accept_older)
+    return tl::make_unexpected(age.error());
+  return !age;
+}
+
+result<void> check_together(const set_dump& dump, const std::vector<const dumped_spare*>& restored,
+                            bool older) {
+  std::string others;
+  std::vector<spare_testimony> said;
+  for (const auto& d : dump.spares) {
+    if (d.away)
+      continue;
+    said.push_back({&d.super, who(d)});
+    if (std::find(restored.begin(), restored.end(), &d) == restored.end())
+      others += fmt::format("{}spare {} ({}{})", others.empty() ? "" : ", ", d.super.spare_index,
+                            d.member.empty() ? "" : d.member + ", ", to_text(d.super.spare_uuid));
+  }
+  if (older && !others.empty())
+    return fail(
+        "restore-all", dump.newest().set_name,
+        "an older dump is restored to all spares at once: one of then and another of now would not be "
+        "a set, or one that never was; name these, too: " +
+            others);
+  static_cast<void>(TRY(choose_record(said)));
+  return {};
 }
 
 result<void> check_whole(const set_dump& dump, const std::string& name) {

@@ -54,7 +54,10 @@ public:
       : dump_(dump), targets_(targets), progress_(progress) {
     for (const auto& t : targets_) {
       final_.push_back(t.spare->super);
-      final_.back().sequence = t.super_sequence;
+      superblock& s = final_.back();
+      s.sequence = t.super_sequence;
+      if (const auto end = std::max(t.sequence_end, s.sequence + 1); end > s.sequence_end)
+        s.sequence_next = s.sequence_end = std::min(end, sequence_limit);
     }
     plan();
   }
@@ -62,6 +65,9 @@ public:
   result<restore_counts> run() {
     for (std::size_t n = 0; n < targets_.size(); ++n)
       CHECK_OK(mark(n));
+    for (std::size_t n = 0; n < targets_.size(); ++n) // the first blocks of a chunk, which tell of it, last
+      for (const bool first : {false, true})
+        CHECK_OK(clear_extra(n, first));
     for (const auto& job : jobs_)
       CHECK_OK(write_replica(job));
     for (std::size_t n = 0; n < targets_.size(); ++n)
@@ -161,6 +167,36 @@ private:
     s.super_good &= ~(1u << copy);
     ++s.sequence;
     ++counts_.failed;
+  }
+
+  /// Blocks of a chunk that came into use after the dump: the superblock will not tell of them any more.
+  result<void> clear_extra(std::size_t n, bool first_blocks) {
+    const geometry& g = targets_[n].spare->super.places;
+    for (const std::uint32_t c : targets_[n].extra)
+      for (unsigned r = 0; r < own_replicas; ++r) {
+        const std::uint32_t first = g.chunk_first(c);
+        for (std::uint32_t b = first_blocks ? first : first + 1;
+             b < (first_blocks ? first + 1 : g.chunk_end(c)); ++b)
+          CHECK_OK(clear_block(n, r, b));
+      }
+    return flush(n);
+  }
+
+  result<void> clear_block(std::size_t n, unsigned replica, std::uint32_t number) {
+    const superblock& s = targets_[n].spare->super;
+    const spare_unit place = s.places.block_place(replica, number);
+    static constexpr block_bytes zeros{};
+    block_bytes bytes;
+    table_block t;
+    if (targets_[n].io->read(bytes.span(), byte_of(place)) &&
+        !decode_table_block(bytes, low_half(s.spare_uuid), number, place, t))
+      return {};
+    const auto wrote = targets_[n].io->write(zeros.span(), byte_of(place)); // one that cannot be read, too
+    if (!wrote && wrote.error() != io_error::medium)
+      return failed(n, "writing the table", wrote.error());
+    counts_.blocks += wrote ? 1 : 0;
+    counts_.failed += wrote ? 0 : 1;
+    return {};
   }
 
   bool put_super(std::size_t n, const superblock& s, unsigned copy) {

@@ -27,7 +27,9 @@ struct found_sixth {
 struct restore_target {
   const dumped_spare* spare = nullptr;
   std::shared_ptr<store> io;
-  std::uint64_t super_sequence = 0; ///< that its superblocks get: above all that lie there
+  std::uint64_t super_sequence = 0; ///< that its superblocks get: none that lie there are above it
+  std::uint64_t sequence_end = 0;   ///< above all numbers that were used there; the next start goes on above
+  std::vector<std::uint32_t> extra{}; ///< chunks that the dump does not have: blocks of this spare there go
 };
 
 struct restore_counts {
@@ -37,10 +39,11 @@ struct restore_counts {
 };
 
 /// Writes the spares of `dump` that `targets` names, and on them the copies of other spares' tables that
-/// belong there. First, every superblock becomes one that no program opens (restoring_incompat), durably;
-/// then the tables are written, flushed and read back; then the superblocks. Cut off anywhere, the spares are
-/// as they were, or are refused by every program until this has run again. Durable on return. Errors:
-/// "restore-failed" (less than two copies of something could be written).
+/// belong there. Blocks of its table that the dump does not have go, so that nobody finds them later. First,
+/// every superblock becomes one that no program opens (restoring_incompat), durably; then the tables are
+/// written, flushed and read back; then the superblocks. Cut off anywhere, the spares are as they were, or
+/// are refused by every program until this has run again. Durable on return. Errors: "restore-failed" (less
+/// than two copies of something could be written).
 [[nodiscard]] result<restore_counts>
 write_restore(const set_dump& dump, const std::vector<restore_target>& targets,
               const std::function<void(std::uint64_t done, std::uint64_t all)>& progress = {});

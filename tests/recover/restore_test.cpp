@@ -3,6 +3,7 @@
 
 #include "engine/host_state.h"
 #include "engine/member.h"
+#include "fsck/run.h"
 #include "recover/dump.h"
 #include "recover/dump_json.h"
 #include "recover/restore_check.h"
@@ -127,6 +128,9 @@ TEST_CASE("data that is not on the spare is lost, and not what lies there") {
     CHECK_FALSE(d.read(*io, sector, 8 * 512));
     CHECK(d.read(*io, sector, 0));
   });
+  const auto lost = whole_file(a.spares[0]);
+  CHECK(error_of({"--data-lost", dump_file(h, a.spares, "again"), a.spares[0]}) == "data-is-there");
+  CHECK((whole_file(a.spares[0]) == lost));
   const image_set b(h, "b", 2);
   CHECK(error_of({"--data-lost", dump_file(h, b.spares, "b"), b.spares[0], b.spares[1]}) ==
         "data-lost-of-many");
@@ -145,6 +149,7 @@ TEST_CASE("what would lose something is refused") {
   SECTION("the set moved on since") {
     a.work([](disk& d) { REQUIRE(d.remap(sector_number(888))); });
     untouched(a.spares[0], {file, a.spares[0]}, "dump-older");
+    untouched(a.spares[0], {"--accept-older", file, a.spares[0]}, "restore-all");
     REQUIRE(restore({"--accept-older", file, a.spares[0], a.spares[1]}).status == 0);
     a.work([](disk& d) { CHECK(d.stats().remapped_units == 4); });
   }
@@ -198,6 +203,32 @@ TEST_CASE("what would lose something is refused") {
   }
 }
 
+TEST_CASE("an older dump is restored to all spares of a set, or to none: no third state comes of it") {
+  const host h;
+  image_set a(h, "a", 2);
+  std::string file;
+  const auto move = [](disk& d, unsigned first) {
+    for (unsigned unit = first; unit < first + 20; ++unit)
+      REQUIRE(d.remap(sector_number(unit * unit_sectors)));
+  };
+  SECTION("in one session: the copy of a table on the other spare stays newer") {
+    a.work([&](disk& d) {
+      file = dump_file(h, a.spares);
+      move(d, 100);
+    });
+  }
+  SECTION("of an earlier session") {
+    file = dump_file(h, a.spares);
+    a.work([&](disk& d) { move(d, 100); });
+  }
+  const auto before = whole_file(a.spares[0]);
+  CHECK(error_of({"--accept-older", file, a.spares[0]}) == "restore-all");
+  CHECK(error_of({"--accept-older", "-n", file, a.spares[0]}) == "restore-all");
+  CHECK((whole_file(a.spares[0]) == before));
+  REQUIRE(restore({"--accept-older", file, a.spares[0], a.spares[1]}).status == 0);
+  a.work([](disk& d) { CHECK(d.stats().remapped_units == 4); });
+}
+
 TEST_CASE("the table of an absent spare comes back with the spare that it lies on, and only so") {
   const host h;
   image_set a(h, "a", 2);
@@ -247,8 +278,121 @@ TEST_CASE("what was overwritten is kept, and brings it back") {
   const auto newer = whole_file(a.spares[0]);
   const auto r = restore({"--json", "--accept-older", file, a.spares[0]});
   REQUIRE(r.status == 0);
-  REQUIRE(restore({"--accept-older", "--no-keep", r.json()["kept"], a.spares[0]}).status == 0);
+  const std::string kept = r.json()["kept"];
+  const auto text = whole_file(kept);
+  const auto told = restore({"--accept-older", file, a.spares[0]}); // keeps another
+  REQUIRE(told.status == 0);
+  const auto at = told.out.find("what was there before: ");
+  REQUIRE(at != std::string::npos);
+  CHECK(told.out.find(kept + "\n", at) == std::string::npos);
+  CHECK((whole_file(kept) == text));
+  REQUIRE(restore({"--accept-older", "--no-keep", kept, a.spares[0]}).status == 0);
   CHECK((whole_file(a.spares[0]) == newer));
+}
+
+TEST_CASE("nothing is overwritten where a superblock is there and what lies there cannot be kept") {
+  const host h;
+  image_set a(h, "a", 1);
+  const auto file = dump_file(h, a.spares);
+  a.work([](disk& d) { REQUIRE(d.remap(sector_number(888))); });
+  block_bytes bytes; // two spares' superblocks in equal number: no dump can be made
+  auto other = a.super(0);
+  other.spare_uuid[0] ^= 1;
+  other.spare_uuids[0] = other.spare_uuid;
+  other.set_uuid[0] ^= 1;
+  for (unsigned c = fixed_supers; c < super_copies; ++c) {
+    encode_superblock(other, c, other.places.super_place(c), bytes);
+    write_bytes(a.spares[0], byte_of(other.places.super_place(c)),
+                std::string(reinterpret_cast<const char*>(bytes.bytes.data()), unit_bytes));
+  }
+  const auto before = whole_file(a.spares[0]);
+  CHECK(error_of({"--accept-older", "--destroy-set", to_text(other.set_uuid), file, a.spares[0]}) ==
+        "nothing-kept");
+  CHECK((whole_file(a.spares[0]) == before));
+  CHECK(error_of({"--accept-older", "--no-keep", "--destroy-set", to_text(other.set_uuid), file, a.spares[0]})
+            .empty());
+  a.work([](disk& d) { CHECK(d.stats().remapped_units == 4); });
+}
+
+TEST_CASE("what an older dump does not know of does not come back over what is written later") {
+  const host h;
+  image_set a(h, "a", 1, 64u << 20);
+  const auto file = dump_file(h, a.spares);
+  const auto fill = [](disk& d, char with) {
+    const auto io = d.make_context();
+    const std::string unit(unit_bytes, with);
+    for (std::uint64_t u = 0; u < 1024; ++u)
+      REQUIRE(d.write(*io, std::as_bytes(std::span(unit)), u * unit_bytes));
+    REQUIRE(d.flush());
+  };
+  a.work([&](disk& d) {
+    REQUIRE(d.remap(sector_number(0), 1024 * unit_sectors));
+    fill(d, 'o');
+  });
+  const auto highest = a.super(0).sequence_end;
+  REQUIRE(restore({"--accept-older", file, a.spares[0]}).status == 0);
+  CHECK(a.super(0).sequence_next >= highest);
+  a.work([&](disk& d) {
+    CHECK(d.stats().remapped_units == 4);
+    fill(d, 'n');
+  });
+  std::istringstream nobody;
+  std::ostringstream out, err;
+  const char* const line[]{"dmremap-fsck", "-y", a.spares[0].c_str()};
+  CHECK(fsck::run(3, line, {nobody, out, err}) == fsck::exit_clean);
+  INFO(out.str() << err.str());
+  a.work([&](disk& d) {
+    CHECK(d.stats().remapped_units == 4);
+    const auto io = d.make_context();
+    std::vector<std::byte> unit(unit_bytes);
+    unsigned old = 0;
+    for (std::uint64_t u = 0; u < 1024; ++u) {
+      REQUIRE(d.read(*io, unit, u * unit_bytes));
+      old += unit[100] == std::byte{'n'} ? 0 : 1;
+    }
+    CHECK(old == 0);
+  });
+}
+
+TEST_CASE("chunks that nobody used are not read, but for the first block of each copy") {
+  const host h;
+  const image_set a(h, "a", 1);
+  const auto dump = parse_dump_text(dump_of(a.spares), "dump", false);
+  REQUIRE(dump);
+  const auto bytes = whole_file(a.spares[0]);
+  page_image image(bytes.size());
+  image.write(std::as_bytes(std::span(bytes)), 0);
+  // As on a large spare: the same table in two chunks, the second one not in use.
+  set_dump coarse = *dump;
+  superblock& s = coarse.spares[0].super;
+  s.places.chunk_blocks = s.places.table_blocks - 2;
+  for (unsigned r = 0; r < own_replicas; ++r)
+    for (std::uint32_t c = 0; c < chunk_count; ++c)
+      s.set_good(r, c, c == 0);
+  REQUIRE(s.places.chunks() == 2);
+  const auto look = [&] {
+    const auto io = std::make_shared<memory_store>(image);
+    for (unsigned copy = 0; copy < super_copies; ++copy) // the dump's superblock counts
+      io->add_bad({byte_of(s.places.super_place(copy)) / 512, 8, direction::read});
+    return recover::look_for(*io, coarse.spares[0], coarse);
+  };
+  const auto put = [&](std::uint32_t number) {
+    block_bytes block;
+    table_block t;
+    t.sequence = 1'000'000;
+    encode_table_block(t, low_half(s.spare_uuid), number, s.places.block_place(3, number), block);
+    image.write(block.span(), byte_of(s.places.block_place(3, number)));
+  };
+  const std::uint32_t first = s.places.chunk_first(1);
+  for (unsigned r = 0; r < own_replicas; ++r)
+    for (std::uint32_t b = first; b < s.places.table_blocks; ++b)
+      image.write(block_bytes{}.span(), byte_of(s.places.block_place(r, b)));
+  put(first + 1);
+  CHECK(look().extra.empty());
+  CHECK(look().sequence_end < 1'000'000);
+  put(first);
+  CHECK(look().extra == std::vector<std::uint32_t>{1});
+  CHECK(look().sequence_end == 1'000'001);
 }
 
 namespace {
@@ -306,8 +450,8 @@ void run_restore_on(const set_dump& dump, const std::vector<std::shared_ptr<Stor
   std::vector<recover::restore_target> targets;
   for (std::size_t n = 0; n < ios.size(); ++n) {
     const auto there = recover::look_for(*ios[n], dump.spares[n], dump);
-    targets.push_back(
-        {&dump.spares[n], ios[n], std::max(dump.spares[n].super.sequence, there.super_sequence)});
+    targets.push_back({&dump.spares[n], ios[n], std::max(dump.spares[n].super.sequence, there.super_sequence),
+                       there.sequence_end, there.extra});
   }
   const auto done = recover::write_restore(dump, targets);
   REQUIRE(done);
