@@ -6,6 +6,7 @@
 #include "engine/parse_number.h"
 
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
 #include <memory>
 
 namespace dmremap::admin {
@@ -108,10 +109,12 @@ std::pair<CLI::App*, report_options*> add_report(builder& b, const char* name, c
 void add_lost(builder& b) {
   auto [sub, o] = add_report(b, "lost", "show the lost sectors of a set", lost,
                              {"text", "json", "rsync", "ddrescue", "badblocks"});
-  sub->add_flag("--files", o->files, "the files that they belong to (ext2 to ext4, xfs, btrfs)");
+  auto* files =
+      sub->add_flag("--files", o->files, "the files that they belong to (ext2 to ext4, xfs, btrfs)");
   sub->add_option("--progress", o->progress, "with --files: descriptor that gets lines \"DONE ALL\"")
       ->type_name("FD")
-      ->check(why_no_number<unsigned>, "");
+      ->check(why_no_number<unsigned>, "")
+      ->needs(files);
 }
 
 void add_attach(builder& b) {
@@ -215,12 +218,13 @@ void add_life(builder& b) {
   auto [sub, o] = b.command<destroy_options>(
       "destroy", "end a set: erase its superblocks and its configuration", destroy);
   add_name(sub, o->name);
-  sub->add_flag("--write-back", o->write_back, "first put every remapped unit back on main");
+  auto* back = sub->add_flag("--write-back", o->write_back, "first put every remapped unit back on main");
   sub->add_option("--abandon", o->abandon, "give up what lies on the spare; takes the UUID of the set")
       ->type_name("UUID");
   sub->add_option("--progress", o->progress, "of --write-back: descriptor that gets lines \"DONE ALL\"")
       ->type_name("FD")
-      ->check(why_no_number<unsigned>, "");
+      ->check(why_no_number<unsigned>, "")
+      ->needs(back);
   sub->add_flag("-n,--dry-run", o->dry_run, "print what would be done; open nothing for writing");
 }
 
@@ -268,6 +272,17 @@ void add_commands(builder& b) {
   add_message(b);
 }
 
+/// CLI11 says that one is required, also where a word stands there that is none.
+tl::unexpected<error> no_command(int argc, const char* const* argv, const std::string& otherwise) {
+  std::string why = argc < 2 ? "no command is given" : otherwise;
+  for (int n = 1; n < argc; ++n)
+    if (argv[n][0] != '-') {
+      why = fmt::format("unknown command '{}'", argv[n]);
+      break;
+    }
+  return fail("bad-usage", "", why + "; see `dmremap --help`", exit_code::usage);
+}
+
 } // namespace
 
 result<parsed_line> parse_command_line(int argc, const char* const* argv) {
@@ -288,8 +303,10 @@ result<parsed_line> parse_command_line(int argc, const char* const* argv) {
     line.answer = std::string("dmremap ") + DMREMAP_VERSION + "\n";
   } catch (const CLI::ParseError& failure) {
     const auto subs = app.get_subcommands();
-    const auto command = subs.empty() ? "dmremap" : "dmremap " + subs.front()->get_name();
-    return fail("bad-usage", subs.empty() ? "" : subs.front()->get_name(),
+    if (subs.empty())
+      return no_command(argc, argv, failure.what());
+    const auto command = "dmremap " + subs.front()->get_name();
+    return fail("bad-usage", subs.front()->get_name(),
                 std::string(failure.what()) + "; see `" + command + " --help`", exit_code::usage);
   }
   line.action = nullptr;

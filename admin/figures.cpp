@@ -50,8 +50,4 @@ std::string size_text(std::uint64_t bytes) {
   return whole ? fmt::format("{:.0f} {}", value, names[name]) : fmt::format("{:.1f} {}", value, names[name]);
 }
 
-std::string counted(std::uint64_t n, const std::string& thing) {
-  return fmt::format("{} {}{}", n, thing, n == 1 ? "" : "s");
-}
-
 } // namespace dmremap::admin

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include "engine/counted.h"
+
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -20,7 +22,6 @@ namespace dmremap::admin {
 
 /// "12.5 GiB", exact below 10 KiB: "4096 bytes".
 [[nodiscard]] std::string size_text(std::uint64_t bytes);
-/// "3 sectors", "1 sector".
-[[nodiscard]] std::string counted(std::uint64_t n, const std::string& thing);
+using dmremap::counted;
 
 } // namespace dmremap::admin

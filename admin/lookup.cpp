@@ -7,24 +7,34 @@
 #include <nlohmann/json.hpp>
 
 namespace dmremap::admin {
+namespace {
+
+tl::unexpected<error> daemon_died(const running_set& set) {
+  return fail("daemon-died", set.name,
+              "its daemon died without stopping; `dmremap detach " + set.name +
+                  "` clears away what is left, then `dmremap attach " + set.name + "` starts it again");
+}
+
+} // namespace
+
 result<running_set> need_running(const std::string& name_or_uuid) {
   auto set = find_running_set(name_or_uuid);
   if (set && set->alive)
     return std::move(*set);
   if (set)
-    return fail("daemon-died", set->name,
-                "its daemon died without stopping; `dmremap detach " + set->name +
-                    "` clears away what is left, then `" + "dmremap attach " + set->name +
-                    "` starts it again");
+    return daemon_died(*set);
   const auto config = TRY(find_set_config(name_or_uuid));
   return fail("not-running", config.name,
               "is not running; start it with `dmremap attach " + config.name + "`");
 }
 
 result<void> need_stopped(const std::string& name_or_uuid) {
-  if (const auto set = find_running_set(name_or_uuid); set && set->alive)
+  const auto set = find_running_set(name_or_uuid);
+  if (set && set->alive)
     return fail("set-running", set->name,
                 "is running; stop it first with `dmremap detach " + set->name + "`");
+  if (set)
+    return daemon_died(*set);
   return {};
 }
 

@@ -14,7 +14,8 @@ namespace dmremap::admin {
 /// "daemon-died", "no-such-set", "bad-config", "no-permission".
 [[nodiscard]] result<running_set> need_running(const std::string& name_or_uuid);
 
-/// Nothing where no daemon serves the set; error "set-running" (what to do: detach first) else.
+/// Nothing where no daemon serves the set, nor died doing so; else error "set-running" or "daemon-died" (what
+/// to do: detach first).
 [[nodiscard]] result<void> need_stopped(const std::string& name_or_uuid);
 
 using dmremap::ask;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "admin/commands.h"
 #include "admin/create_checks.h"
+#include "admin/figures.h"
 #include "admin/lookup.h"
 #include "admin/open_set.h"
 #include "admin/udev_rule.h"
@@ -30,13 +31,24 @@ result<void> rename_set(const context& c, const std::optional<running_set>& runn
   return closed;
 }
 
+/// What would keep the set from taking another name.
+result<void> rehearse(const context& c, const std::optional<running_set>& running,
+                      const std::optional<set_config>& config) {
+  if (!running)
+    return open_configured(c, *config, access_mode::read_only).map([](const opened_set&) {});
+  const auto status = TRY(ask(*running, "status", {}));
+  if (flag_in(part_of(status, "result"), "read_only"))
+    return fail("read-only", "rename", "the set is open read-only");
+  return {};
+}
+
 } // namespace
 
 result<exit_code> rename(context& c, const rename_options& options) {
   const auto& [name, new_name, dry_run] = options;
-  auto running = find_running_set(name);
+  const auto running = find_running_set(name);
   if (running && !running->alive)
-    running.reset();
+    CHECK_OK(need_stopped(name)); // what the daemon left keeps the old name
   std::optional<set_config> config;
   if (auto found = find_set_config(running ? running->uuid : name))
     config = std::move(*found);
@@ -47,6 +59,7 @@ result<exit_code> rename(context& c, const rename_options& options) {
     return fail("same-name", new_name, "is its name already");
   CHECK_OK(check_name(new_name, config_is_kept()));
   if (dry_run) {
+    CHECK_OK(rehearse(c, running, config));
     if (c.json)
       c.print({{"name", new_name}, {"old_name", old_name}, {"dry_run", true}});
     else

@@ -4,6 +4,7 @@
 #include "admin/figures.h"
 #include "admin/lookup.h"
 #include "admin/reply.h"
+#include "admin/spare_status.h"
 #include "admin/table_format.h"
 #include "engine/units.h"
 
@@ -18,11 +19,25 @@ namespace {
 
 using nlohmann::json;
 
-result<table_view> table_of(const std::string& name) {
+/// What a command of a running set is judged by before it is given. Errors: "read-only", as the command
+/// itself would have it.
+struct outlook {
+  table_view table;
+  json status;
+};
+
+result<outlook> look_at(const std::string& name, const std::string& what) {
   const auto set = TRY(need_running(name));
   const auto status = TRY(ask(set, "status", {}));
   const auto table = TRY(ask(set, "table", {}));
-  return read_table(part_of(table, "result"), part_of(status, "result"));
+  const auto& now = part_of(status, "result");
+  if (flag_in(now, "read_only"))
+    return fail("read-only", what, "the set is open read-only");
+  return outlook{TRY(read_table(part_of(table, "result"), now)), now};
+}
+
+std::string sector_text(std::uint64_t sector) {
+  return fmt::format("sector {}", sector);
 }
 
 /// The unit's row, or null.
@@ -48,41 +63,41 @@ exit_code show_plan(const context& c, json plan, const std::string& text) {
 }
 
 result<exit_code> plan_remap(const context& c, const sector_options& o, std::uint64_t sector) {
-  const auto view = TRY(table_of(o.name));
-  const auto* row = TRY(row_of(view, o.name, sector));
+  const auto now = TRY(look_at(o.name, sector_text(sector)));
+  const auto* row = TRY(row_of(now.table, o.name, sector));
   const auto first = sector / unit_sectors * unit_sectors;
+  if (row == nullptr && free_units(now.status, nullptr) == 0)
+    return fail("no-spare-capacity", sector_text(sector), "No spare capacity available");
   return show_plan(
       c, {{"sector", first}, {"remapped", row != nullptr}},
       row == nullptr
           ? fmt::format("the unit of sectors from {} would be moved to a spare, with its data", first)
           : fmt::format("the unit of sectors from {} lies on {} already: nothing would change", first,
-                        view.spares[row->spare]));
+                        now.table.spares[row->spare]));
 }
 
 result<exit_code> plan_unmap(const context& c, const sector_options& o, std::uint64_t sector) {
-  const auto view = TRY(table_of(o.name));
-  const auto* row = TRY(row_of(view, o.name, sector));
+  const auto now = TRY(look_at(o.name, sector_text(sector)));
+  const auto* row = TRY(row_of(now.table, o.name, sector));
   const auto first = sector / unit_sectors * unit_sectors;
-  const json plan{{"sector", first},
-                  {"remapped", row != nullptr},
-                  {"lost_sectors", row == nullptr ? 0 : std::popcount(row->lost)}};
   if (row == nullptr)
-    return show_plan(c, plan,
-                     fmt::format("the unit of sectors from {} is not remapped: nothing would change", first));
+    return fail("not-remapped", sector_text(sector), "is not remapped");
+  if (!flag_in(part_of(now.status, "spares")[row->spare], "present", true))
+    return fail("spare-absent", sector_text(sector),
+                "its unit is on a spare that is absent, or takes no writes");
   if (row->lost != 0)
-    return show_plan(c, plan,
-                     fmt::format("the unit of sectors from {} would not be moved: {} of it {} lost", first,
-                                 counted(static_cast<unsigned>(std::popcount(row->lost)), "sector"),
-                                 std::popcount(row->lost) == 1 ? "is" : "are"));
+    return fail("lost-sectors", sector_text(sector),
+                "its unit has lost sectors; salvage them or write them first, then remove the remap");
   return show_plan(
-      c, plan,
+      c, {{"sector", first}, {"remapped", true}, {"lost_sectors", 0}},
       fmt::format("the unit of sectors from {} would be written back to main, read back, and its remap "
                   "forgotten",
                   first));
 }
 
 result<exit_code> plan_salvage(const context& c, const salvage_options& o, const json& which) {
-  const auto view = TRY(table_of(o.name));
+  const auto now = TRY(look_at(o.name, "salvage"));
+  const auto& view = now.table;
   std::uint64_t lost = 0, may_answer = 0;
   const auto* only = which.is_null() ? nullptr : TRY(row_of(view, o.name, which.get<std::uint64_t>()));
   for (const auto& row : view.rows)
@@ -122,11 +137,11 @@ result<exit_code> salvage(context& c, const salvage_options& o) {
     return plan_salvage(c, o, which);
   const auto reply = TRY(ask(o.name, "salvage", {{"sector", which}}));
   const auto& figures = part_of(reply, "result");
-  return show_reply(
-      c, reply,
-      fmt::format("{} sectors came back; {} are still lost ({} were tried, {} main may not answer for)",
-                  number_in(figures, "recovered"), number_in(figures, "still_lost"),
-                  number_in(figures, "tried"), number_in(figures, "not_allowed")));
+  return show_reply(c, reply,
+                    fmt::format("{} came back, {} still lost (tried: {}; main may not answer for: {})",
+                                counted(number_in(figures, "recovered"), "sector"),
+                                number_in(figures, "still_lost"), number_in(figures, "tried"),
+                                number_in(figures, "not_allowed")));
 }
 
 } // namespace dmremap::admin

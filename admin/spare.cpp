@@ -3,6 +3,7 @@
 #include "admin/commands.h"
 #include "admin/figures.h"
 #include "admin/lookup.h"
+#include "admin/spare_status.h"
 #include "engine/member.h"
 #include "engine/progress.h"
 #include "engine/unique_fd.h"
@@ -182,11 +183,48 @@ result<json> follow(const context& c, const running_set& set, json state, int fd
   return state;
 }
 
+/// An evacuation of this spare that runs is stopped; one that was stopped before left the spare draining.
 result<exit_code> cancel_evacuation(const context& c, const running_set& set, const std::string& word) {
-  const auto stopped = ask(set, "stop_evacuation", {});
-  if (!stopped && stopped.error().id != "no-evacuation")
-    return tl::make_unexpected(stopped.error());
+  const auto reply = TRY(ask(set, "status", {}));
+  const auto& status = part_of(reply, "result");
+  const auto spare = TRY(find_spare(status, word));
+  const auto& now = part_of(status, "evacuation");
+  const bool runs = flag_in(now, "running") && text_in(now, "spare") == text_in(spare, "uuid");
+  if (!runs && !flag_in(spare, "draining"))
+    return fail("no-evacuation", word, "is not being emptied: there is nothing to cancel");
+  if (runs)
+    if (const auto stopped = ask(set, "stop_evacuation", {}); // it may have come to its end just now
+        !stopped && stopped.error().id != "no-evacuation")
+      return tl::make_unexpected(stopped.error());
   show(c, set.name, TRY(ask(set, "spare_refill", {{"spare", word}})));
+  return exit_code::ok;
+}
+
+/// As the daemon judges it.
+result<exit_code> plan_evacuation(const context& c, const running_set& set, const std::string& word) {
+  const auto reply = TRY(ask(set, "status", {}));
+  const auto& status = part_of(reply, "result");
+  const auto spare = TRY(find_spare(status, word));
+  const auto uuid = text_in(spare, "uuid"), path = text_in(spare, "path");
+  if (flag_in(status, "read_only"))
+    return fail("read-only", set.name, "the set is open read-only");
+  if (!flag_in(spare, "present", true) && !flag_in(spare, "readable"))
+    return fail("spare-absent", uuid, "is absent: nothing can be read from it");
+  const auto& spares = part_of(status, "spares");
+  if (std::none_of(spares.begin(), spares.end(), [&](const json& other) {
+        return text_in(other, "uuid") != uuid && flag_in(other, "present", true);
+      }))
+    return fail("last-spare", path, "is the only spare that is present: add another one first");
+  if (const auto& now = part_of(status, "evacuation"); flag_in(now, "running"))
+    return fail("evacuation-running", text_in(now, "path"), "is being emptied already; one at a time");
+  const auto units = number_in(spare, "allocated_units"), room = free_units(status, spare);
+  if (units > room)
+    return fail("no-spare-capacity", path,
+                fmt::format("holds {}, and {} free on the other spares: add one first",
+                            counted(units, "unit"), room == 1 ? "1 is" : fmt::format("{} are", room)));
+  show(c, set.name,
+       {{"text", fmt::format("{} would move to the other spares", counted(units, "unit"))},
+        {"result", {{"dry_run", true}, {"spare", uuid}, {"path", path}, {"all", units}}}});
   return exit_code::ok;
 }
 
@@ -194,17 +232,8 @@ result<exit_code> evacuate_spare(const context& c, const running_set& set, const
   const auto word = TRY(spare_word(o.member));
   if (o.cancel)
     return cancel_evacuation(c, set, word);
-  if (o.dry_run) {
-    const auto reply =
-        TRY(ask(set, "spare_remove", {{"spare", word}, {"dry_run", true}}).or_else([](error e) {
-          return e.id == "spare-in-use"
-                     ? result<json>(json{{"text", "would move its data to the other spares: " + e.why},
-                                         {"result", json::object()}})
-                     : tl::make_unexpected(std::move(e));
-        }));
-    show(c, set.name, reply);
-    return exit_code::ok;
-  }
+  if (o.dry_run)
+    return plan_evacuation(c, set, word);
   const auto begun = TRY(ask(set, "spare_evacuate", {{"spare", word}}));
   auto state = TRY(follow(c, set, part_of(begun, "result"), o.progress));
   if (const auto& said = part_of(state, "error"); said.is_object()) {
@@ -222,12 +251,30 @@ result<exit_code> evacuate_spare(const context& c, const running_set& set, const
   return lost == 0 ? exit_code::ok : exit_code::damaged;
 }
 
+/// One command line for five operations: what is not for this one is not passed over.
+result<void> check_usage(const spare_options& o) {
+  const auto usage = [&](const std::string& why) {
+    return fail("bad-usage", "spare " + o.operation, why, exit_code::usage);
+  };
+  if (o.operation == "list" && !o.member.empty())
+    return usage("takes no MEMBER");
+  if (o.operation != "list" && o.member.empty())
+    return usage("needs a MEMBER; `dmremap spare list NAME` shows them");
+  if (o.operation != "add" && (!o.wipe.empty() || !o.destroy_set.empty() || o.sparse))
+    return usage("takes no --wipe, --destroy-set or --sparse, which are for 'add'");
+  if (o.operation != "evacuate" && (o.cancel || o.progress >= 0))
+    return usage("takes no --cancel or --progress, which are for 'evacuate'");
+  if (o.operation != "forget" && o.yes)
+    return usage("takes no --yes, which is for 'forget'");
+  if (o.cancel && (o.dry_run || o.progress >= 0))
+    return usage("--cancel goes with neither --dry-run nor --progress");
+  return {};
+}
+
 } // namespace
 
 result<exit_code> spare(context& c, const spare_options& o) {
-  if (o.operation != "list" && o.member.empty())
-    return fail("bad-usage", "spare " + o.operation, "needs a MEMBER; `dmremap spare list NAME` shows them",
-                exit_code::usage);
+  CHECK_OK(check_usage(o));
   const auto set = TRY(need_running(o.name));
   if (o.operation == "list")
     return list_spares(c, set);

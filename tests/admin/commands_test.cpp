@@ -20,6 +20,10 @@ fake_daemon::answerer echo() {
               {"error", {{"id", "unit-has-lost-sectors"}, {"what", "sector 8"}, {"why", "no"}, {"code", 4}}}};
     if (request.at("cmd") == "get")
       return {{"ok", true}, {"text", ""}, {"result", {{"auto_remap", "1"}, {"read_retries", "2"}}}};
+    if (request.at("cmd") == "status")
+      return {{"ok", true},
+              {"text", ""},
+              {"result", {{"spares", {{{"index", 0}, {"uuid", "u0"}, {"path", "/s"}, {"draining", true}}}}}}};
     return {{"ok", true}, {"text", "done it"}, {"result", {{"units", 1}}}};
   };
 }
@@ -98,7 +102,7 @@ TEST_CASE("commands reach the daemon with their arguments") {
       {{"spare", "forget", "set1", "/s", "--yes"}, "spare_forget", {{"spare", "/s"}}},
       {{"spare", "forget", "set1", "/s", "-n"}, "spare_forget", {{"spare", "/s"}, {"dry_run", true}}},
       {{"spare", "evacuate", "set1", "/s"}, "spare_evacuate", {{"spare", "/s"}}},
-      {{"spare", "evacuate", "set1", "/s", "--cancel"}, "spare_refill", {{"spare", "/s"}}},
+      {{"spare", "evacuate", "set1", "/s", "--cancel"}, "spare_refill", {{"spare", "/s"}}}, // it drains
   }));
   const private_folders folders;
   const fake_daemon daemon("set1", uuid, echo());
@@ -144,20 +148,31 @@ TEST_CASE("forget asks first, and without a terminal wants --yes") {
 
 TEST_CASE("a dry run says what would be done, and asks the daemon for nothing else than its tables") {
   const private_folders folders;
-  const fake_daemon daemon("set1", uuid, [](const json& request) -> json {
+  const auto on = [](int index, const char* path, int used, int usable, bool present) {
+    return json{{"index", index},        {"uuid", "u" + std::to_string(index)},
+                {"path", path},          {"state", present ? "present" : "absent"},
+                {"present", present},    {"allocated_units", used},
+                {"usable_units", usable}};
+  };
+  const fake_daemon daemon("set1", uuid, [on](const json& request) -> json {
     if (request.at("cmd") == "status")
       return {{"ok", true},
               {"text", ""},
               {"result",
                {{"name", "set1"},
                 {"main", {{"path", "/m"}, {"sectors", 1000}}},
-                {"spares", {{{"uuid", "u0"}, {"path", "/s"}}}}}}};
+                {"spares", {on(0, "/s", 9, 10, true), on(1, "/t", 3, 8, true), on(2, "/a", 0, 0, false)}}}}};
     const auto row = [](int sector, int lost, int may) {
-      return json{{"main_sector", sector}, {"spare", "u0"},     {"spare_sector", 8000 + sector},
-                  {"sectors", 8},          {"lost_mask", lost}, {"may_answer_mask", may}};
+      return json{{"main_sector", sector},
+                  {"spare", sector == 88 ? "u2" : "u0"},
+                  {"spare_sector", 8000 + sector},
+                  {"sectors", 8},
+                  {"lost_mask", lost},
+                  {"may_answer_mask", may}};
     };
-    return {
-        {"ok", true}, {"text", ""}, {"result", {{"remaps", {row(8, 0, 0), row(16, 7, 2), row(80, 1, 3)}}}}};
+    return {{"ok", true},
+            {"text", ""},
+            {"result", {{"remaps", {row(8, 0, 0), row(16, 7, 2), row(80, 1, 3), row(88, 0, 0)}}}}};
   });
   const auto plan = [](std::vector<std::string> words) {
     words.insert(words.end(), {"--dry-run", "--json"});
@@ -169,14 +184,26 @@ TEST_CASE("a dry run says what would be done, and asks the daemon for nothing el
   CHECK(plan({"remap", "set1", "7"}).at("remapped") == false);
   CHECK(plan({"remap", "set1", "15"}).at("remapped") == true);
   CHECK(plan({"unmap", "set1", "8"}).at("lost_sectors") == 0);
-  CHECK(plan({"unmap", "set1", "17"}).at("lost_sectors") == 3);
-  CHECK(plan({"unmap", "set1", "999"}).at("remapped") == false);
+  const auto refused = [](std::vector<std::string> words, const std::string& id) {
+    words.insert(words.end(), {"--dry-run", "--json"});
+    const auto done = dmremap_with(words);
+    INFO(done.out);
+    CHECK(done.status == 1); // as without --dry-run
+    CHECK(done.error_id() == id);
+  };
+  refused({"unmap", "set1", "17"}, "lost-sectors");
+  refused({"unmap", "set1", "999"}, "not-remapped");
+  refused({"unmap", "set1", "88"}, "spare-absent");
   const auto all = plan({"salvage", "set1", "all"}), one = plan({"salvage", "set1", "16"});
   CHECK((all.at("lost_sectors") == 4 && all.at("may_answer") == 2));
   CHECK((one.at("lost_sectors") == 3 && one.at("may_answer") == 1));
   CHECK(dmremap_with({"remap", "set1", "1000", "-n", "--json"}).error_id() == "out-of-range");
-  CHECK(dmremap_with({"unmap", "set1", "16", "-n"}).out.find("3 sectors of it are lost") !=
-        std::string::npos);
+  refused({"spare", "evacuate", "set1", "9"}, "no-such-spare");
+  refused({"spare", "evacuate", "set1", "/a"}, "spare-absent");
+  refused({"spare", "evacuate", "set1", "/s"}, "no-spare-capacity");
+  CHECK(plan({"spare", "evacuate", "set1", "1"}).at("all") == 3);
+  CHECK(dmremap_with({"spare", "evacuate", "set1", "/s", "--cancel", "--json"}).error_id() ==
+        "no-evacuation");
   std::istringstream lines(daemon.requests());
   for (std::string line; std::getline(lines, line);) {
     const auto asked = json::parse(line).at("cmd").get<std::string>();
@@ -262,6 +289,17 @@ TEST_CASE("usage errors exit with 2, touch nothing, and are objects with --json"
       {"dust", "a", "main", "addbadblock", "1", "read", "2", "3"},
       {"spare", "paint", "a"},
       {"spare", "add", "a"},
+      {"spare", "list", "a", "/s"},
+      {"spare", "remove", "a", "/s", "--wipe=ext4"},
+      {"spare", "evacuate", "a", "/s", "--yes"},
+      {"spare", "evacuate", "a", "/s", "--cancel", "-n"},
+      {"spare", "add", "a", "/s", "--progress", "1"},
+      {"list", "a"},
+      {"sync", "a", "b"},
+      {"rename", "a", "b", "c"},
+      {"detach", "a", "b"},
+      {"destroy", "a", "--progress", "1"},
+      {"lost", "a", "--progress", "1"},
       {"spare", "forget", "a"},
       {"spare", "evacuate", "a", "/s", "--progress", "x"},
       {"destroy", "a", "--nonsense"},
@@ -277,6 +315,12 @@ TEST_CASE("usage errors exit with 2, touch nothing, and are objects with --json"
   CHECK(object.json().at("schema") == 1);
   CHECK(!object.error_id().empty());
   CHECK(!boost::filesystem::exists(folders.dir / "conf"));
+}
+
+TEST_CASE("a command that does not exist is named") {
+  CHECK(dmremap_with({"frobnicate", "a"}).err ==
+        "dmremap: unknown command 'frobnicate'; see `dmremap --help`\n");
+  CHECK(dmremap_with({}).err == "dmremap: no command is given; see `dmremap --help`\n");
 }
 
 TEST_CASE("help and version go to standard output") {
@@ -310,4 +354,18 @@ TEST_CASE("nothing to list is no error") {
   const auto done = dmremap_with({"list", "--json"});
   CHECK(done.status == 0);
   CHECK(done.json() == json{{"schema", 1}, {"sets", json::array()}});
+}
+
+TEST_CASE("what a daemon that died left is cleared away before the set is renamed or destroyed") {
+  const private_folders folders;
+  fake_daemon daemon("set1", uuid, echo());
+  daemon.kill();
+  for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{
+           {"rename", "set1", "set2"}, {"rename", "set1", "set2", "-n"}, {"destroy", "set1", "-n"}}) {
+    auto with_json = words;
+    with_json.emplace_back("--json");
+    const auto refused = dmremap_with(with_json);
+    CHECK(refused.status == 1);
+    CHECK(refused.error_id() == "daemon-died");
+  }
 }

@@ -217,8 +217,10 @@ TEST_CASE("rename changes the set and its configuration, or neither") {
   CHECK(load_set_config("set1").error().id == "no-such-set");
   CHECK(load_set_config("set2")->main == files.main);
   CHECK(files.create({}, "set2").json().at("outcome") == "opened"); // the spare says set2
+  CHECK(dmremap_with({"rename", "set2", "set3", "-n"}).status == 0);
   boost::filesystem::remove(files.main);
   CHECK(dmremap_with({"rename", "set2", "set3", "--json"}).error_id() == "not-found");
+  CHECK(dmremap_with({"rename", "set2", "set3", "--json", "-n"}).error_id() == "not-found");
   CHECK(load_set_config("set2"));
   CHECK(load_set_config("set3").error().id == "no-such-set");
 }
