@@ -8,6 +8,7 @@
 #include "engine/set_daemon.h"
 
 #include <algorithm>
+#include <boost/filesystem.hpp>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <ostream>
@@ -24,6 +25,16 @@ json as_json(const attached_set& one) {
   return {{"name", one.set.name},   {"uuid", one.set.uuid},
           {"loop", one.loop},       {"mountpoint", one.set.mountpoint},
           {"image", one.set.image}, {"direct_io", one.direct}};
+}
+
+/// The set is known by its configuration: what says of a member alone that it is no spare, or not there, says
+/// here that the set is damaged or incomplete.
+error of_a_known_set(error e) {
+  static const std::vector<std::string> damage{"no-superblock", "spare-unreadable", "duplicate-spare",
+                                               "not-found",     "open-failed",      "empty-member"};
+  if (std::count(damage.begin(), damage.end(), e.id) != 0)
+    e.code = exit_code::damaged;
+  return e;
 }
 
 /// The set served on a loop device, by a daemon that was there or by a new one.
@@ -44,7 +55,8 @@ result<attached_set> attach_one(const context& c, const attach_options& options)
                                         {options.accept_main, "accept_main"}})
       if (asked)
         further.emplace_back(option);
-    made = start_on_loop(TRY(find_set_config(options.name)), options.mountpoint, further, notices);
+    made = start_on_loop(TRY(find_set_config(options.name)), options.mountpoint, further, notices)
+               .map_error(of_a_known_set);
     for (const auto& notice : notices)
       c.note(notice);
   }
@@ -68,8 +80,9 @@ result<std::vector<std::string>> detach_one(const context& c, const running_set&
       CHECK_OK(detach_loop(loop, loop_limit));
     CHECK_OK(stop_daemon(set));
   }
-  if (set.mountpoint == run_dir() + "/" + set.name)
-    ::rmdir(set.mountpoint.c_str()); // made by attach; stays where somebody put something into it
+  // Made by attach, perhaps under an earlier name of the set; stays where somebody put something into it.
+  if (boost::filesystem::path(set.mountpoint).parent_path() == run_dir())
+    ::rmdir(set.mountpoint.c_str());
   return loops;
 }
 
