@@ -74,9 +74,11 @@ result<member_spec> parse_member(const std::string& text) {
     if (!end || *end > INT64_MAX / sector_bytes)
       return bad_member(text,
                         "the range is larger than any device; START and LENGTH count sectors of 512 bytes");
-    if (*start % unit_sectors != 0 || *length % unit_sectors != 0 || *length == 0)
-      return bad_member(
-          text, "START and LENGTH of a range must be multiples of 8 sectors (4096 bytes), and LENGTH not 0");
+    if (*length == 0)
+      return fail("too-small-range", text, "is empty; LENGTH counts sectors of 512 bytes", exit_code::usage);
+    if (*start % unit_sectors != 0 || *length % unit_sectors != 0)
+      return fail("misaligned-range", text, "START and LENGTH must be multiples of 8 sectors (4096 bytes)",
+                  exit_code::usage);
     spec.start = start;
     spec.length = length;
     rest = rest.substr(0, range->at);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "fsck/run.h"
 
+#include "engine/counted.h"
 #include "engine/host_state.h"
 #include "engine/program_context.h"
 #include "engine/progress.h"
@@ -210,7 +211,8 @@ private:
     if (!after || after->stopped) { // then nothing counts as repaired
       outcome_.left = before;
       outcome_.exit_status = after ? exit_cancelled : exit_operational;
-      c_.note(fmt::format("{} blocks were written; what is left was not looked at: {}", outcome_.written,
+      c_.note(fmt::format("{} of the repair written; what is left was not looked at: {}; run dmremap-fsck -n",
+                          counted(outcome_.written, "block"),
                           after ? "stopped by a signal" : after.error().text()));
       return finish(f);
     }
@@ -293,7 +295,7 @@ private:
     for (const auto& failure : done->failures)
       c_.note("not restored: " + failure);
     if (!c_.json)
-      io_.out << fmt::format("{}: {} blocks are as they were before the repair\n", p.set_name, done->written);
+      io_.out << fmt::format("{}: as before the repair: {}\n", p.set_name, counted(done->written, "block"));
     return outcome_.exit_status;
   }
 
@@ -349,9 +351,9 @@ int run(int argc, const char* const* argv, const streams& io) {
       const auto done = session(io, c, *line).run();
       if (!done)
         c.report(done.error());
-      verdict = done                              ? *done
-                : done.error().id == "bad-member" ? static_cast<int>(exit_usage)
-                                                  : static_cast<int>(exit_operational);
+      verdict = done                                    ? *done
+                : done.error().code == exit_code::usage ? static_cast<int>(exit_usage)
+                                                        : static_cast<int>(exit_operational);
     }
     return *verdict;
   });

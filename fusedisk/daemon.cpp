@@ -90,6 +90,7 @@ private:
 result<void> daemon_run::open_set() {
   signals_ = TRY(take_signals());
   place_ = TRY(find_mount_place(settings_.mountpoint));
+  CHECK_OK(check_no_member(place_, settings_.main, settings_.spares));
   stay_alive(log_);
   open_options how = settings_.options.open;
   how.on_remap = [this](const remap_event& event) {

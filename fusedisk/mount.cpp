@@ -111,6 +111,20 @@ result<mount_place> find_mount_place(const std::string& path) {
   return place;
 }
 
+result<void> check_no_member(const mount_place& place, const member_spec& main,
+                             const std::vector<member_spec>& spares) {
+  std::vector<member_spec> members = spares;
+  members.push_back(main);
+  struct stat here {
+  }, there{};
+  for (const auto& member : members)
+    if (::stat(place.path.c_str(), &here) == 0 && ::stat(member.path.c_str(), &there) == 0 &&
+        here.st_dev == there.st_dev && here.st_ino == there.st_ino)
+      return fail("bad-mountpoint", place.path,
+                  "is a member of the set, which the image would hide; name a folder, or another file");
+  return {};
+}
+
 result<void> check_fuse_device() {
   const int fd = ::open("/dev/fuse", O_RDWR | O_CLOEXEC);
   if (fd >= 0) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/error.h"
+#include "engine/member.h"
 
 #include <string>
 #include <vector>
@@ -18,6 +19,10 @@ struct mount_place {
 /// What lies at `path`. A mount that a dead fusedisk left there, and that nobody uses, is taken away first.
 /// Errors: "mountpoint-not-found", "bad-mountpoint", "stale-mount", "no-permission".
 [[nodiscard]] result<mount_place> find_mount_place(const std::string& path);
+
+/// "bad-mountpoint" where the place is one of the members: the image would hide it.
+[[nodiscard]] result<void> check_no_member(const mount_place& place, const member_spec& main,
+                                           const std::vector<member_spec>& spares);
 
 /// Errors: "no-fuse", "no-permission".
 [[nodiscard]] result<void> check_fuse_device();

@@ -145,7 +145,7 @@ result<command_line> parse_command_line(int argc, const char* const* argv) {
       ->allow_extra_args(false);
   app.add_option("--name", line.name, "take members and options from the configuration of this set")
       ->type_name("NAME");
-  app.add_option("members", words, "MAIN, the spares, and last the mount point")->type_name("MEMBER");
+  app.add_option("MEMBER", words, "MAIN, the spares, and last the mount point")->type_name("");
   try { // CLI11 reports by exception
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {

@@ -131,5 +131,5 @@ TEST_CASE("what would show other data, or lies outside, is refused") {
   CHECK(failure("0 8 remap /m /s 100000 8") == "table-outside");
   CHECK(failure("0 8 remap /m /s 3 4") == "table-outside"); // nothing whole is left
   CHECK(failure("0 7 remap-v4 /m /s") == "bad-table");
-  CHECK(failure("0 8 remap-v4 /m@1+8 /s") == "bad-member");
+  CHECK(failure("0 8 remap-v4 /m@1+8 /s") == "misaligned-range");
 }

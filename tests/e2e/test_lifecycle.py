@@ -403,7 +403,11 @@ class Commands(LifeCycle):
         self.assertEqual(daemon.stop(), 0)
         attached = Attached(self.workspace, "renamed")
         self.assertEqual([r["main_sector"] for r in self.dmremap_json("table", "renamed")["remaps"]], [800])
+        self.dmremap("rename", "renamed", "again")
+        attached.name = "again"
         attached.detach()
+        self.assertFalse((self.workspace.path / "run/renamed").exists(), "the folder that attach made goes with it")
+        self.dmremap("rename", "again", "renamed")
         self.dmremap("rename", "renamed", "bad name", code=2)
         self.dmremap("rename", "no-such", "other", code=1)
 

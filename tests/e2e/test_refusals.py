@@ -135,8 +135,9 @@ class Create(Refusals):
         spare, sectors = self.set.spare, SPARE_SIZE // SECTOR
         for text, identifier, code in ((f"{spare}@8+{sectors}", "range-beyond-end", 1),
                                        (f"{spare}@{sectors}+32768", "range-beyond-end", 1),
-                                       (f"{spare}@4+32768", "bad-member", 2), (f"{spare}@0+32769", "bad-member", 2),
-                                       (f"{spare}@0+0", "bad-member", 2)):
+                                       (f"{spare}@4+32768", "misaligned-range", 2),
+                                       (f"{spare}@0+32769", "misaligned-range", 2),
+                                       (f"{spare}@0+0", "too-small-range", 2)):
             with self.subTest(text):
                 self.check_refused(self.create_words(spare=text), identifier, code)
         one = self.file("one.img", 64 * MIB)
@@ -225,7 +226,8 @@ class Open(Refusals):
             self.set.do("remap", sector)
         attached.detach()
 
-    def attach_with(self, identifier, main=None, spare=None, code=1, says=(), options=(), same=True):
+    def attach_with(self, identifier, main=None, spare=None, code=1, says=(), options=(), same=True, attach_code=None,
+                    attach_says=()):
         """Both ways: fusedisk with these members, and attach by a configuration that names them."""
         main, spare = main or self.set.main, spare or self.set.spare
         self.check_fusedisk((*options, main, spare), code, says, identifier=identifier if same else None)
@@ -234,13 +236,13 @@ class Open(Refusals):
         marked = kept.replace(str(self.set.main), "@main@").replace(str(self.set.spare), "@spare@")
         conf.write_text(marked.replace("@main@", str(main)).replace("@spare@", str(spare)))
         try:
-            self.check_refused(("attach", "e2e"), identifier, code, says)
+            self.check_refused(("attach", "e2e"), identifier, attach_code or code, attach_says or says)
         finally:
             conf.write_text(kept)
 
     def test_wrong_main(self):
         other = self.file("other.img", MAIN_SIZE, harness.pattern("another disk", MAIN_SIZE))
-        self.attach_with("main-mismatch", main=other, says=(other, "accept_main"))
+        self.attach_with("main-mismatch", main=other, says=(other, "-o accept_main"), attach_says=("with --accept-main",))
 
     def test_wrong_size(self):
         for size in (MAIN_SIZE // 2, MAIN_SIZE * 2, MAIN_SIZE - 4096):
@@ -285,12 +287,13 @@ class Open(Refusals):
 
     def test_no_spare_at_all(self):
         blank = self.file("blank.img", SPARE_SIZE)
-        self.attach_with("no-superblock", spare=blank, says=(blank,))
+        self.attach_with("no-superblock", spare=blank, says=(blank,), attach_code=4)
         ext4 = self.file("ext4.img", SPARE_SIZE)
         self.workspace.run("mkfs.ext4", "-q", ext4)
-        self.attach_with("no-superblock", spare=ext4)
+        self.attach_with("no-superblock", spare=ext4, attach_code=4)
         v4 = self.file("v4.img", SPARE_SIZE, struct.pack("<L", 0x444D5234) + b"\1" * 500)
         self.attach_with("upstream-v4", spare=v4, says=("v4",))
+        self.attach_with("not-found", main=self.workspace.path / "away.img", attach_code=4)
 
     def test_swapped(self):
         self.check_fusedisk((self.set.spare, self.set.main), says=(self.set.spare, "swapped"), identifier="main-is-spare")
@@ -356,12 +359,15 @@ class Open(Refusals):
             with self.subTest(option):
                 self.check_fusedisk(("-o", option, *members), 2, (option.split("=")[0],), identifier="bad-option")
         self.check_fusedisk(("--nonsense", *members), 2, identifier="bad-usage")
-        self.check_fusedisk((f"{self.set.main}@1+8", self.set.spare), 2, identifier="bad-member")
+        self.check_fusedisk((f"{self.set.main}@1+8", self.set.spare), 2, identifier="misaligned-range")
         self.check_fusedisk(("--name", "unknown"), 1, says=("unknown",), identifier="no-such-set")
 
     def test_bad_mountpoint(self):
         held = self.contents()
-        for place, identifier in (("/no/such/folder", "mountpoint-not-found"), ("/dev/null", "bad-mountpoint")):
+        link = self.workspace.path / "link"
+        link.symlink_to(self.set.spare)
+        for place, identifier in (("/no/such/folder", "mountpoint-not-found"), ("/dev/null", "bad-mountpoint"),
+                                  (self.set.main, "bad-mountpoint"), (link, "bad-mountpoint")):
             answer = self.workspace.fusedisk("--json", self.set.main, self.set.spare, place, check=False)
             self.assertEqual(answer.returncode, 1)
             self.check_message(answer.stderr, "fusedisk", (place,))

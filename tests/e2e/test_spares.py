@@ -386,7 +386,7 @@ class Absent(Pool):
         for path in (self.first, self.second):
             path.with_suffix(".old").replace(path)
         before = harness.sha256_file(self.first)
-        self.refused_attach(identifier="spare-older", says=("accept_older",))
+        self.refused_attach(identifier="spare-older", says=("--accept-older",))
         self.assertEqual(harness.sha256_file(self.first), before)
         attached = self.attach("--accept-older")
         self.check_units(attached.loop, self.ON_FIRST, OLD)
@@ -426,7 +426,7 @@ class Absent(Pool):
         shutil.copyfile(self.first, self.first.with_suffix(".now"))
         self.first.with_suffix(".copy").replace(self.first)
         before = [harness.sha256_file(p) for p in (self.first, self.second, self.main)]
-        self.refused_attach(identifier="spare-older", says=(self.first, "accept_older"))
+        self.refused_attach(identifier="spare-older", says=(self.first, "--accept-older"))
         self.assertEqual([harness.sha256_file(p) for p in (self.first, self.second, self.main)], before)
         self.first.with_suffix(".now").replace(self.first)
         attached = self.attach()
@@ -464,7 +464,7 @@ class Refusals(Pool):
         self.refused_spare("add", other, "--wipe=dmremap", identifier="spare-in-set")
         self.refused(w.dmremap("message", self.name, 0, "spare_add", "plain.img", "--json", check=False),
                      "bad-member", code=2)
-        self.refused_spare("add", f"{plain}@1+8", identifier="bad-member", code=2)
+        self.refused_spare("add", f"{plain}@1+8", identifier="misaligned-range", code=2)
         self.spare("add", ext4, "--wipe=ext4", "--dry-run")
         self.assertEqual(self.state(ext4, other, small, plain), held, "nothing was written")
         on_a_spare.detach()

@@ -100,13 +100,21 @@ TEST_CASE("a relative member becomes absolute", "[member]") {
 
 TEST_CASE("a bad member is a usage error", "[member]") {
   for (const char* text :
-       {"", "dust:", "@8+8", "dust:@8+8", "/x@1+8", "/x@8+7", "/x@8+0", "/x@18446744073709551616+8",
-        "/x@8+18446744073709551616", "/x@18446744073709551608+8", "/x@18446744073709551608+16",
-        "/x@36028797018963968+8"}) {
+       {"", "dust:", "@8+8", "dust:@8+8", "/x@18446744073709551616+8", "/x@8+18446744073709551616",
+        "/x@18446744073709551608+8", "/x@18446744073709551608+16", "/x@36028797018963968+8"}) {
     INFO(text);
     const auto m = parse_member(text);
     REQUIRE_FALSE(m);
     CHECK(m.error().id == "bad-member");
+    CHECK(m.error().code == exit_code::usage);
+  }
+  for (const auto& [text, id] : {std::pair{"/x@1+8", "misaligned-range"},
+                                 {"/x@1001+5000", "misaligned-range"},
+                                 {"/x@8+7", "misaligned-range"},
+                                 {"/x@8+0", "too-small-range"}}) {
+    const auto m = parse_member(text);
+    REQUIRE_FALSE(m);
+    CHECK(m.error().id == id);
     CHECK(m.error().code == exit_code::usage);
   }
 }

@@ -105,7 +105,7 @@ TEST_CASE("incomplete command lines are usage errors") {
       {{"--name", "n", "/x/spare", "/mnt"}, "bad-usage"},
       {{"--nonsense", "/x/main", "/x/spare", "/mnt"}, "bad-usage"},
       {{"-o", "nonsense", "/x/main", "/x/spare", "/mnt"}, "bad-option"},
-      {{"/x/main@1+8", "/x/spare", "/mnt"}, "bad-member"},
+      {{"/x/main@1+8", "/x/spare", "/mnt"}, "misaligned-range"},
   };
   for (const auto& bad : lines) {
     CAPTURE(bad.words);
