@@ -58,6 +58,15 @@ tl::expected<void, write_failure> sync_folder(const std::string& folder) {
   return {};
 }
 
+tl::expected<void, write_failure> write_in_folder(const std::string& path, const std::string& text,
+                                                  existing_file there) {
+  const auto slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  if (::access(folder.c_str(), F_OK) != 0)
+    return failed(folder, "write in", errno);
+  return write_durably(path, text, there);
+}
+
 tl::expected<void, write_failure> write_durably(const std::string& path, const std::string& text,
                                                 existing_file there) {
   const auto slash = path.rfind('/');

@@ -20,6 +20,9 @@ enum class existing_file { keep, replace };
 /// failure the old file stays.
 [[nodiscard]] tl::expected<void, write_failure> write_durably(const std::string& path,
                                                               const std::string& text, existing_file there);
+/// The same, but makes no folder: for a path that somebody typed.
+[[nodiscard]] tl::expected<void, write_failure> write_in_folder(const std::string& path,
+                                                                const std::string& text, existing_file there);
 /// Makes the removal of a file in `folder` durable.
 [[nodiscard]] tl::expected<void, write_failure> sync_folder(const std::string& folder);
 

@@ -171,7 +171,10 @@ result<void> save_plan(const repair_plan& plan, const std::string& path) {
   const auto whole = boost::filesystem::path(path).is_absolute()
                          ? path
                          : (boost::filesystem::current_path(no_cwd) / path).string();
-  if (const auto written = write_durably(whole, format_plan(plan), existing_file::keep); !written)
+  const bool ours = path.starts_with(state_dir() + "/"); // what somebody typed must be there
+  if (const auto written =
+          (ours ? write_durably : write_in_folder)(whole, format_plan(plan), existing_file::keep);
+      !written)
     return fail("repair-file-unwritable", written.error().path,
                 written.error().number == EEXIST
                     ? "is there already; name another file. Nothing was written"

@@ -125,7 +125,7 @@ result<void> resume_file::keep(const std::string& member, const device_mark& mar
   }
   const json doc{{"kind", kind}, {"devices", std::move(devices)}};
   const auto text = doc.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
-  if (const auto written = write_durably(path_, text, existing_file::replace); !written)
+  if (const auto written = write_in_folder(path_, text, existing_file::replace); !written)
     return refused(path_, std::string("cannot ") + written.error().action + ": " +
                               std::strerror(written.error().number));
   return {};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "recover/dump.h"
 
+#include "engine/counted.h"
 #include "engine/durable_file.h"
 #include "recover/cli.h"
 #include "recover/dump_json.h"
@@ -38,7 +39,7 @@ result<line> parse(int argc, const char* const* argv) {
                  "instead, copy the metadata of each spare to a sparse file in this folder")
       ->type_name("DIR")
       ->excludes(output);
-  app.add_option("words", l.words,
+  app.add_option("SPARE", l.words,
                  "NAME: name or UUID of a set that runs or is configured; SPARE: the spares of one set")
       ->type_name("")
       ->required();
@@ -75,7 +76,8 @@ result<exit_code> images(const program_context& c, const line& l) {
     if (!c.json)
       c.out << fmt::format("{}: {} bytes of {}\n", made.path, made.bytes, spec.text());
     if (made.unreadable != 0)
-      c.note(fmt::format("{}: {} units of metadata cannot be read", spec.text(), made.unreadable));
+      c.note(
+          fmt::format("{}: cannot be read: {} of metadata", spec.text(), counted(made.unreadable, "unit")));
   }
   if (c.json)
     c.print({{"images", std::move(rows)}});
@@ -102,7 +104,7 @@ result<void> write_out(const program_context& c, const line& l, const set_dump& 
   const program_context into{text, unused, c.json, c.program};
   if (c.json)
     into.print(dump_json(d));
-  const auto written = write_durably(path, c.json ? text.str() : dump_text(d), existing_file::keep);
+  const auto written = write_in_folder(path, c.json ? text.str() : dump_text(d), existing_file::keep);
   if (!written)
     return fail(
         "output-failed", written.error().path,

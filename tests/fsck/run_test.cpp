@@ -337,6 +337,10 @@ TEST_CASE("the undo log goes where it is told to, or there is none; without room
   const auto damaged = set.bytes();
   CHECK(set.run(set.with({"-y", "--undo", "/proc/nowhere/log"})).status == 8);
   CHECK(set.bytes() == damaged);
+  CHECK(set.run(set.with({"-y", "--undo", set.dir / "nosuch/log"})).status == 8);
+  CHECK(set.run(set.with({"--plan", set.dir / "nosuch/plan"})).status == 8);
+  CHECK_FALSE(boost::filesystem::exists(set.dir / "nosuch"));
+  CHECK(set.bytes() == damaged);
   CHECK(set.run(set.with({"-y", "--undo", set.dir / "log"})).status == 1);
   CHECK(set.run({"--undo-apply", set.dir / "log"}).status == 0);
   CHECK(set.run(set.with({"-y", "--no-undo"})).status == 1);

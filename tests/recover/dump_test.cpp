@@ -218,6 +218,9 @@ TEST_CASE("a dump goes to a new file as a whole, and never over one") {
   REQUIRE(d);
   CHECK(dump_text(*d) == dump(a.spares).out);
   CHECK(dump({"--output", file, a.spares[0]}).status == 1);
+  CHECK(dump({"--output", h.dir / "nosuch/x", "--json", a.spares[0]}).json()["error"]["id"] ==
+        "output-failed");
+  CHECK_FALSE(boost::filesystem::exists(h.dir / "nosuch"));
 }
 
 TEST_CASE("an image of the metadata is read like the spares, and holds no data") {
