@@ -6,12 +6,15 @@
 #include "admin/live_status.h"
 #include "admin/lookup.h"
 #include "admin/stopped_set.h"
+#include "engine/member.h"
+#include "engine/shell_word.h"
 
 #include <algorithm>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <ostream>
 #include <strings.h>
+#include <sys/stat.h>
 
 namespace dmremap::admin {
 namespace {
@@ -21,11 +24,20 @@ using nlohmann::json;
 constexpr double slow_seconds = 5; // a request that waits longer is worth a word
 constexpr unsigned nearly_full_percent = 90;
 
+/// The device that a member is or lies on, as smartctl wants it; empty for a file.
+std::string drive_under(const std::string& member) {
+  const auto spec = parse_member(member);
+  struct stat facts {};
+  if (!spec || (::stat(spec->path.c_str(), &facts) == 0 && S_ISREG(facts.st_mode)))
+    return "";
+  return shell_word(spec->path);
+}
+
 class examination {
 public:
   explicit examination(const json& status)
       : status_(status), stats_(part_of(status, "stats")), name_(text_in(status, "name")),
-        main_(text_in(part_of(status, "main"), "path")) {}
+        main_(text_in(part_of(status, "main"), "path")), drive_(drive_under(main_)) {}
 
   std::vector<finding> run() {
     if (!flag_in(status_, "answers", true))
@@ -55,6 +67,13 @@ private:
     found_.push_back({id, false, std::move(text), std::move(next)});
   }
 
+  /// Commands that begin with a look at the drive, where main lies on one.
+  [[nodiscard]] std::vector<std::string> smart(const std::string& what, std::vector<std::string> more) const {
+    if (!drive_.empty())
+      more.insert(more.begin(), "smartctl " + what + " " + drive_);
+    return more;
+  }
+
   void hangs() {
     problem("daemon-hangs",
             fmt::format(
@@ -80,7 +99,7 @@ private:
                   " failed in a short time, so automatic remapping has stopped: writes to bad "
                   "places now answer EIO. If the drive is dying, copy the data away; if the "
                   "cause is gone, let remapping go on",
-              {"smartctl -a " + main_, command("dmremap message {} 0 reset_breaker")});
+              smart("-a", {command("dmremap message {} 0 reset_breaker")}));
     if (const auto oldest = real_in(status_, "oldest_request_seconds");
         number_in(status_, "requests_away") != 0 && oldest > slow_seconds)
       problem("requests-wait",
@@ -88,7 +107,7 @@ private:
                   "{} wait for a device, the oldest for {:.0f} seconds. Others are served meanwhile. A drive "
                   "that tries a bad place again and again does this; a drive's own limit helps",
                   counted(number_in(status_, "requests_away"), "request"), oldest),
-              {"smartctl -l scterc " + main_, "dmesg | tail"});
+              smart("-l scterc", {"dmesg | tail"}));
     const auto errors = n("main_read_errors") + n("main_write_errors");
     if (errors != 0 && !flag_in(stats_, "main_gone"))
       remark(
@@ -97,7 +116,7 @@ private:
               "{} failed {} and {} since the set was opened. Nothing has to be done now, but it is time to "
               "have another drive and a backup at hand",
               main_, counted(n("main_read_errors"), "read"), counted(n("main_write_errors"), "write")),
-          {"smartctl -a " + main_});
+          smart("-a", {}));
   }
 
   void look_at_spare(const json& spare, std::size_t count) {
@@ -219,7 +238,7 @@ private:
 
   const json& status_;
   const json& stats_;
-  const std::string name_, main_;
+  const std::string name_, main_, drive_;
   std::vector<finding> found_;
 };
 

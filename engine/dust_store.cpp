@@ -37,8 +37,9 @@ void dust_control::refresh() {
 result<void> dust_control::check_range(std::uint64_t first, std::uint64_t count) const {
   if (count == 0 || first >= sectors_ || count > sectors_ - first)
     return fail("dust-range",
-                "sector " + std::to_string(first) +
-                    (count == 1 ? "" : " and " + std::to_string(count - 1) + " more"),
+                count == 0 ? "0 sectors from " + std::to_string(first)
+                           : "sector " + std::to_string(first) +
+                                 (count == 1 ? "" : " and " + std::to_string(count - 1) + " more"),
                 "not on this member, which has " + std::to_string(sectors_) + " sectors", exit_code::failed);
   return {};
 }

@@ -146,6 +146,13 @@ bool members_match(const set_view& set, const set_config& config) {
   });
 }
 
+/// As the engine judges: the record, or one of the spares that hold its session.
+bool is_older(const set_view& set, const views& all, std::uint64_t seen) {
+  return set.newest.sequence_end < seen || std::any_of(all.begin(), all.end(), [&](const spare_view* v) {
+           return v->super().session == set.newest.session && v->super().sequence_end < seen;
+         });
+}
+
 set_view make_set(const views& all, const std::vector<possible_main>& mains, const config_list& configured) {
   set_view set;
   std::map<uuid_bytes, views> by_uuid;
@@ -164,7 +171,7 @@ set_view make_set(const views& all, const std::vector<possible_main>& mains, con
   set.uuid = to_text(set.newest.set_uuid);
   std::string trouble;
   const auto seen = read_host_state(set.uuid, trouble);
-  set.older = seen && set.newest.sequence_end < seen->sequence_end;
+  set.older = seen && is_older(set, all, seen->sequence_end);
   list_spares(set, by_uuid, seen ? &*seen : nullptr);
   if (set.image)
     return set;

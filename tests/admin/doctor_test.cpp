@@ -118,6 +118,15 @@ TEST_CASE("each thing that is not well is found by itself, with what to do") {
   }
 }
 
+TEST_CASE("smartctl is told of the drive below a member, and not of a file") {
+  json status = well();
+  status["stats"] = {{"main_read_errors", 1}};
+  status["main"]["path"] = "dust:/dev/main@8+65536";
+  CHECK(findings_of_status(status).at(0).next == std::vector<std::string>{"smartctl -a /dev/main"});
+  status["main"]["path"] = std::string("dust:") + DMREMAP_SOURCE_DIR + "/man/dmremap.8";
+  CHECK(findings_of_status(status).at(0).next.empty());
+}
+
 TEST_CASE("problems come before what is good to know") {
   json status = well();
   for (const auto& ill : all_ills())

@@ -178,6 +178,7 @@ TEST_CASE("sectors that are not on the member are refused", "[dust]") {
   CHECK(out(f.dust.remove(2048)));
   CHECK(out(f.dust.hold(2048, 1)));
   CHECK(out(f.dust.set_read_delay(2048, 1, milliseconds(1))));
+  CHECK(f.dust.add(5, 0).error().what == "0 sectors from 5");
   CHECK(f.dust.add(2047));
 }
 

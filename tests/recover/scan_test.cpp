@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "recover/scan.h"
 
+#include "engine/codec.h"
+#include "engine/host_state.h"
 #include "recover/dump.h"
 #include "recover/scan_report.h"
 #include "tests/recover/image_set.h"
@@ -287,4 +289,26 @@ TEST_CASE("what is neither a device nor a file is told as such, and a named pipe
   CHECK(dumped({h.images}) == "not-a-device");
   CHECK(dumped({pipe}) == "not-a-device");
   CHECK(dumped({h.image("none")}) == "not-found");
+}
+
+TEST_CASE("one spare that is older than what this host saw makes the set old, however new the others are") {
+  const host h;
+  const image_set a(h, "a", 2);
+  const unsigned n = a.super(0).sequence < a.super(1).sequence ? 0 : 1; // not the newest
+  superblock older = a.super(n);
+  REQUIRE(older.session == a.super(1 - n).session);
+  host_state seen;
+  seen.uuid = a.uuid;
+  seen.sequence_end = older.sequence_end;
+  REQUIRE(write_host_state(seen));
+  CHECK(only_set(scan_json({h.images}))["state"] == "complete");
+  --older.sequence_end;
+  for (unsigned copy = 0; copy < super_copies; ++copy) {
+    const auto place = older.places.super_place(copy);
+    block_bytes block;
+    encode_superblock(older, copy, place, block);
+    write_bytes(a.spares[n], byte_of(place),
+                {reinterpret_cast<const char*>(block.bytes.data()), block.bytes.size()});
+  }
+  CHECK(only_set(scan_json({h.images}))["state"] == "old");
 }
