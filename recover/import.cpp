@@ -3,6 +3,7 @@
 
 #include "engine/config.h"
 #include "engine/control_client.h"
+#include "engine/counted.h"
 #include "engine/input_file.h"
 #include "engine/metadata_backup.h"
 #include "engine/parse_number.h"
@@ -180,8 +181,8 @@ result<void> move_all(const program_context& c, const line& l, const import_plan
       auto moved = remap(at, count);
       if (!moved) {
         if (out.units != 0)
-          moved.error().why +=
-              fmt::format("; {} units were moved before, and stay so: the same command goes on", out.units);
+          moved.error().why += fmt::format("; moved before, and stays so: {}; the same command goes on",
+                                           counted(out.units, "unit"));
         return tl::make_unexpected(std::move(moved).error());
       }
       out.units += moved->units;
@@ -310,15 +311,15 @@ void report(const program_context& c, const line& l, const import_plan& plan, co
                     {"already_units", out.already},
                     {"lost_sectors", out.lost_sectors},
                     {"copied_sectors", out.copied_sectors}});
-  c.out << fmt::format("{}: {} sectors listed; {} units {}, {} already", name, plan.sectors, out.units,
-                       l.dry_run ? "would move" : "moved", out.already);
+  c.out << fmt::format("{}: {} listed; {} {}, {} already", name, counted(plan.sectors, "sector"),
+                       counted(out.units, "unit"), l.dry_run ? "would move" : "moved", out.already);
   if (!l.dry_run)
-    c.out << fmt::format(", {} sectors lost", out.lost_sectors);
+    c.out << fmt::format(", {} lost", counted(out.lost_sectors, "sector"));
   if (out.copied_sectors != 0)
-    c.out << fmt::format(", {} sectors copied from dm-remap 4's spare", out.copied_sectors);
+    c.out << fmt::format(", {} copied from dm-remap 4's spare", counted(out.copied_sectors, "sector"));
   c.out << '\n';
   if (plan.outside != 0)
-    c.out << plan.outside << " listed sectors lie outside main\n";
+    c.out << "outside main: " << counted(plan.outside, "listed sector") << '\n';
 }
 
 result<exit_code> import_list(const program_context& c, const line& l) {

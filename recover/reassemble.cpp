@@ -42,7 +42,7 @@ result<line> parse(int argc, const char* const* argv) {
   app.add_flag("--accept-older", l.allowed.accept_older,
                "also with spares older than what this host saw last");
   app.add_option("--image-dir", l.look.image_dir, "look at the files in this folder, too")->type_name("DIR");
-  app.add_option("words", words,
+  app.add_option("PATH", words,
                  "NAME: name or UUID of a set, unless --all is given; PATH: devices, files, ranges and "
                  "folders to look "
                  "at, and nothing else")
@@ -178,7 +178,7 @@ result<exit_code> reassemble(const program_context& c, const line& l) {
   for (const auto& damaged : s.damaged) // a spare that is missing for that
     c.note(damaged.text());
   if (s.unread != 0)
-    c.note(fmt::format("{} devices or files may not be read; run it as root", s.unread));
+    c.note(fmt::format("not looked at, for want of permission: {}; run it as root", s.unread));
   json rows = json::array();
   for (const auto& set : s.sets) {
     if (!l.name.empty() && !is_named(set, l.name))

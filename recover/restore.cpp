@@ -2,6 +2,7 @@
 #include "recover/restore.h"
 
 #include "engine/control_client.h"
+#include "engine/counted.h"
 #include "engine/durable_file.h"
 #include "engine/host_state.h"
 #include "engine/metadata_backup.h"
@@ -233,8 +234,9 @@ void report(const program_context& c, const line& l, const set_dump& dump,
                     {"uuid", to_text(w.spare->super.spare_uuid)},
                     {"remapped_units", units}});
     if (!c.json)
-      c.out << fmt::format("{}: {} spare {} of the set {}: {} units remapped\n", w.spec.text(),
-                           l.dry_run ? "would be" : "is", w.spare->super.spare_index, s.set_name, units);
+      c.out << fmt::format("{}: {} spare {} of the set {}: {} remapped\n", w.spec.text(),
+                           l.dry_run ? "would be" : "is", w.spare->super.spare_index, s.set_name,
+                           counted(units, "unit"));
   }
   if (c.json)
     return c.print({{"name", s.set_name},

@@ -50,7 +50,7 @@ void explain(const program_context& c, const survey& s, const survey_options& op
   for (const auto& one : s.failed)
     c.note(one.text());
   if (s.unread != 0)
-    c.note(fmt::format("{} devices or files may not be read; run it as root", s.unread));
+    c.note(fmt::format("not looked at, for want of permission: {}; run it as root", s.unread));
   if (s.stopped)
     c.note(options.resume.empty() ? "the search was stopped; with --resume FILE it could go on"
                                   : "the search was stopped; the same command goes on with it");

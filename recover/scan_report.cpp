@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "recover/scan_report.h"
 
+#include "engine/counted.h"
 #include "engine/shell_word.h"
 
 #include <algorithm>
@@ -42,7 +43,7 @@ std::string tables_text(const spare_view& v) {
   }
   if (v.destroyed_blocks != 0)
     text += fmt::format(", {} without a valid copy", v.destroyed_blocks);
-  return fmt::format("; table {} blocks in {} copies{}", blocks, v.tables.size(), text);
+  return fmt::format("; table {} in {} copies{}", counted(blocks, "block"), v.tables.size(), text);
 }
 
 void print_row(std::ostream& out, const std::string& what, const std::string& member,
