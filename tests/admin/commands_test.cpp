@@ -161,7 +161,7 @@ TEST_CASE("a dry run says what would be done, and asks the daemon for nothing el
               {"result",
                {{"name", "set1"},
                 {"main", {{"path", "/m"}, {"sectors", 1000}}},
-                {"spares", {on(0, "/s", 9, 10, true), on(1, "/t", 3, 8, true), on(2, "/a", 0, 0, false)}}}}};
+                {"spares", {on(0, "/s", 9, 20, true), on(1, "/t", 3, 8, true), on(2, "/a", 0, 0, false)}}}}};
     const auto row = [](int sector, int lost, int may) {
       return json{{"main_sector", sector},
                   {"spare", sector == 88 ? "u2" : "u0"},
