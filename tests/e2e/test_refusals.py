@@ -370,7 +370,7 @@ class Open(Refusals):
                                   (self.set.main, "bad-mountpoint"), (link, "bad-mountpoint")):
             answer = self.workspace.fusedisk("--json", self.set.main, self.set.spare, place, check=False)
             self.assertEqual(answer.returncode, 1)
-            self.check_message(answer.stderr, "fusedisk", (place,))
+            self.check_message(answer.stderr, "fusedisk", (os.path.realpath(place),))
             self.assertEqual(json.loads(answer.stdout)["error"]["id"], identifier)
         self.assertEqual(self.contents(), held)
 
