@@ -93,11 +93,19 @@ private:
         ++out_.tables;
         out_.highest = std::max(out_.highest, t.sequence);
         out_.sequence_end = std::max(out_.sequence_end, t.sequence + 1);
-        for (const slot& s : t.slots)
+        for (const slot& s : t.slots) {
           out_.sequence_end = std::max(out_.sequence_end, s.sequence() + 1);
+          out_.data = out_.data || (s.serves() && !all_lost(s));
+        }
       }
     }
     return std::all_of(sound.begin(), sound.end(), [](bool b) { return b; });
+  }
+
+  [[nodiscard]] bool all_lost(const slot& s) const {
+    const std::uint64_t first = first_sector(s.main()).value, end = d_.super.main_sectors;
+    const std::uint64_t valid = first < end ? std::min(unit_sectors, end - first) : 0;
+    return ((s.lost() | (0xFFu << valid)) & 0xFFu) == 0xFFu;
   }
 
   store& io_;
@@ -223,14 +231,15 @@ result<bool> check_target(store& io, const set_dump& dump, const dumped_spare& d
                     "if they are (it is a copy of the spare, or was overwritten in part): "
                     "--data-in-place; if they are gone: --data-lost",
                     who(d)));
-  if (resumes(there, d))
-    return false;
-  if (told.data_lost && there.any())
+  const bool goes_on = resumes(there, d);
+  if (told.data_lost && (there.data || (there.any() && !goes_on)))
     return fail("data-is-there", path,
                 fmt::format("carries metadata of {}: what moved there lies on it, and --data-lost would make "
                             "every sector of it lost; restore it without --data-lost, or, if its data is "
                             "gone all the same, overwrite the metadata on it first (blkdiscard, or zeros)",
                             who(d)));
+  if (goes_on)
+    return false;
   const auto age = check_age(path, dump, d, there, last_seen);
   if (!age && !told.accept_older)
     return tl::make_unexpected(age.error());

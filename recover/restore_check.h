@@ -32,6 +32,7 @@ struct found_metadata {
   std::optional<superblock> cut_off; ///< what a restore that was cut off was about to write
   bool newer_guest = false;          ///< the table of an absent spare that lies there is newer than the dump
   bool image = false;                ///< it is a metadata image
+  bool data = false;                 ///< its table has a unit of which not every sector is lost
   std::string other_spare;           ///< UUID of another spare of the set that lies there
   [[nodiscard]] bool any() const { return supers != 0 || tables != 0 || cut_off.has_value(); }
 };

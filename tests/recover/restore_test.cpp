@@ -136,6 +136,30 @@ TEST_CASE("data that is not on the spare is lost, and not what lies there") {
         "data-lost-of-many");
 }
 
+TEST_CASE("a restore that was cut off is not finished as one of a spare whose data is gone") {
+  const host h;
+  image_set a(h, "a", 1);
+  const auto file = dump_file(h, a.spares);
+  remember(a);
+  const auto whole = whole_file(a.spares[0]);
+  const auto places = a.super(0).places;
+  for (unsigned copy = 0; copy < super_copies; ++copy) {
+    block_bytes block;
+    const std::uint64_t at = byte_of(places.super_place(copy));
+    std::memcpy(block.bytes.data(), whole.data() + at, unit_bytes);
+    add_incompat(block, restoring_incompat);
+    write_bytes(a.spares[0], at, std::string(reinterpret_cast<const char*>(block.bytes.data()), unit_bytes));
+  }
+  const auto cut = whole_file(a.spares[0]);
+  CHECK(error_of({"--data-lost", file, a.spares[0]}) == "data-is-there");
+  CHECK((whole_file(a.spares[0]) == cut));
+  CHECK(error_of({file, a.spares[0]}).empty());
+  a.work([](disk& d) {
+    CHECK(d.stats().remapped_units == 4);
+    CHECK(d.lost().empty());
+  });
+}
+
 TEST_CASE("what would lose something is refused") {
   const host h;
   image_set a(h, "a", 2);
