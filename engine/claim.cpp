@@ -6,6 +6,7 @@
 
 #include <boost/filesystem.hpp>
 #include <cerrno>
+#include <chrono>
 #include <climits>
 #include <csignal>
 #include <cstdlib>
@@ -14,6 +15,7 @@
 #include <fstream>
 #include <sstream>
 #include <sys/sysmacros.h>
+#include <thread>
 
 namespace dmremap {
 namespace {
@@ -74,6 +76,10 @@ void sweep_records() {
       ::unlink(it->path().c_str());
   }
 }
+
+// Somebody who lists or examines sets holds a claim for a moment. Locks that can be waited for know no time
+// limit.
+constexpr std::chrono::milliseconds reader_patience{2000}, reader_pause{20};
 
 tl::unexpected<error> conflict(const std::string& path, const claim_target& target, byte_range wanted,
                                const struct flock& held) {
@@ -142,16 +148,19 @@ std::optional<claim_owner> find_claim_owner(const claim_target& target, byte_ran
 
 result<void> claim::lock_all(int fd, const std::string& path) {
   const short type = shared_ ? F_RDLCK : F_WRLCK;
+  unsigned looks_left = reader_patience / reader_pause;
   for (const auto& range : ranges_) {
     struct flock lock = lock_of(type, range);
-    if (::fcntl(fd, F_OFD_SETLK, &lock) == 0)
-      continue;
-    if (errno != EAGAIN && errno != EACCES)
-      return fail("claim-failed", path, std::string("cannot be locked: ") + std::strerror(errno));
-    struct flock held = lock_of(type, range);
-    if (::fcntl(fd, F_OFD_GETLK, &held) != 0 || held.l_type == F_UNLCK)
-      held = lock_of(type, range); // gone meanwhile: report it as it was
-    return conflict(path, target_, range, held);
+    while (::fcntl(fd, F_OFD_SETLK, &lock) != 0) {
+      if (errno != EAGAIN && errno != EACCES)
+        return fail("claim-failed", path, std::string("cannot be locked: ") + std::strerror(errno));
+      struct flock held = lock_of(type, range);
+      const bool gone = ::fcntl(fd, F_OFD_GETLK, &held) != 0 || held.l_type == F_UNLCK;
+      if (looks_left == 0 || (!gone && held.l_type != F_RDLCK))
+        return conflict(path, target_, range, gone ? lock_of(type, range) : held);
+      --looks_left;
+      std::this_thread::sleep_for(reader_pause);
+    }
   }
   return {};
 }

@@ -35,7 +35,7 @@ struct claim_owner {
 /// Claims on ranges of one disk or file, held against all other processes and all other claims of this one,
 /// until the object is gone. Open-file-description locks, so that nothing stays behind after a kill: on the
 /// file itself, or for a disk on claims_dir()/MAJOR:MINOR at the ranges' whole-disk offsets. Beside them a
-/// text record says who it is.
+/// text record says who it is. Where others only read, a claim for writing waits for up to two seconds.
 class claim {
 public:
   /// Claims `ranges` of a disk. Errors: members-overlap, in-use (the same range), claim-failed.

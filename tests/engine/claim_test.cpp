@@ -12,6 +12,7 @@
 #include <boost/filesystem.hpp>
 #include <catch2/catch.hpp>
 #include <cstdlib>
+#include <future>
 #include <sys/mount.h>
 #include <sys/swap.h>
 
@@ -102,6 +103,24 @@ TEST_CASE("a killed process leaves no claim behind", "[claim][root]") {
   for (const auto& entry : boost::filesystem::directory_iterator(f.dir / "run/.claims"))
     records += entry.path().filename().string().starts_with("owner.") ? 1 : 0;
   CHECK(records == 0);
+}
+
+TEST_CASE("who only looks is waited for, but not for ever", "[claim][root]") {
+  const fixture f;
+  const auto file = f.dir.file("a", 1 << 20);
+  const loop_device loop(f.dir.file("b", 1 << 20), {});
+  for (const auto& member : {file, loop.path() + "@8+16"}) {
+    auto looking = f.open({member}, access_mode::read_only);
+    REQUIRE(looking);
+    auto writing = std::async(std::launch::async, [&] { return f.id_of({member}); });
+    CHECK(writing.wait_for(std::chrono::milliseconds(100)) == std::future_status::timeout);
+    looking->clear();
+    CHECK(writing.get() == "opened");
+
+    const auto still = f.open({member}, access_mode::read_only);
+    REQUIRE(still);
+    CHECK(f.id_of({member}) == "in-use");
+  }
 }
 
 TEST_CASE("a whole block device is opened exclusively", "[claim][root]") {
