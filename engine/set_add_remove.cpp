@@ -50,12 +50,15 @@ result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
     const auto out = put(nullptr);
     if (on_absent)
       on_absent(place, false);
-    (void)record_session(); // the others do not list it
-    if (out->meta->present())
+    // While the others may list it, the set does not open without it: then it keeps what names it.
+    const auto unlisted = record_session();
+    if (unlisted && out->meta->present())
       (void)out->meta->erase_supers();
     return fail("format-failed", path,
                 "the metadata could not be written: " + std::string(name_of(recorded.error())) +
-                    "; the set is as before");
+                    (unlisted
+                         ? "; the set is as before"
+                         : "; nor could it be taken back: name this spare, too, if the set asks for it"));
   }
   p.joining = false;
   ensure_protected();

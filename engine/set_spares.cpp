@@ -140,8 +140,8 @@ io_result remap_set::record_session() {
   const std::uint64_t confirmed = session_;
   if (count_present() > 1 && rules_.confirm_record)
     CHECK_OK(write_supers()); // no change of a table before: opens rely on it
-  if (session_ !=
-      confirmed) // a spare went just now: the record of that was made, or is to be made, on its own
+  // Where a spare went just now, the record of that was made, or is to be made, on its own.
+  if (session_ != confirmed)
     return record_pending_ ? io_fail(io_error::transient) : io_result{};
   record_pending_ = false;
   if (on_record)

@@ -270,3 +270,34 @@ TEST_CASE("a record that could not be confirmed is confirmed before a table chan
   CHECK(changed);
   CHECK_FALSE(too_early);
 }
+
+TEST_CASE("a spare whose joining could be neither recorded nor taken back is not erased") {
+  pool_fixture f(2);
+  put_on(f, 3, 0, one);
+  REQUIRE(f.set->flush());
+  const auto third = pool_fixture::new_spare(2);
+  const bool for_ever = GENERATE(true, false);
+  // All list it; then spare 0 takes nothing any more, or for a moment.
+  f.spares[1]->on_change([&](std::uint64_t offset, std::uint64_t, const std::byte*) {
+    if (offset == 0 && f.spares[0]->faults().bad.empty())
+      f.spares[0]->add_bad({0, f.spares[0]->size() / sector_bytes, direction::write, io_error::no_space,
+                            for_ever ? always : 2});
+    return true;
+  });
+  const auto added = f.set->add_spare(third);
+  f.spares[1]->on_change({});
+  REQUIRE_FALSE(added);
+  CHECK(added.error().id == "format-failed");
+  f.spares[0]->clear_faults();
+  f.kill();
+  const auto two = f.try_open();
+  CHECK(two.has_value() == !for_ever);
+  CHECK(spare_metadata::load_supers(third, {}).has_value() == for_ever);
+  if (for_ever) {
+    CHECK(two.error().id == "spare-missing");
+    f.spares.push_back(third);
+    f.there.push_back(true);
+    f.open();
+  }
+  CHECK(f.shows(3) == "byte 101");
+}
