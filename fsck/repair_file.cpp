@@ -19,7 +19,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr unsigned file_version = 1;
+constexpr unsigned file_version = 2;
 constexpr const char* digits = "0123456789abcdef";
 
 std::string to_hex(const block_bytes& b) {

@@ -9,7 +9,7 @@
 /// Both have the same form: a plan with what was there before can be taken back.
 ///
 ///     # dmremap-fsck: repair of set demo ...
-///     {"dmremap_repair":1,"set":..,"uuid":..,"fingerprint":..,"supers":..,"members":[{"uuid":..,"path":..}]}
+///     {"dmremap_repair":2,"set":..,"uuid":..,"fingerprint":..,"supers":..,"members":[{"uuid":..,"path":..}]}
 ///     {"member":0,"unit":128,"step":7,"group":0,"reason":..,"old":HEX or null,"new":HEX}
 ///     {"end":1,"crc32":..}
 ///
