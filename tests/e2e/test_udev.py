@@ -22,7 +22,9 @@ cp "$1"/*.rules /run/udev/rules.d/
 parent=$(dirname "$(readlink -f "/sys/class/block/$2")")
 if [ -e "$parent/loop" ]; then udevadm test --action=change "$parent" >/dev/null 2>&1; fi
 udevadm test --action=change "/sys/class/block/$2"
-find /dev/disk /dev/dmremap -lname "*/$2" 2>/dev/null || true
+for folder in /dev/disk /dev/dmremap; do
+  if [ -d $folder ]; then find $folder -lname "*/$2"; fi
+done
 """
 
 
