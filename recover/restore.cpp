@@ -155,13 +155,6 @@ result<void> lose_data(set_dump& dump) {
   return {};
 }
 
-/// A spare that is to be written, and what lies on it.
-struct examined_spare {
-  const wanted_spare* wanted = nullptr;
-  std::shared_ptr<store> io;
-  found_metadata there;
-};
-
 /// A new name each time: the dump of what was overwritten first is worth no less than that of the last.
 result<std::string> write_kept(const std::string& uuid, const std::string& text) {
   const auto name =
@@ -179,11 +172,12 @@ result<std::string> write_kept(const std::string& uuid, const std::string& text)
 }
 
 /// What is overwritten, as a dump: of each spare with a sound superblock what can be read of its table.
-result<std::string> keep_old(const std::vector<examined_spare>& spares, const std::string& uuid) {
+result<std::string> keep_old(const std::vector<examined_spare>& spares,
+                             const std::vector<wanted_spare>& wanted, const std::string& uuid) {
   std::vector<member_spec> specs;
-  for (const auto& one : spares)
-    if (one.there.supers != 0)
-      specs.push_back(one.wanted->spec);
+  for (std::size_t n = 0; n < spares.size(); ++n)
+    if (spares[n].there.supers != 0)
+      specs.push_back(wanted[n].spec);
   if (specs.empty())
     return std::string();
   dump_options how;
@@ -196,27 +190,11 @@ result<std::string> keep_old(const std::vector<examined_spare>& spares, const st
   };
   if (!old)
     return lacks(specs.front().text(), old.error().text());
-  for (const auto& one : spares)
-    if (const auto* had = old->find(one.wanted->spare->super.spare_uuid);
-        one.there.supers != 0 && (had == nullptr || had->away))
-      return lacks(one.wanted->spec.text(), "its table cannot be read");
+  for (std::size_t n = 0; n < spares.size(); ++n)
+    if (const auto* had = old->find(spares[n].spare->super.spare_uuid);
+        spares[n].there.supers != 0 && (had == nullptr || had->away))
+      return lacks(wanted[n].spec.text(), "its table cannot be read");
   return write_kept(uuid, dump_text(*old));
-}
-
-/// Where each is as new as the dump they carry the same bytes as then; else all go up by as much, so that the
-/// one whose record the others followed is still the newest.
-std::vector<restore_target> make_targets(const std::vector<examined_spare>& spares) {
-  std::uint64_t ahead = 0, end = 0;
-  for (const auto& one : spares) {
-    const std::uint64_t then = one.wanted->spare->super.sequence;
-    ahead = std::max(ahead, std::max(one.there.super_sequence, then) - then);
-    end = std::max(end, one.there.sequence_end);
-  }
-  std::vector<restore_target> targets;
-  for (const auto& one : spares)
-    targets.push_back(
-        {one.wanted->spare, one.io, one.wanted->spare->super.sequence + ahead, end, one.there.extra});
-  return targets;
 }
 
 void report(const program_context& c, const line& l, const set_dump& dump,
@@ -276,7 +254,7 @@ result<exit_code> restore(const program_context& c, const line& l) {
   bool older = false;
   for (std::size_t n = 0; n < wanted.size(); ++n) {
     progress bar(c.err, "looking", l.progress_fd, "blocks");
-    spares.push_back({&wanted[n], members[n].io,
+    spares.push_back({wanted[n].spare, members[n].io,
                       look_for(*members[n].io, *wanted[n].spare, dump,
                                [&](std::uint64_t done, std::uint64_t all) { bar.show(done, all); })});
     restored.push_back(wanted[n].spare);
@@ -289,7 +267,7 @@ result<exit_code> restore(const program_context& c, const line& l) {
   std::string kept;
   if (!l.dry_run) {
     if (!l.no_keep)
-      kept = TRY(keep_old(spares, uuid));
+      kept = TRY(keep_old(spares, wanted, uuid));
     progress bar(c.err, "restoring", l.progress_fd, "blocks");
     counts = TRY(write_restore(dump, make_targets(spares),
                                [&](std::uint64_t done, std::uint64_t all) { bar.show(done, all); }));

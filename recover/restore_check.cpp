@@ -268,6 +268,19 @@ result<void> check_together(const set_dump& dump, const std::vector<const dumped
   return {};
 }
 
+std::vector<restore_target> make_targets(const std::vector<examined_spare>& spares) {
+  std::uint64_t ahead = 0, end = 0;
+  for (const auto& one : spares) {
+    const std::uint64_t then = one.spare->super.sequence;
+    ahead = std::max(ahead, std::max(one.there.super_sequence, then) - then);
+    end = std::max(end, one.there.sequence_end);
+  }
+  std::vector<restore_target> targets;
+  for (const auto& one : spares)
+    targets.push_back({one.spare, one.io, one.spare->super.sequence + ahead, end, one.there.extra});
+  return targets;
+}
+
 result<void> check_whole(const set_dump& dump, const std::string& name) {
   const auto refuse = [&](const std::string& why) {
     return fail("dump-incomplete", name, why + "; nothing can be restored from it", exit_code::damaged);

@@ -3,6 +3,7 @@
 
 #include "engine/set_dump.h"
 #include "engine/store.h"
+#include "recover/restore_write.h"
 
 #include <functional>
 #include <optional>
@@ -58,5 +59,15 @@ using looking = std::function<void(std::uint64_t done, std::uint64_t all)>; ///<
                                           const std::vector<const dumped_spare*>& restored, bool older);
 /// Whether anything can be restored from it: errors "dump-incomplete".
 [[nodiscard]] result<void> check_whole(const set_dump& dump, const std::string& name);
+
+/// A spare that is to be written, and what lies on it.
+struct examined_spare {
+  const dumped_spare* spare = nullptr;
+  std::shared_ptr<store> io;
+  found_metadata there;
+};
+/// What is written to them. Where each is as new as the dump they carry the same bytes as then; else all go
+/// up by as much, so that the one whose record the others followed is still the newest.
+[[nodiscard]] std::vector<restore_target> make_targets(const std::vector<examined_spare>& spares);
 
 } // namespace dmremap::recover

@@ -5,6 +5,7 @@
 #include "engine/file_store.h"
 #include "engine/paths.h"
 #include "engine/spare_metadata.h"
+#include "recover/dump.h"
 #include "tests/support/temp_dir.h"
 
 #include <catch2/catch.hpp>
@@ -151,5 +152,21 @@ ran run_program_with(Program program, const char* name, const std::vector<std::s
 
 /// The first words of the rows of a man page's table: items of the list in section `section`.
 [[nodiscard]] std::vector<std::string> page_items(const std::string& page, const std::string& section);
+
+inline std::string whole_file(const std::string& path) {
+  return read_bytes(path, 0, boost::filesystem::file_size(path));
+}
+
+/// The text of dmremap-dump.
+inline std::string dump_of(const std::vector<std::string>& spares) {
+  return run_program_with(recover::run_dump, "dmremap-dump", spares).out;
+}
+
+inline void erase_metadata(const std::string& spare, const geometry& g) {
+  for (unsigned c = 0; c < super_copies; ++c)
+    write_bytes(spare, byte_of(g.super_place(c)), std::string(unit_bytes, '\0'));
+  for (unsigned r = 0; r < own_replicas; ++r)
+    write_bytes(spare, byte_of(g.block_place(r, 0)), std::string(g.table_blocks * unit_bytes, '\0'));
+}
 
 } // namespace dmremap::test
