@@ -290,11 +290,11 @@ TEST_CASE("a spare whose joining could be neither recorded nor taken back is not
   CHECK(added.error().id == "format-failed");
   f.spares[0]->clear_faults();
   f.kill();
-  const auto two = f.try_open();
-  CHECK(two.has_value() == !for_ever);
+  const auto without = f.try_open();
+  CHECK(without.has_value() == !for_ever);
   CHECK(spare_metadata::load_supers(third, {}).has_value() == for_ever);
   if (for_ever) {
-    CHECK(two.error().id == "spare-missing");
+    CHECK(without.error().id == "spare-missing");
     f.spares.push_back(third);
     f.there.push_back(true);
     f.open();
