@@ -221,13 +221,22 @@ void spare_checker::check_block(const page_image& spare, std::uint32_t number, u
 }
 
 void spare_checker::check_slot_set(spare_report& report) {
-  std::map<std::uint64_t, std::vector<std::uint64_t>> sequences; // by main unit
+  using numbered = std::pair<std::uint64_t, std::uint64_t>; // sequence, spare unit
+  std::map<std::uint64_t, std::vector<numbered>> by_main_unit;
   for (const decoded_slot& slot : report.slots)
-    sequences[slot.main_unit].push_back(slot.sequence);
-  for (auto& [unit, all] : sequences) {
+    by_main_unit[slot.main_unit].emplace_back(slot.sequence, slot.spare_unit);
+  const auto given_up = [&](std::uint64_t unit) { // fewer than two copies: the chunk changes no more
+    const auto chunk = static_cast<std::uint32_t>(unit / slots_per_block / chunk_blocks(*super_));
+    unsigned good = 0;
+    for (unsigned r = 0; r < replicas; ++r)
+      good += chunk_good(*super_, r, chunk) ? 1 : 0;
+    return good < 2;
+  };
+  for (auto& [unit, all] : by_main_unit) {
     std::sort(all.begin(), all.end());
-    if (std::adjacent_find(all.begin(), all.end()) != all.end())
-      report.damage.push_back("two slots for main unit " + std::to_string(unit) + " have one sequence");
+    for (std::size_t i = 1; i < all.size(); ++i) // the lower unit counts, the other should have been released
+      if (all[i].first == all[i - 1].first && !given_up(all[i].second))
+        report.damage.push_back("two slots for main unit " + std::to_string(unit) + " have one sequence");
   }
   if (report.largest_sequence >= report.sequence_end)
     report.damage.push_back("sequence " + std::to_string(report.largest_sequence) +
