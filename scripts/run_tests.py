@@ -141,7 +141,7 @@ def stop_all(token):
 
 
 def configure(preset):
-    command = ["cmake", "--preset", preset]
+    command = ["cmake", "--preset", preset, "-DDMREMAP_WERROR=ON"]
     if shutil.which("ccache"):
         command += ["-DCMAKE_C_COMPILER_LAUNCHER=ccache", "-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
@@ -254,7 +254,7 @@ def nightly_steps(minutes):
     e2e = [sys.executable, "-B"]
     seed = str(int(time.time()) // 86400)
     return [
-        ("crash replay", [f"{tests}/engine_tests", "[#replay_test]", "--filenames-as-tags"],
+        ("crash replay, more of each sequence", [f"{tests}/engine_tests", "[#replay_test]", "--filenames-as-tags"],
          {"DMREMAP_REPLAY": "nightly", "DMREMAP_REPLAY_MINUTES": str(minutes), "DMREMAP_REPLAY_SEED": seed}),
         ("models", [f"{tests}/engine_tests", "[#model_test],[#pool_model_test],[#model_threads_test],[#pool_threads_test]",
                     "--filenames-as-tags"], {"DMREMAP_MODEL_OPS": "20000000", "DMREMAP_MODEL_SEED": seed}),
@@ -265,9 +265,31 @@ def nightly_steps(minutes):
     ]
 
 
-def run_nightly(minutes, tally, environment):
+def run_every_three(jobs, tally, environment):
+    """The crash replay of every sequence of up to three operations, `jobs` starts at once."""
+    program = [os.path.join(ROOT, "build", "release", "tests", "engine_tests"), "--filenames-as-tags"]
+    listed = subprocess.run([*program, "[#replay_test]", "--list-test-names-only"], stdout=subprocess.PIPE, text=True,
+                            check=False)  # its status is how many there are
+    starts = [line.strip() for line in listed.stdout.splitlines() if line.strip().startswith("crashes in sequences")]
+    tally.require("nightly: the starts of the crash replay", starts)
+
+    def one(start):
+        done = subprocess.run([*program, start], cwd=ROOT, env=dict(environment, DMREMAP_REPLAY="three"),
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        return done.returncode == 0, done.stdout
+
+    say(f"== nightly: every sequence of up to three operations from {len(starts)} starts, {jobs} at once")
+    with concurrent.futures.ThreadPoolExecutor(max(jobs, 1)) as pool:
+        for start, (good, text) in zip(starts, pool.map(one, starts)):
+            say(text)
+            if tally.require(f"nightly: {start}", good):
+                tally.passed += 1
+
+
+def run_nightly(minutes, jobs, tally, environment):
     """Each step to its end, whatever the others find."""
     environment = dict(environment, DMREMAP_BUILD=os.path.join(ROOT, "build", "release"), DMREMAP_REQUIRE="1")
+    run_every_three(jobs, tally, environment)
     for name, command, more in nightly_steps(minutes):
         say(f"== nightly: {name}: {' '.join(f'{k}={v}' for k, v in more.items())}")
         done = subprocess.run(command, cwd=ROOT, env=dict(environment, **more), stdin=subprocess.DEVNULL, check=False)
@@ -294,7 +316,7 @@ def run(mode, jobs, tally, folder, token):
         return
     if mode == "nightly":
         if tally.require("release: build", build("release", jobs)):
-            run_nightly(float(os.environ.get("DMREMAP_NIGHTLY_MINUTES", "240")), tally, environment)
+            run_nightly(float(os.environ.get("DMREMAP_NIGHTLY_MINUTES", "240")), jobs, tally, environment)
         run_fuzzers(jobs, tally, environment, folder, os.path.join(ROOT, "build", "learned"))
         return
     built = {}

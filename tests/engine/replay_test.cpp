@@ -2,12 +2,14 @@
 // Sequences of up to three operations over two neighbouring main units, on one spare and on several; after
 // each, every disk state that a crash may leave behind is opened and held against the oracle.
 //
-// By default, "ci", all sequences of one operation, all of two from a fresh set of one spare, and of the
-// others a fixed part, which run_all's callers give. DMREMAP_REPLAY=nightly goes further: every sequence of
-// up to three operations, which takes weeks. DMREMAP_REPLAY_MINUTES bounds it: each start gets an equal share
-// of that time, the sequences of one length come in an order of their own for each DMREMAP_REPLAY_SEED, and
-// the report says how many of them were reached. So a night's run is
-//   scripts/test nightly 480
+// DMREMAP_REPLAY says how far it goes.
+//   ci       (default) all sequences of one operation, all of two from a fresh set of one spare, and of the
+//            others a fixed part, which run_all's callers give
+//   three    every sequence of up to three operations, of each the crash states that ci takes of one of two
+//   nightly  every sequence of up to three operations, of each many more crash states, and far more crashes
+//            during the open after a crash. All of it takes weeks: DMREMAP_REPLAY_MINUTES bounds it. Then
+//            each start gets an equal share of that time, the sequences of one length come in an order of
+//            their own for each DMREMAP_REPLAY_SEED, and the report says how many of them were reached.
 #include "tests/support/crash_judge.h"
 #include "tests/support/pool_operations.h"
 #include "tests/support/sanitized.h"
@@ -24,9 +26,15 @@ using namespace dmremap::test;
 
 namespace {
 
-bool nightly() {
+bool asked_for(const char* reach) {
   const char* const value = std::getenv("DMREMAP_REPLAY");
-  return value != nullptr && std::string(value) == "nightly";
+  return value != nullptr && std::string(value) == reach;
+}
+bool nightly() {
+  return asked_for("nightly");
+}
+bool all_of_three() {
+  return asked_for("three");
 }
 
 std::uint64_t seed() {
@@ -71,8 +79,8 @@ judge_options options_for(std::uint64_t round) {
 
 judge_options pool_options_for(std::uint64_t round, std::size_t operations) {
   judge_options options = options_for(round);
-  // Sequences of two are many: each is told apart by what was written at all, torn writes are for the others.
-  const bool many = operations == 2 && !nightly();
+  // Of what there is much, each is told apart by what was written at all; torn writes are for the others.
+  const bool many = !nightly() && (all_of_three() ? operations >= 2 : operations == 2);
   options.limits.tears = !many || round % 8 == 0;
   options.limits.exhaustive = nightly() ? 8 : many ? 2 : 4;
   options.limits.samples = nightly() ? 24 : many ? 1 : 6;
@@ -81,7 +89,7 @@ judge_options pool_options_for(std::uint64_t round, std::size_t operations) {
   options.limits.random_tears = nightly() ? 2 : 0;
   // A crash after a crash costs some hundred times what the first one does.
   options.mending_every = !nightly() || operations > 2 ? 1999 : operations == 2 ? 400 : 100;
-  options.absent_every = nightly() ? 1 : 2;
+  options.absent_every = nightly() ? 1 : all_of_three() && operations > 2 ? 6 : 2;
   options.after_open = [](crash_run& run, std::uint64_t number) {
     const auto all = pool_operations();
     all[number % all.size()].run(run);
@@ -193,14 +201,15 @@ void one_spare(const std::string& start, unsigned keep, std::uint32_t main_block
                std::uint32_t spare_block = 512) {
   constexpr unsigned keep_three = 797;
   sequence_test(start, starting_state(start, main_block, spare_block))
-      .run_all(list({operations_on_a()}), list({operations_on_a(), operations_on_b()}), nightly() ? 1 : keep,
-               nightly() ? 1 : keep_three);
+      .run_all(list({operations_on_a()}), list({operations_on_a(), operations_on_b()}),
+               nightly() || all_of_three() ? 1 : keep, nightly() || all_of_three() ? 1 : keep_three);
 }
 
 void several_spares(const std::string& start, unsigned keep, unsigned keep_three) {
   const auto all = list({pool_operations()});
   sequence_test("pool " + start, pool_start(start))
-      .run_all(all, all, nightly() ? 1 : keep, nightly() ? 1 : keep_three);
+      .run_all(all, all, nightly() || all_of_three() ? 1 : keep,
+               nightly() || all_of_three() ? 1 : keep_three);
 }
 
 } // namespace
