@@ -183,13 +183,18 @@ def no_machine_paths(_):
 
 
 def headers_alone(arguments):
-    """Every header compiles as the only include of a file."""
+    """Every header compiles as the only include of a file: as the first one of its own source, which the build does, or here."""
     pkg = subprocess.run(["pkg-config", "--cflags", "fuse3", "blkid", "libudev"], check=True, stdout=subprocess.PIPE,
                          text=True).stdout
     common = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-D_FILE_OFFSET_BITS=64", "-D_GNU_SOURCE",
               '-DDMREMAP_VERSION="0"', "-fsyntax-only", f"-I{ROOT}"] + shlex.split(pkg)
-    jobs = []
+    jobs, bad = [], []
     for path in (p for p in files() if p.endswith(".h")):
+        if path != "engine/layout.h" and "#pragma once" not in (read_lines(path) or []):
+            bad.append(f"{path}:1: no #pragma once")
+        own = includes(path[:-2] + ".cpp") if os.path.isfile(os.path.join(ROOT, path[:-2] + ".cpp")) else []
+        if own and own[0][1] == path:
+            continue
         source = f'#include "{path}"\n#include "{path}"\n'  # twice: the guard works
         jobs.append((path, shlex.split(arguments.cxx) + common + ["-std=c++20", "-x", "c++", "-"], source))
         if path == "engine/layout.h":
@@ -203,7 +208,7 @@ def headers_alone(arguments):
         return [] if done.returncode == 0 else [f"{name}:1: does not compile alone\n{done.stdout}"]
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [line for lines in pool.map(compile_one, jobs) for line in lines]
+        return bad + [line for lines in pool.map(compile_one, jobs) for line in lines]
 
 
 CHECKS = {check.__name__: check
