@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "admin/commands.h"
+#include "admin/figures.h"
 #include "admin/lookup.h"
+#include "admin/open_set.h"
+#include "admin/reply.h"
 #include "admin/udev_rule.h"
 #include "engine/loop_control.h"
+#include "engine/loop_users.h"
 #include "engine/paths.h"
 #include "engine/set_attach.h"
 #include "engine/set_daemon.h"
@@ -68,6 +72,42 @@ result<attached_set> attach_one(const context& c, const attach_options& options)
   return made;
 }
 
+/// What a dry run says of one set: for programs, and for a person.
+struct plan {
+  json row;
+  std::string text;
+};
+
+/// Refused where attach_one would be, as far as that can be seen without opening anything for writing.
+result<plan> plan_attach(const context& c, const attach_options& options) {
+  CHECK_OK(check_loop_access());
+  const auto running = find_running_set(options.name);
+  json row{{"loop", nullptr}, {"dry_run", true}};
+  if (running && running->alive) {
+    const auto loops = loops_on(running->image);
+    row.update({{"name", running->name}, {"uuid", running->uuid}, {"mountpoint", running->mountpoint}});
+    if (loops.empty())
+      return plan{row, fmt::format("{}: {} would be put on a loop device", running->name, running->image)};
+    row["loop"] = loops.front();
+    return plan{row, fmt::format("{}: is on {} already: nothing would change", running->name, loops.front())};
+  }
+  const auto config = TRY(find_set_config(options.name));
+  const auto place = TRY(attach_place(options.mountpoint, config.name));
+  std::vector<std::string> notices;
+  const auto opened =
+      TRY(open_to_look(config, {options.degraded, options.accept_older, options.accept_main}, notices)
+              .map_error(of_a_known_set));
+  for (const auto& notice : notices)
+    c.note(notice);
+  const auto left_out = opened.members.left_out.size(), spares = opened.members.members.size() - 1;
+  row.update({{"name", config.name}, {"uuid", config.uuid}, {"mountpoint", place}});
+  return plan{row,
+              fmt::format("{}: {}would be served at {} from main and {}{}, and put on a loop device",
+                          config.name, running ? "what its dead daemon left would be cleared away; it " : "",
+                          place, counted(spares, "spare"),
+                          left_out == 0 ? "" : fmt::format(" ({} left out)", left_out))};
+}
+
 /// Nothing left of it afterwards: returns the loop devices that went.
 result<std::vector<std::string>> detach_one(const context& c, const running_set& set) {
   const auto loops = loops_on(set.image);
@@ -99,6 +139,23 @@ json error_json(const std::string& name, const error& failure) {
   return {{"name", name}, {"error", {{"id", failure.id}, {"what", failure.what}, {"why", failure.why}}}};
 }
 
+/// Refused where detach_one would be for a loop device that is used.
+result<plan> plan_detach(const running_set& set) {
+  const auto loops = loops_on(set.image);
+  if (set.alive)
+    static_cast<void>(TRY(ask(set, "ping", {})));
+  for (const auto& loop : loops)
+    if (const auto users = loop_users(loop); !users.empty())
+      return fail("loop-in-use", loop, fmt::format("is in use: {}", fmt::join(users, ", ")));
+  auto row = as_json(set, loops);
+  row.update({{"running", set.alive}, {"dry_run", true}});
+  return plan{row,
+              fmt::format("{}: {}{}", set.name,
+                          loops.empty() ? "" : fmt::format("{} would be detached, ", fmt::join(loops, " ")),
+                          set.alive ? fmt::format("fusedisk (process {}) would be stopped", set.pid)
+                                    : "what its dead daemon left would be cleared away")};
+}
+
 /// Does one set after the other, whatever happens to one; the worst exit status counts.
 class all_sets {
 public:
@@ -109,6 +166,13 @@ public:
     worst_ = std::max(worst_, failure.code);
   }
   void done(json row) { rows_.push_back(std::move(row)); }
+  void planned(const std::string& name, const result<plan>& one) {
+    if (!one)
+      return failed(name, one.error());
+    rows_.push_back(one->row);
+    if (!c_.json)
+      c_.out << one->text << '\n';
+  }
   exit_code finish() {
     if (c_.json)
       c_.print({{"sets", rows_}});
@@ -128,6 +192,10 @@ exit_code attach_all(const context& c, attach_options options) {
     all.failed(bad.what, bad);
   for (const auto& config : configured.sets) {
     options.name = config.name;
+    if (options.dry_run) {
+      all.planned(config.name, plan_attach(c, options));
+      continue;
+    }
     const auto made = attach_one(c, options);
     if (!made) {
       all.failed(config.name, made.error());
@@ -140,9 +208,13 @@ exit_code attach_all(const context& c, attach_options options) {
   return all.finish();
 }
 
-exit_code detach_all(const context& c) {
+exit_code detach_all(const context& c, bool dry_run) {
   all_sets all(c);
   for (const auto& set : list_running_sets()) {
+    if (dry_run) {
+      all.planned(set.name, plan_detach(set));
+      continue;
+    }
     const auto loops = detach_one(c, set);
     if (!loops) {
       all.failed(set.name, loops.error());
@@ -160,6 +232,10 @@ exit_code detach_all(const context& c) {
 result<exit_code> attach(context& c, const attach_options& options) {
   if (options.name.empty())
     return attach_all(c, options);
+  if (options.dry_run) {
+    const auto one = TRY(plan_attach(c, options));
+    return show_plan(c, one.row, one.text);
+  }
   const auto made = TRY(attach_one(c, options));
   if (c.json)
     c.print(as_json(made));
@@ -170,11 +246,15 @@ result<exit_code> attach(context& c, const attach_options& options) {
 
 result<exit_code> detach(context& c, const attach_options& options) {
   if (options.name.empty())
-    return detach_all(c);
+    return detach_all(c, options.dry_run);
   const auto set = find_running_set(options.name);
   if (!set) {
     const auto config = TRY(find_set_config(options.name));
     return fail("not-running", config.name, "is not running: there is nothing to detach");
+  }
+  if (options.dry_run) {
+    const auto one = TRY(plan_detach(*set));
+    return show_plan(c, one.row, one.text);
   }
   const auto loops = TRY(detach_one(c, *set));
   if (c.json)

@@ -117,6 +117,11 @@ void add_lost(builder& b) {
       ->needs(files);
 }
 
+template <class Options>
+void add_dry_run(CLI::App* sub, Options* options) {
+  sub->add_flag("-n,--dry-run", options->dry_run, "print what would be done; change nothing");
+}
+
 void add_attach(builder& b) {
   auto [up, a] = b.command<attach_options>(
       "attach", "serve a configured set on a loop device with direct I/O; prints it",
@@ -138,16 +143,13 @@ void add_attach(builder& b) {
                                 [](context& c, const attach_options& o) { return detach(c, o); });
   auto* which = down->add_option("NAME", d->name, "name or UUID of a set")->type_name("");
   which->excludes(add_switch(down, "--all", "every set that runs"));
+  add_dry_run(up, a);
+  add_dry_run(down, d);
   for (auto* sub : {up, down})
     sub->parse_complete_callback([sub] { // final_callback would replace the command itself
       if (sub->count("NAME") == 0 && sub->count("--all") == 0)
         throw CLI::RequiredError("NAME or --all");
     });
-}
-
-template <class Options>
-void add_dry_run(CLI::App* sub, Options* options) {
-  sub->add_flag("-n,--dry-run", options->dry_run, "print what would be done; change nothing");
 }
 
 void add_sector_commands(builder& b) {
@@ -163,19 +165,22 @@ void add_sector_commands(builder& b) {
       "salvage", "read lost sectors from main again; what comes back is kept", salvage);
   add_name(sub, o->name);
   sub->add_option("SECTOR", o->sector, "a sector of the unit, or 'all'")->required()->type_name("");
+  sub->add_option("--progress", o->progress, "write lines \"DONE ALL\" of units to this descriptor")
+      ->type_name("FD")
+      ->check(why_no_number<unsigned>, "");
   add_dry_run(sub, o);
 }
 
 void add_settings(builder& b) {
-  auto [flush, f] = b.command<words>("sync", "write all metadata and flush every member",
-                                     [](context& c, const words& o) { return sync(c, o.name); });
+  auto [flush, f] = b.command<sync_options>("sync", "write all metadata and flush every member", sync);
   add_name(flush, f->name);
-  auto [put, p] = b.command<words>("set", "change a setting of a running set",
-                                   [](context& c, const words& o) { return set(c, o.name, o.first); });
+  add_dry_run(flush, f);
+  auto [put, p] = b.command<set_options>("set", "change a setting of a running set", set);
   add_name(put, p->name);
-  put->add_option("KEY=VALUE", p->first, "auto_remap=0|1, read_retries=N, log_level=LEVEL")
+  put->add_option("KEY=VALUE", p->setting, "auto_remap=0|1, read_retries=N, log_level=LEVEL")
       ->required()
       ->type_name("");
+  add_dry_run(put, p);
   auto [ask, g] = b.command<words>("get", "show the settings of a running set, or one",
                                    [](context& c, const words& o) { return get(c, o.name, o.first); });
   add_name(ask, g->name);

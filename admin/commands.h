@@ -50,6 +50,7 @@ struct attach_options {
   bool degraded = false;     ///< also with spares absent
   bool accept_older = false; ///< also with spares older than what this host saw last
   bool accept_main = false;  ///< also where main does not match
+  bool dry_run = false;
 };
 [[nodiscard]] result<exit_code> attach(context&, const attach_options&);
 [[nodiscard]] result<exit_code> detach(context&, const attach_options&);
@@ -65,11 +66,20 @@ struct salvage_options {
   std::string name;
   std::string sector; ///< a number or "all"
   bool dry_run = false;
+  int progress = -1; ///< descriptor that gets lines "DONE ALL"
 };
 [[nodiscard]] result<exit_code> salvage(context&, const salvage_options&);
-[[nodiscard]] result<exit_code> sync(context&, const std::string& name);
-/// `setting`: KEY=VALUE.
-[[nodiscard]] result<exit_code> set(context&, const std::string& name, const std::string& setting);
+struct sync_options {
+  std::string name;
+  bool dry_run = false;
+};
+[[nodiscard]] result<exit_code> sync(context&, const sync_options&);
+struct set_options {
+  std::string name;
+  std::string setting; ///< KEY=VALUE
+  bool dry_run = false;
+};
+[[nodiscard]] result<exit_code> set(context&, const set_options&);
 /// `key` empty: all.
 [[nodiscard]] result<exit_code> get(context&, const std::string& name, const std::string& key);
 [[nodiscard]] result<exit_code> message(context&, const std::string& name, const std::string& sector,

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "admin/open_set.h"
 
+#include "engine/set_attach.h"
 #include "engine/set_daemon.h"
+
+#include <algorithm>
 
 namespace dmremap::admin {
 
@@ -23,6 +26,18 @@ result<opened_set> open_configured(const context& c, const set_config& config, a
   for (const auto& notice : notices)
     c.note(notice);
   return opened;
+}
+
+result<opened_set> open_to_look(const set_config& config, accepted more, std::vector<std::string>& notices) {
+  const auto has = [&](const char* option) {
+    return std::count(config.options.begin(), config.options.end(), option) != 0;
+  };
+  open_options how;
+  how.read_only = true;
+  how.degraded = more.degraded || has("degraded");
+  how.accept_main = more.accept_main || has("accept_main");
+  return open_configured(config, how, more.accept_older || has("accept_older"), notices)
+      .map_error(with_long_options);
 }
 
 } // namespace dmremap::admin

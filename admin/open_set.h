@@ -25,4 +25,13 @@ struct opened_set {
 [[nodiscard]] result<opened_set> open_configured(const context& c, const set_config& config,
                                                  access_mode mode);
 
+/// What `attach` is told to accept, beyond what the configuration does.
+struct accepted {
+  bool degraded = false, accept_older = false, accept_main = false;
+};
+/// For reading only, as `attach` would open it: with the options of the configuration. Errors speak in the
+/// words of `attach`.
+[[nodiscard]] result<opened_set> open_to_look(const set_config& config, accepted more,
+                                              std::vector<std::string>& notices);
+
 } // namespace dmremap::admin

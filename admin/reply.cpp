@@ -27,4 +27,15 @@ exit_code show_reply(const context& c, const json& reply, const std::string& oth
   return exit_code::ok;
 }
 
+exit_code show_plan(const context& c, json plan, const std::string& text) {
+  if (c.json) {
+    plan["dry_run"] = true;
+    plan["text"] = text;
+    c.print(std::move(plan));
+  } else {
+    c.out << text << " (nothing is written now)\n";
+  }
+  return exit_code::ok;
+}
+
 } // namespace dmremap::admin

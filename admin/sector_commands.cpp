@@ -6,11 +6,14 @@
 #include "admin/reply.h"
 #include "admin/spare_status.h"
 #include "admin/table_format.h"
+#include "engine/progress.h"
 #include "engine/units.h"
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <fmt/format.h>
+#include <future>
 #include <nlohmann/json.hpp>
 #include <ostream>
 
@@ -49,17 +52,6 @@ result<const table_row*> row_of(const table_view& view, const std::string& name,
   const auto at = std::find_if(view.rows.begin(), view.rows.end(),
                                [&](const table_row& row) { return row.main_sector == first; });
   return at == view.rows.end() ? nullptr : &*at;
-}
-
-exit_code show_plan(const context& c, json plan, const std::string& text) {
-  if (c.json) {
-    plan["dry_run"] = true;
-    plan["text"] = text;
-    c.print(std::move(plan));
-  } else {
-    c.out << text << " (nothing is written now)\n";
-  }
-  return exit_code::ok;
 }
 
 result<exit_code> plan_remap(const context& c, const sector_options& o, std::uint64_t sector) {
@@ -129,13 +121,36 @@ result<exit_code> unmap(context& c, const sector_options& o) {
                     fmt::format("sector {} is back on main", sector));
 }
 
+namespace {
+
+/// Asks for it and, while the daemon works, how far it is.
+result<json> salvage_and_show(const context& c, const salvage_options& o, const json& which) {
+  constexpr std::chrono::milliseconds look{250};
+  const auto set = TRY(need_running(o.name));
+  progress bar(c.err, "reading main again", o.progress);
+  auto reply = std::async(std::launch::async, [&] { return ask(set, "salvage", {{"sector", which}}); });
+  while (reply.wait_for(look) != std::future_status::ready)
+    if (const auto said = ask(set, "salvaging", {}))
+      if (const auto& now = part_of(*said, "result"); flag_in(now, "running"))
+        bar.show(number_in(now, "done"), number_in(now, "all"));
+  auto done = reply.get();
+  if (done && o.progress >= 0)
+    if (const auto said = ask(set, "salvaging", {})) {
+      const auto all = number_in(part_of(*said, "result"), "all");
+      bar.show(all, all);
+    }
+  return done;
+}
+
+} // namespace
+
 result<exit_code> salvage(context& c, const salvage_options& o) {
   json which = nullptr;
   if (o.sector != "all")
     which = TRY(parse_number(o.sector, "sector (a number, or 'all')"));
   if (o.dry_run)
     return plan_salvage(c, o, which);
-  const auto reply = TRY(ask(o.name, "salvage", {{"sector", which}}));
+  const auto reply = TRY(salvage_and_show(c, o, which));
   const auto& figures = part_of(reply, "result");
   return show_reply(c, reply,
                     fmt::format("{} came back, {} still lost (tried: {}; main may not answer for: {})",

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Commands that are one request to the daemon.
 #include "admin/commands.h"
+#include "admin/figures.h"
 #include "admin/lookup.h"
 #include "admin/reply.h"
 
@@ -21,17 +22,37 @@ result<exit_code> carry_out(const context& c, const std::string& name, const std
 
 } // namespace
 
-result<exit_code> sync(context& c, const std::string& name) {
-  return carry_out(c, name, "sync", {}, "synced");
+result<exit_code> sync(context& c, const sync_options& o) {
+  if (!o.dry_run)
+    return carry_out(c, o.name, "sync", {}, "synced");
+  const auto reply = TRY(ask(o.name, "status", {}));
+  const auto& now = part_of(reply, "result");
+  const auto& spares = part_of(now, "spares");
+  const auto present = static_cast<std::uint64_t>(std::count_if(
+      spares.begin(), spares.end(), [](const json& spare) { return flag_in(spare, "present", true); }));
+  const bool only_read = flag_in(now, "read_only");
+  return show_plan(c, {{"members", present + 1}, {"metadata", !only_read}},
+                   fmt::format("{}main and {} would be flushed",
+                               only_read ? "the set is open read-only: " : "a superblock would be written; ",
+                               counted(present, "spare")));
 }
 
-result<exit_code> set(context& c, const std::string& name, const std::string& setting) {
-  const auto equals = setting.find('=');
+result<exit_code> set(context& c, const set_options& o) {
+  const auto equals = o.setting.find('=');
   if (equals == std::string::npos || equals == 0)
-    return fail("bad-setting", setting, "is not KEY=VALUE; `dmremap get NAME` shows the keys",
+    return fail("bad-setting", o.setting, "is not KEY=VALUE; `dmremap get NAME` shows the keys",
                 exit_code::usage);
-  const auto key = setting.substr(0, equals), value = setting.substr(equals + 1);
-  return carry_out(c, name, "set", {{"key", key}, {"value", value}}, "");
+  const auto key = o.setting.substr(0, equals), value = o.setting.substr(equals + 1);
+  json args{{"key", key}, {"value", value}};
+  if (!o.dry_run)
+    return carry_out(c, o.name, "set", args, "");
+  args["dry_run"] = true;
+  static_cast<void>(TRY(ask(o.name, "set", args))); // what is wrong with it, as the daemon says
+  const auto reply = TRY(ask(o.name, "get", {{"key", key}}));
+  const auto now = text_in(part_of(reply, "result"), key.c_str());
+  return show_plan(c, {{"key", key}, {"value", value}, {"now", now}},
+                   now == value ? fmt::format("{} is {} already: nothing would change", key, value)
+                                : fmt::format("{} would be {}; it is {}", key, value, now));
 }
 
 result<exit_code> get(context& c, const std::string& name, const std::string& key) {

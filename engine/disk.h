@@ -212,8 +212,11 @@ public:
   /// Message add_remap of product.md; `source` nothing: "auto". Checked whole before anything changes.
   [[nodiscard]] result<remap_reply> add_remap(sector_number dest, std::optional<sector_number> source,
                                               std::uint64_t sectors, unsigned spare_index = 0);
-  /// Lost sectors of the unit that holds `sector`, or all.
-  [[nodiscard]] result<salvage_reply> salvage(std::optional<sector_number> sector);
+  /// Lost sectors of the unit that holds `sector`, or all. `progress(done, all)` of units is called before
+  /// each of them and at the end.
+  [[nodiscard]] result<salvage_reply>
+  salvage(std::optional<sector_number> sector,
+          const std::function<void(std::uint64_t, std::uint64_t)>& progress = {});
   /// Metadata written (all good copies) and every member flushed.
   [[nodiscard]] result<void> sync();
   /// Superblock written anew with the counters of now.

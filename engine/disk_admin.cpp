@@ -331,7 +331,8 @@ static error among_others(error why, const salvage_reply& all, std::uint64_t fai
   return why;
 }
 
-result<salvage_reply> disk::salvage(std::optional<sector_number> sector) {
+result<salvage_reply> disk::salvage(std::optional<sector_number> sector,
+                                    const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
   impl& i = *impl_;
   if (i.options.read_only)
     return fail("read-only", "salvage", "the set is open read-only");
@@ -344,7 +345,12 @@ result<salvage_reply> disk::salvage(std::optional<sector_number> sector) {
   std::erase_if(units, [&](main_unit u) { return i.set->lookup(u).lost() == 0; });
   std::optional<error> first;
   std::uint64_t failed = 0;
+  const auto tell = [&](std::size_t done) {
+    if (progress)
+      progress(done, units.size());
+  };
   for (std::size_t n = 0; n < units.size(); ++n) {
+    tell(n);
     const auto done = salvage_unit(i, units[n], answer);
     if (done)
       continue;
@@ -353,6 +359,7 @@ result<salvage_reply> disk::salvage(std::optional<sector_number> sector) {
     if (done.error().id == "main-unreadable") // as a whole: each further one would wait for it
       return tl::make_unexpected(among_others(*first, answer, failed, units.size() - n - 1));
   }
+  tell(units.size());
   if (!first)
     return answer;
   return tl::make_unexpected(units.size() > 1 ? among_others(*first, answer, failed, 0) : *first);

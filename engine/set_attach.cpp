@@ -42,22 +42,17 @@ bool is_read_only(const running_set& set) {
   return status.contains("read_only") && status["read_only"] == true;
 }
 
-result<std::string> make_mountpoint(const std::string& asked, const std::string& name) {
-  boost::system::error_code failed;
-  if (asked.empty()) {
-    const auto folder = run_dir() + "/" + name;
-    boost::filesystem::create_directories(folder, failed);
-    if (failed)
-      return fail("mountpoint", folder, "cannot be made: " + failed.message());
-    return folder;
-  }
+} // namespace
+
+result<std::string> attach_place(const std::string& asked, const std::string& name) {
+  if (asked.empty())
+    return run_dir() + "/" + name;
   const auto path = boost::filesystem::absolute(asked).string();
+  boost::system::error_code failed;
   if (!boost::filesystem::exists(path, failed))
     return fail("mountpoint", path, "does not exist; make a folder (or an empty file) there first");
   return path;
 }
-
-} // namespace
 
 result<void> check_loop_access() {
   const unique_fd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
@@ -97,7 +92,12 @@ result<attached_set> start_on_loop(const set_config& config, const std::string& 
                                    const std::vector<std::string>& further_options,
                                    std::vector<std::string>& notices) {
   CHECK_OK(check_loop_access());
-  const auto place = TRY(make_mountpoint(mountpoint, config.name));
+  const auto place = TRY(attach_place(mountpoint, config.name));
+  boost::system::error_code failed;
+  if (mountpoint.empty())
+    boost::filesystem::create_directories(place, failed);
+  if (failed)
+    return fail("mountpoint", place, "cannot be made: " + failed.message());
   const auto set = TRY(start_daemon(config, place, further_options).map_error(with_long_options));
   auto made = put_on_loop(set);
   if (!made) // leave no daemon behind that nobody asked for alone

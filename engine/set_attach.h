@@ -24,6 +24,10 @@ struct attached_set {
 /// and the members' block size. Errors: those of attach_loop.
 [[nodiscard]] result<attached_set> put_on_loop(running_set set);
 
+/// Where `dmremap attach` lets the image of the set `name` appear, absolute: `asked`, which must be there, or
+/// run_dir()/NAME where that is empty, which need not. Errors: "mountpoint".
+[[nodiscard]] result<std::string> attach_place(const std::string& asked, const std::string& name);
+
 /// The advice of an error in the words of `dmremap attach` and dmremap-reassemble: "--accept-older" where
 /// fusedisk has "-o accept_older".
 [[nodiscard]] error with_long_options(error e);

@@ -34,7 +34,8 @@ struct batch {
 
 class worker {
 public:
-  worker(const repair_plan& plan, const stores& members) : plan_(plan), members_(members) {}
+  worker(const repair_plan& plan, const stores& members, const show_written& show)
+      : plan_(plan), members_(members), show_(show) {}
 
   result<void> run(const batch& b) {
     std::map<unsigned, std::uint64_t> failed_flushes; // of each member touched
@@ -50,6 +51,8 @@ public:
         return fail("device-gone", plan_.members[w->member].path,
                     fmt::format("unit {} cannot be written ({}); the repair is incomplete: run it again",
                                 w->unit, name_of(wrote.error())));
+      if (show_)
+        show_(++done_ * unit_bytes, plan_.writes.size() * unit_bytes);
     }
     for (const auto& [member, before] : failed_flushes)
       if (!flush_since(*members_[member], before))
@@ -77,6 +80,8 @@ private:
 
   const repair_plan& plan_;
   const stores& members_;
+  const show_written& show_;
+  std::uint64_t done_ = 0;
   std::set<unsigned> failed_groups_;
 };
 
@@ -89,8 +94,8 @@ std::set<repair_step> steps_of(const repair_plan& plan) {
 
 } // namespace
 
-result<apply_outcome> apply_plan(const repair_plan& plan, const stores& members) {
-  worker work(plan, members);
+result<apply_outcome> apply_plan(const repair_plan& plan, const stores& members, const show_written& show) {
+  worker work(plan, members, show);
   for (const repair_step step : steps_of(plan)) {
     if (!work.outcome.failures.empty() && (is_release(step) || (is_super(step) && plan.marks_chunks)))
       break;
@@ -103,8 +108,8 @@ result<apply_outcome> apply_plan(const repair_plan& plan, const stores& members)
   return std::move(work.outcome);
 }
 
-result<apply_outcome> undo_plan(const repair_plan& plan, const stores& members) {
-  worker work(plan, members);
+result<apply_outcome> undo_plan(const repair_plan& plan, const stores& members, const show_written& show) {
+  worker work(plan, members, show);
   const auto steps = steps_of(plan);
   std::vector<std::string> unreadable;
   for (auto step = steps.rbegin(); step != steps.rend(); ++step) {

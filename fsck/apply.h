@@ -4,6 +4,7 @@
 #include "engine/store.h"
 #include "fsck/plan.h"
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,16 +17,21 @@ struct apply_outcome {
   std::vector<std::string> failures; ///< blocks that could not be written, in words
 };
 
+/// Called with the bytes that are written, and all that are to be.
+using show_written = std::function<void(std::uint64_t done, std::uint64_t all)>;
+
 /// Step by step: write, flush, read back. Copies of a block whose first copy failed are left alone; what
 /// depends on a write that failed is not begun. Durable on return. Errors: "device-gone", "flush-failed": the
 /// repair is incomplete, and another run completes it.
 [[nodiscard]] result<apply_outcome> apply_plan(const repair_plan& plan,
-                                               const std::vector<std::shared_ptr<store>>& members);
+                                               const std::vector<std::shared_ptr<store>>& members,
+                                               const show_written& show = {});
 
 /// The steps backwards: what was there before the plan comes back, byte for byte. Blocks that could not be
 /// read then keep what they hold, and are told. Errors as above.
 [[nodiscard]] result<apply_outcome> undo_plan(const repair_plan& plan,
-                                              const std::vector<std::shared_ptr<store>>& members);
+                                              const std::vector<std::shared_ptr<store>>& members,
+                                              const show_written& show = {});
 
 /// Whether every block of the plan holds what it held before the plan or what the plan writes, or a mixture
 /// of both (a write that was cut off). Errors: "metadata-changed".

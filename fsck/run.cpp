@@ -198,7 +198,10 @@ private:
         return fail(saved.error().id, saved.error().what,
                     saved.error().why + " (--undo FILE puts the undo log elsewhere)");
     }
-    const auto done = apply_plan(p, stores);
+    const auto done = [&] {
+      progress bar(io_.err, "repairing", line_.progress_fd, "bytes");
+      return apply_plan(p, stores, [&](std::uint64_t bytes, std::uint64_t all) { bar.show(bytes, all); });
+    }();
     if (!done) { // part of it is written, or may be
       c_.report(done.error());
       return exit_left | exit_operational;
@@ -277,7 +280,10 @@ private:
           "metadata-changed", p.set_name,
           "the set was in use since the repair, or repaired anew: what was there before it would destroy "
           "newer metadata; nothing was written");
-    const auto done = undo_plan(p, stores);
+    const auto done = [&] {
+      progress bar(io_.err, "taking back", line_.progress_fd, "bytes");
+      return undo_plan(p, stores, [&](std::uint64_t bytes, std::uint64_t all) { bar.show(bytes, all); });
+    }();
     if (!done) {
       c_.report(done.error());
       return exit_left | exit_operational;

@@ -95,6 +95,12 @@ result<answer> do_salvage(control_target& t, const json& args) {
                  {"still_lost", r.still_lost}}};
 }
 
+result<answer> do_salvaging(control_target& t, const json&) {
+  const auto now = t.salvaging();
+  return answer{now.running ? fmt::format("{} of {} units tried", now.done, now.all) : "no salvage runs",
+                {{"running", now.running}, {"done", now.done}, {"all", now.all}}};
+}
+
 result<answer> do_sync(control_target& t, const json&) {
   CHECK_OK(t.sync());
   return answer{"metadata and data synced"};
@@ -122,20 +128,24 @@ tl::unexpected<error> bad_setting(const std::string& key, const std::string& why
 result<answer> do_set(control_target& t, const json& args) {
   const auto key = TRY(text_argument(args, "key"));
   const auto value = TRY(text_argument(args, "value"));
+  const bool dry_run = TRY(flag_argument(args, "dry_run"));
   if (key == "auto_remap") {
     if (value != "0" && value != "1")
       return bad_setting(key, "it takes 0 or 1");
-    t.set_auto_remap(value == "1");
+    if (!dry_run)
+      t.set_auto_remap(value == "1");
   } else if (key == "read_retries") {
     if (value.empty() || value.size() > 3 || value.find_first_not_of("0123456789") != std::string::npos ||
         std::stoul(value) > 100)
       return bad_setting(key, "it takes a number from 0 to 100");
-    t.set_read_retries(static_cast<unsigned>(std::stoul(value)));
+    if (!dry_run)
+      t.set_read_retries(static_cast<unsigned>(std::stoul(value)));
   } else if (key == "log_level") {
     const auto level = parse_log_level(value);
     if (!level)
       return bad_setting(key, level.error().why);
-    t.set_logging(*level);
+    if (!dry_run)
+      t.set_logging(*level);
   } else {
     return bad_setting(key, "there is no such setting; there are: auto_remap, read_retries, log_level");
   }
@@ -264,6 +274,7 @@ constexpr std::array commands = {
     command{"unmap", true, do_unmap},
     command{"add_remap", true, do_add_remap},
     command{"salvage", true, do_salvage},
+    command{"salvaging", false, do_salvaging},
     command{"sync", true, do_sync},
     command{"save", true, do_save},
     command{"clear_stats", false, do_clear_stats},

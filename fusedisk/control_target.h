@@ -57,6 +57,12 @@ struct spare_forget_reply : forget_reply {
   std::string configuration; ///< as above
 };
 
+/// Of the salvage that runs, or of the last one.
+struct salvage_state {
+  bool running = false;
+  std::uint64_t done = 0, all = 0; ///< units
+};
+
 /// An evacuation that runs, or the last one that ran.
 struct evacuation_state {
   std::uint64_t number = 0; ///< counts them; 0: there was none
@@ -124,6 +130,7 @@ public:
   /// Lets a spare take new data again. Errors: "evacuation-running".
   [[nodiscard]] virtual result<void> spare_refill(unsigned index) = 0;
   [[nodiscard]] virtual evacuation_state evacuation() const = 0; ///< waits for no drive
+  [[nodiscard]] virtual salvage_state salvaging() const = 0;     ///< waits for no drive
   /// Takes the mount away; the daemon then ends. Errors: "image-in-use", "unmount-failed".
   [[nodiscard]] virtual result<void> stop() = 0;
 };

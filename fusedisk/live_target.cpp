@@ -135,10 +135,20 @@ result<remap_reply> live_target::add_remap(sector_number dest, std::optional<sec
 }
 
 result<salvage_reply> live_target::salvage(std::optional<sector_number> sector) {
-  auto done = parts_.set.salvage(sector);
+  ++salvages_;
+  auto done = parts_.set.salvage(sector, [&](std::uint64_t units, std::uint64_t all) {
+    to_salvage_.store(all, std::memory_order_relaxed);
+    salvaged_.store(units, std::memory_order_relaxed);
+  });
+  --salvages_;
   if (done)
     parts_.log.info("salvage: " + text_of(*done));
   return done;
+}
+
+salvage_state live_target::salvaging() const {
+  return {salvages_ != 0, salvaged_.load(std::memory_order_relaxed),
+          to_salvage_.load(std::memory_order_relaxed)};
 }
 
 /// The folder first: it is what can be refused. Whoever looks for the old name meanwhile finds no set.

@@ -84,6 +84,7 @@ public:
   [[nodiscard]] result<void> stop_evacuation() override { return parts_.pool.stop_evacuation(); }
   [[nodiscard]] result<void> spare_refill(unsigned index) override { return parts_.pool.refill(index); }
   [[nodiscard]] evacuation_state evacuation() const override { return parts_.pool.evacuation(); }
+  [[nodiscard]] salvage_state salvaging() const override;
   [[nodiscard]] result<void> stop() override { return unmount(parts_.place, parts_.device); }
 
 private:
@@ -93,6 +94,8 @@ private:
 
   const daemon_parts parts_;
   std::atomic<unsigned> read_retries_;
+  std::atomic<unsigned> salvages_{0}; ///< that run
+  std::atomic<std::uint64_t> salvaged_{0}, to_salvage_{0};
   std::mutex rename_mutex_;
 
   mutable std::mutex mutex_; ///< never held while the disk is asked

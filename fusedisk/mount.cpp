@@ -57,17 +57,23 @@ bool is_served(const std::string& path) {
   return false;
 }
 
-/// A daemon that was killed leaves a mount that answers ENOTCONN. (stat may be answered from what the kernel
-/// has kept; statfs never is.)
-result<void> clear_dead_mount(const std::string& path) {
+/// Whether a daemon that was killed left a mount there: it answers ENOTCONN. (stat may be answered from what
+/// the kernel has kept; statfs never is.)
+result<bool> has_dead_mount(const std::string& path) {
   const auto table = read_mount_table();
   const auto* entry = topmost_at(table, path);
   if (entry == nullptr || entry->type != our_type)
-    return {};
+    return false;
   struct statvfs st {};
   if (is_served(path) || ::statvfs(path.c_str(), &st) == 0 || errno != ENOTCONN)
     return fail("already-mounted", path,
                 "another fusedisk serves there; umount it first or choose another place");
+  return true;
+}
+
+result<void> clear_dead_mount(const std::string& path) {
+  if (!TRY(has_dead_mount(path)))
+    return {};
   const int failed = try_unmount(path);
   if (failed == 0)
     return {};
@@ -88,12 +94,8 @@ std::string real_path(const std::string& path) {
   return whole;
 }
 
-} // namespace
-
-result<mount_place> find_mount_place(const std::string& path) {
-  mount_place place;
-  place.path = real_path(path);
-  CHECK_OK(clear_dead_mount(place.path));
+/// `path` as it was given, for the messages.
+result<mount_place> judge(mount_place place, const std::string& path) {
   struct stat st {};
   if (::stat(place.path.c_str(), &st) != 0) {
     if (errno == ENOENT || errno == ENOTDIR)
@@ -108,6 +110,24 @@ result<mount_place> find_mount_place(const std::string& path) {
   if (!place.file && !S_ISDIR(st.st_mode))
     return fail("bad-mountpoint", path, "it is neither a folder nor a regular file");
   place.image = place.file ? place.path : place.path + "/disk.img";
+  return place;
+}
+
+} // namespace
+
+result<mount_place> find_mount_place(const std::string& path) {
+  mount_place place;
+  place.path = real_path(path);
+  CHECK_OK(clear_dead_mount(place.path));
+  return judge(std::move(place), path);
+}
+
+result<mount_place> look_at_mount_place(const std::string& path) {
+  mount_place place;
+  place.path = real_path(path);
+  if (!TRY(has_dead_mount(place.path)))
+    return judge(std::move(place), path);
+  place.image = place.path + "/disk.img";
   return place;
 }
 

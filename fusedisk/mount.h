@@ -20,6 +20,9 @@ struct mount_place {
 /// Errors: "mountpoint-not-found", "bad-mountpoint", "stale-mount", "no-permission".
 [[nodiscard]] result<mount_place> find_mount_place(const std::string& path);
 
+/// The same, and takes no mount away: what lies under a dead one is not known, and taken for a folder.
+[[nodiscard]] result<mount_place> look_at_mount_place(const std::string& path);
+
 /// "bad-mountpoint" where the place is one of the members: the image would hide it.
 [[nodiscard]] result<void> check_no_member(const mount_place& place, const member_spec& main,
                                            const std::vector<member_spec>& spares);

@@ -87,8 +87,8 @@ result<void> apply_option(std::string_view option, mount_options& into) {
 class usage_formatter final : public CLI::Formatter {
 public:
   std::string make_usage(const CLI::App*, std::string) const override {
-    return "Usage: fusedisk [--foreground] [-o OPTION,...] MAIN SPARE... MOUNTPOINT\n"
-           "       fusedisk [--foreground] [-o OPTION,...] --name NAME MOUNTPOINT\n";
+    return "Usage: fusedisk [--foreground | --dry-run] [-o OPTION,...] MAIN SPARE... MOUNTPOINT\n"
+           "       fusedisk [--foreground | --dry-run] [-o OPTION,...] --name NAME MOUNTPOINT\n";
   }
 };
 
@@ -138,8 +138,9 @@ result<command_line> parse_command_line(int argc, const char* const* argv) {
   app.formatter(std::make_shared<usage_formatter>());
   app.set_version_flag("--version", std::string("fusedisk ") + DMREMAP_VERSION);
   app.add_flag("-f,--foreground", line.foreground, "stay in the foreground and log to standard error");
+  app.add_flag("-n,--dry-run", line.dry_run, "say what would be served; write nothing and mount nothing");
   app.add_flag("--json", line.json,
-               "print an error on standard output, too, as an object with its identifier");
+               "print an error (or a dry run) on standard output as an object, errors with their identifier");
   app.add_option("-o", line.option_lists, std::string(option_help))
       ->type_name("OPTION,...")
       ->allow_extra_args(false);

@@ -27,6 +27,7 @@ struct mount_options {
 /// A command line of fusedisk, read and checked as far as that goes without touching anything.
 struct command_line {
   bool foreground = false;
+  bool dry_run = false;
   bool json = false; ///< known here for --help; run_fusedisk looks for it itself
   std::string name;  ///< --name; empty: members on the command line
   std::optional<member_spec> main;

@@ -3,6 +3,7 @@
 
 #include "fusedisk/background.h"
 #include "fusedisk/daemon.h"
+#include "fusedisk/dry_run.h"
 #include "fusedisk/options.h"
 
 #include <cstring>
@@ -12,8 +13,10 @@
 namespace dmremap {
 namespace {
 
-result<void> run(const command_line& line) {
+result<void> run(const command_line& line, std::ostream& out, std::ostream& err) {
   const auto settings = TRY(settings_of(line));
+  if (line.dry_run)
+    return show_what_would_be_served(settings, line.json, out, err);
   if (line.foreground)
     return serve(settings, stderr_sink(), [] {});
   return run_in_background(
@@ -42,7 +45,7 @@ int run_fusedisk(int argc, const char* const* argv, std::ostream& out, std::ostr
     out << *line->answer << std::flush;
     return static_cast<int>(exit_code::ok);
   }
-  const auto done = line ? run(*line) : tl::make_unexpected(line.error());
+  const auto done = line ? run(*line, out, err) : tl::make_unexpected(line.error());
   if (done)
     return static_cast<int>(exit_code::ok);
   if (wants_json(argc, argv))

@@ -3,6 +3,8 @@
 
 #include "engine/counted.h"
 #include "engine/durable_file.h"
+#include "engine/parse_number.h"
+#include "engine/progress.h"
 #include "recover/cli.h"
 #include "recover/dump_json.h"
 #include "recover/metadata_image.h"
@@ -20,6 +22,7 @@ namespace {
 struct line {
   std::vector<std::string> words;
   std::string output, image;
+  int progress_fd = -1;
   dump_options how;
   std::string answer; ///< --help, --version
 };
@@ -29,16 +32,22 @@ result<line> parse(int argc, const char* const* argv) {
   CLI::App app("Prints all metadata of a set as text, or as JSON. Opens nothing for writing.",
                "dmremap-dump");
   add_common(app,
-             "dmremap-dump [--json] [--best-effort] [--output FILE | --metadata-image DIR] NAME | SPARE...");
+             "dmremap-dump [--json] [--best-effort] [--output FILE | --metadata-image DIR [--progress FD]]\n"
+             "                    NAME | SPARE...");
   app.add_flag("--best-effort", l.how.best_effort,
                "dump what can be read, and tell the rest, where some of it is damaged or missing");
   auto* output =
       app.add_option("--output", l.output, "write to this new file, durably, instead of standard output")
           ->type_name("FILE");
-  app.add_option("--metadata-image", l.image,
-                 "instead, copy the metadata of each spare to a sparse file in this folder")
-      ->type_name("DIR")
-      ->excludes(output);
+  auto* image = app.add_option("--metadata-image", l.image,
+                               "instead, copy the metadata of each spare to a sparse file in this folder")
+                    ->type_name("DIR")
+                    ->excludes(output);
+  app.add_option("--progress", l.progress_fd,
+                 "with --metadata-image: write lines \"DONE ALL\" of bytes to this descriptor")
+      ->type_name("FD")
+      ->check(why_no_number<unsigned>, "")
+      ->needs(image);
   app.add_option("SPARE", l.words,
                  "NAME: name or UUID of a set that runs or is configured; SPARE: the spares of one set")
       ->type_name("")
@@ -68,7 +77,11 @@ result<exit_code> images(const program_context& c, const line& l) {
   const auto folder = boost::filesystem::absolute(l.image).string();
   const auto members = TRY(members_of(l));
   for (const auto& spec : members) {
-    const auto made = TRY(write_metadata_image(spec, folder, number++));
+    const auto made = TRY([&] {
+      progress bar(c.err, "copying " + spec.text(), l.progress_fd, "bytes");
+      return write_metadata_image(spec, folder, number++,
+                                  [&](std::uint64_t done, std::uint64_t all) { bar.show(done, all); });
+    }());
     rows.push_back({{"member", spec.text()},
                     {"image", made.path},
                     {"bytes", made.bytes},

@@ -23,9 +23,13 @@ tl::unexpected<error> cannot(const std::string& path, const std::string& what, i
                                : what + ": " + std::strerror(number));
 }
 
+using show_copied = std::function<void(std::uint64_t done, std::uint64_t all)>;
+
 class copier {
 public:
-  copier(store& from, int to, metadata_image& out) : from_(from), to_(to), out_(out) {}
+  /// `all`: units that it will be asked for.
+  copier(store& from, int to, metadata_image& out, std::uint64_t all, const show_copied& show)
+      : from_(from), to_(to), out_(out), all_(all), show_(show) {}
 
   result<void> units(std::uint64_t first, std::uint64_t count) {
     for (std::uint64_t u = first; u < first + count && (u + 1) * unit_bytes <= from_.size(); ++u) {
@@ -48,6 +52,9 @@ public:
 
 private:
   bool read(std::uint64_t unit, block_bytes& block) {
+    constexpr std::uint64_t step = 256;
+    if (++done_; show_ && (done_ % step == 0 || done_ == all_))
+      show_(done_ * unit_bytes, all_ * unit_bytes);
     const bool well = from_.read(block.span(), unit * unit_bytes).has_value();
     out_.unreadable += well ? 0 : 1;
     return well;
@@ -66,7 +73,22 @@ private:
   store& from_;
   const int to_;
   metadata_image& out_;
+  const std::uint64_t all_;
+  const show_copied& show_;
+  std::uint64_t done_ = 0;
 };
+
+/// What copy_metadata() reads.
+std::uint64_t metadata_units(const geometry& g, const superblock* super) {
+  std::uint64_t units = super_copies;
+  for (std::uint32_t chunk = 0; chunk < g.chunks(); ++chunk)
+    if (super == nullptr || super->good_replicas(chunk) != 0)
+      units += own_replicas * std::uint64_t{g.chunk_end(chunk) - g.chunk_first(chunk)};
+  for (unsigned guest = 0; super != nullptr && guest < max_spares; ++guest)
+    if (super->hosted_start[guest] != 0)
+      units += std::uint64_t{super->hosted_blocks[guest]} + 1;
+  return units;
+}
 
 /// `super`: null where no superblock is sound; then all that could be a table is taken.
 result<void> copy_metadata(copier& copy, const geometry& g, const superblock* super) {
@@ -90,7 +112,7 @@ result<void> copy_metadata(copier& copy, const geometry& g, const superblock* su
 } // namespace
 
 result<metadata_image> write_metadata_image(const member_spec& spare, const std::string& folder,
-                                            unsigned number) {
+                                            unsigned number, const show_copied& show) {
   CHECK_OK(check_not_served(spare));
   const auto io = TRY(open_to_read(spare));
   const auto view = view_spare(spare, io);
@@ -110,9 +132,10 @@ result<metadata_image> write_metadata_image(const member_spec& spare, const std:
   const std::uint64_t size = view ? view->io->size() : io->size();
   if (::ftruncate(file.get(), static_cast<off_t>(size)) != 0)
     return cannot(out.path, "cannot be made that large", errno);
-  copier copy(*io, file.get(), out);
   const superblock* const super = view ? &view->super() : nullptr;
-  CHECK_OK(copy_metadata(copy, super != nullptr ? super->places : computed, super));
+  const geometry& places = super != nullptr ? super->places : computed;
+  copier copy(*io, file.get(), out, metadata_units(places, super), show);
+  CHECK_OK(copy_metadata(copy, places, super));
   if (::fsync(file.get()) != 0)
     return cannot(out.path, "cannot be synced", errno);
   if (const auto synced = sync_folder(folder); !synced)

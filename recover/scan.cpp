@@ -26,17 +26,17 @@ result<line> parse(int argc, const char* const* argv) {
   CLI::App app(
       "Finds dmremap sets, their members and every copy of their metadata. Opens nothing for writing.",
       "dmremap-scan");
-  add_common(app, "dmremap-scan [--json] [--deep [--resume FILE] [--progress FD]] [PATH...]");
+  add_common(app, "dmremap-scan [--json] [--deep [--resume FILE]] [--progress FD] [PATH...]");
   auto* deep =
       app.add_flag("--deep", l.options.deep, "search all of each device for metadata, wherever it lies");
   app.add_option("--resume", l.options.resume,
                  "keep in this file how far the search is, and go on from there the next time")
       ->type_name("FILE")
       ->needs(deep);
-  app.add_option("--progress", l.progress_fd, "write lines \"DONE ALL\" of bytes to this descriptor")
+  app.add_option("--progress", l.progress_fd,
+                 "write lines \"DONE ALL\" to this descriptor, of devices or, with --deep, of bytes")
       ->type_name("FD")
-      ->check(why_no_number<unsigned>, "")
-      ->needs(deep);
+      ->check(why_no_number<unsigned>, "");
   app.add_option(
          "PATH", l.options.paths,
          "devices, files, ranges PATH@START+LENGTH, and folders of files; else all block devices and what "
@@ -58,12 +58,16 @@ void explain(const program_context& c, const survey& s, const survey_options& op
 
 result<exit_code> scan(const program_context& c, line& l) {
   std::optional<progress> bar;
+  const auto show = [&](std::uint64_t done, std::uint64_t all) { bar->show(done, all); };
   std::optional<stop_signals> signals; // a search ends in order
   if (l.options.deep) {
     bar.emplace(c.err, "searching", l.progress_fd, "bytes");
     signals.emplace(stop_signals::again::ends_the_process);
-    l.options.on_progress = [&](std::uint64_t done, std::uint64_t all) { bar->show(done, all); };
+    l.options.on_progress = show;
     l.options.stop = stop_signals::asked;
+  } else {
+    bar.emplace(c.err, "looking", l.progress_fd, "devices");
+    l.options.on_look = show;
   }
   const auto s = TRY(look_around(l.options));
   bar.reset();

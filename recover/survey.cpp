@@ -27,8 +27,12 @@ public:
   result<survey> run() {
     auto list = find_targets(options_.paths, options_.image_dir);
     s_.failed = std::move(list.failed);
-    for (auto& one : list.targets)
+    std::uint64_t done = 0;
+    for (auto& one : list.targets) {
       look(std::move(one));
+      if (options_.on_look)
+        options_.on_look(++done, list.targets.size());
+    }
     if (options_.deep)
       CHECK_OK(search());
     group_sets(s_, possible_mains());

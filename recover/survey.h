@@ -85,6 +85,7 @@ struct survey_options {
   bool deep = false;
   std::string resume;                                            ///< file that keeps how far a search is
   std::function<void(std::uint64_t, std::uint64_t)> on_progress; ///< of a search: bytes done, all
+  std::function<void(std::uint64_t, std::uint64_t)> on_look;     ///< devices looked at, all
   std::function<bool()> stop;                                    ///< true: end the search
 };
 

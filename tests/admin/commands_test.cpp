@@ -202,6 +202,7 @@ TEST_CASE("a dry run says what would be done, and asks the daemon for nothing el
   refused({"spare", "evacuate", "set1", "/a"}, "spare-absent");
   refused({"spare", "evacuate", "set1", "/s"}, "no-spare-capacity");
   CHECK(plan({"spare", "evacuate", "set1", "1"}).at("all") == 3);
+  CHECK(plan({"sync", "set1"}).at("members") == 3); // main and two spares
   CHECK(dmremap_with({"spare", "evacuate", "set1", "/s", "--cancel", "--json"}).error_id() ==
         "no-evacuation");
   std::istringstream lines(daemon.requests());
@@ -209,6 +210,65 @@ TEST_CASE("a dry run says what would be done, and asks the daemon for nothing el
     const auto asked = json::parse(line).at("cmd").get<std::string>();
     CHECK((asked == "ping" || asked == "status" || asked == "table"));
   }
+}
+
+TEST_CASE("a setting is tried by the daemon, which is told that nothing is to change") {
+  const private_folders folders;
+  const fake_daemon daemon("set1", uuid, [](const json& request) -> json {
+    if (request.at("cmd") != "set")
+      return {{"ok", true}, {"text", ""}, {"result", {{"auto_remap", "1"}}}};
+    return {
+        {"ok", request.at("args").at("value") == "0"},
+        {"text", ""},
+        {"result", json::object()},
+        {"error", {{"id", "bad-setting"}, {"what", "auto_remap"}, {"why", "it takes 0 or 1"}, {"code", 2}}}};
+  });
+  const auto done = dmremap_with({"set", "set1", "auto_remap=0", "-n", "--json"});
+  CHECK(done.status == 0);
+  CHECK(
+      (done.json().at("now") == "1" && done.json().at("value") == "0" && done.json().at("dry_run") == true));
+  CHECK(dmremap_with({"set", "set1", "auto_remap=0", "-n"}).out ==
+        "auto_remap would be 0; it is 1 (nothing is written now)\n");
+  const auto bad = dmremap_with({"set", "set1", "auto_remap=5", "-n", "--json"});
+  CHECK((bad.status == 2 && bad.error_id() == "bad-setting"));
+  std::istringstream lines(daemon.requests());
+  for (std::string line; std::getline(lines, line);)
+    if (const auto asked = json::parse(line); asked.at("cmd") == "set")
+      CHECK(asked.at("args").at("dry_run") == true);
+}
+
+TEST_CASE("a salvage shows how far it is, and answers as the daemon does") {
+  const private_folders folders;
+  const temp_dir shared;
+  const std::string asked = shared / "asked"; // the daemon is another process
+  const bool fails = GENERATE(false, true);
+  const fake_daemon daemon("set1", uuid, [=](const json& request) -> json {
+    if (request.at("cmd") == "ping")
+      return {{"ok", true}, {"text", "pong"}};
+    if (request.at("cmd") == "salvaging") {
+      std::ofstream(asked).flush();
+      return {{"ok", true}, {"text", ""}, {"result", {{"running", true}, {"done", 3}, {"all", 7}}}};
+    }
+    for (int n = 0; request.at("cmd") == "salvage" && !boost::filesystem::exists(asked) && n < 10000; ++n)
+      ::usleep(1000); // one asks for the progress before it ends
+    return {{"ok", !fails},
+            {"text", "2 came back"},
+            {"result", {{"tried", 4}, {"recovered", 2}, {"not_allowed", 1}, {"still_lost", 3}}},
+            {"error", {{"id", "main-unreadable"}, {"what", "sector 8"}, {"why", "gone"}, {"code", 1}}}};
+  });
+  int pipe[2];
+  REQUIRE(::pipe(pipe) == 0);
+  const auto done = dmremap_with({"salvage", "set1", "all", "--json", "--progress", std::to_string(pipe[1])});
+  ::close(pipe[1]);
+  char text[64] = {};
+  CHECK(::read(pipe[0], text, sizeof text - 1) > 0);
+  ::close(pipe[0]);
+  CHECK(std::string(text) == (fails ? "3 7\n" : "3 7\n7 7\n"));
+  CHECK(done.status == (fails ? 1 : 0));
+  if (fails)
+    CHECK(done.error_id() == "main-unreadable");
+  else
+    CHECK(done.json().at("recovered") == 2);
 }
 
 TEST_CASE("an evacuation is followed to its end") {

@@ -58,36 +58,40 @@ void publish(stats_segment& segment, const std::string& name, const std::string&
   segment.publish(now);
 }
 
-void serve_one(int listener, const std::string& dir, const fake_daemon::answerer& answer,
-               std::vector<unique_fd>& held) {
-  unique_fd connection(::accept(listener, nullptr, nullptr));
+/// Answers in a process of its own, so that one request can wait for another.
+void serve_one(int listener, const std::string& dir, const fake_daemon::answerer& answer) {
+  const unique_fd connection(::accept(listener, nullptr, nullptr));
   std::string line;
   for (char c = 0; ::read(connection.get(), &c, 1) == 1 && c != '\n';)
     line += c;
   if (line.empty()) // somebody only looked whether anybody listens
     return;
   std::ofstream(dir + "/requests", std::ios::app) << line << std::endl;
+  if (::fork() != 0)
+    return;
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   json reply = answer(json::parse(line));
   if (reply == "hold")
-    held.push_back(std::move(connection));
-  if (!reply.is_object())
-    return;
-  reply["v"] = 1;
-  const auto text = reply.dump() + "\n";
-  static_cast<void>(::send(connection.get(), text.data(), text.size(), MSG_NOSIGNAL));
+    ::pause();
+  if (reply.is_object()) {
+    reply["v"] = 1;
+    const auto text = reply.dump() + "\n";
+    static_cast<void>(::send(connection.get(), text.data(), text.size(), MSG_NOSIGNAL));
+  }
+  ::_exit(0);
 }
 
 [[noreturn]] void serve(int listener, const std::string& dir, const std::string& name,
                         const std::string& uuid, unique_fd ready, const fake_daemon::answerer& answer) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  ::signal(SIGCHLD, SIG_IGN);
   const auto segment = stats_segment::create(dir + "/stats");
-  std::vector<unique_fd> held;
   for (;;) {
     publish(**segment, name, uuid);
     ready = unique_fd(); // whoever waits for the first figures sees the end of the pipe
     pollfd wait{listener, POLLIN, 0};
     if (::poll(&wait, 1, 20) == 1)
-      serve_one(listener, dir, answer, held);
+      serve_one(listener, dir, answer);
   }
 }
 

@@ -182,6 +182,26 @@ class Daemon(LifeCycle):
         self.assert_image()
         self.set.stop()
 
+    def test_dry_run(self):
+        before, folder = self.set.hash_members(), self.workspace.folder("place")
+        words = [self.set.main, self.set.spare, folder, "--dry-run", "--json"]
+        planned = json.loads(self.workspace.fusedisk(*words).stdout)
+        self.assertEqual((planned["name"], planned["image"]), ("e2e", str(folder / "disk.img")))
+        swapped = self.workspace.fusedisk(self.set.spare, self.set.main, folder, "-n", "--json", check=False)
+        self.assertEqual((swapped.returncode, json.loads(swapped.stdout)["error"]["id"]), (1, "main-is-spare"))
+        self.assertEqual(self.set.hash_members(), before, "nothing is written")
+        self.set.start()
+        served = self.workspace.fusedisk(*words, check=False)
+        self.assertEqual((served.returncode, json.loads(served.stdout)["error"]["id"]), (1, "in-use"))
+        self.set.stop()
+        self.set.start().kill()  # what a dead daemon left is seen, and left there
+        left = Path("/proc/self/mounts").read_text().count(str(self.workspace.path))
+        self.assertEqual(left, 1)
+        self.workspace.fusedisk(self.set.main, self.set.spare, self.set.daemon.mountpoint, "-n")
+        self.assertEqual(Path("/proc/self/mounts").read_text().count(str(self.workspace.path)), left)
+        self.set.start()
+        self.set.stop()
+
     def test_loop_device_without_direct_io(self):
         """Slower, not wrong."""
         self.set.start()
@@ -233,6 +253,37 @@ class Attach(LifeCycle):
         self.assertNotEqual((again.returncode, again.stdout), (0, ""))
         attached.detach()
         self.dmremap("status", "e2e", code=1)
+
+    def test_dry_runs(self):
+        """They say what attach and detach would do, refuse what those would refuse, and change nothing."""
+        before, folder = self.set.hash_members(), self.workspace.path / "run/e2e"
+        planned = self.dmremap_json("attach", "e2e", "--dry-run")
+        self.assertEqual((planned["dry_run"], planned["loop"], planned["mountpoint"]), (True, None, str(folder)))
+        self.assertFalse(folder.exists())
+        self.assertEqual(self.dmremap_json("attach", "--all", "-n")["sets"][0]["mountpoint"], str(folder))
+        nowhere = self.workspace.path / "nowhere"
+        self.assertEqual(self.dmremap_json("attach", "e2e", str(nowhere), "-n", code=1)["error"]["id"], "mountpoint")
+        spare, away = Path(self.set.spare), Path(self.set.spare).with_suffix(".away")
+        spare.rename(away)
+        refused = self.dmremap_json("attach", "e2e", "-n", code=4)["error"]["id"]
+        self.assertEqual(self.dmremap_json("attach", "e2e", code=4)["error"]["id"], refused)
+        away.rename(spare)
+        self.assertEqual(self.set.hash_members(), before, "nothing is written")
+
+        attached = Attached(self.workspace, "e2e")
+        self.assertEqual(self.dmremap_json("attach", "e2e", "-n")["loop"], attached.loop)
+        planned = self.dmremap_json("detach", "e2e", "--dry-run")
+        self.assertEqual((planned["loop"], planned["running"]), ([attached.loop], True))
+        self.assertEqual(self.dmremap_json("detach", "--all", "-n")["sets"], [
+            {key: value for key, value in planned.items() if key not in ("text", "schema")}])
+        self.assertEqual(self.dmremap_json("sync", "e2e", "-n")["members"], 2)
+        self.assertEqual(self.dmremap_json("set", "e2e", "auto_remap=0", "-n")["now"], "1")
+        self.assertEqual(self.dmremap_json("get", "e2e", "auto_remap")["auto_remap"], "1")
+        with open(attached.loop, "rb"):  # a program that has it open
+            refused = self.dmremap_json("detach", "e2e", "-n", code=1)["error"]
+            self.assertEqual(refused["id"], "loop-in-use")
+        self.assertEqual(self.dmremap_json("status", "e2e")["loop"], [attached.loop])
+        attached.detach()
 
     def test_attach_where_told(self):
         folder = self.workspace.folder("here")

@@ -54,14 +54,16 @@ struct cut_run {
   bool whole = false; ///< it came to its end before the cut
 };
 
-using work = std::function<result<fsck::apply_outcome>(const fsck::repair_plan&,
-                                                       const std::vector<std::shared_ptr<store>>&)>;
+/// apply_plan() or undo_plan().
+using work = result<fsck::apply_outcome> (*)(const fsck::repair_plan&,
+                                             const std::vector<std::shared_ptr<store>>&,
+                                             const fsck::show_written&);
 
 cut_run cut(const set_images& from, const fsck::repair_plan& plan, std::uint64_t at, std::uint32_t seed,
-            const work& what) {
+            work what) {
   machine m(from);
   m.supply->left = at;
-  const auto done = what(plan, m.stores());
+  const auto done = what(plan, m.stores(), {});
   return {done ? m.visible(from) : m.after_cut(from, seed), done.has_value()};
 }
 

@@ -8,6 +8,7 @@
 #include "fsck/run.h"
 #include "tests/fsck/corpus.h"
 #include "tests/support/memory_store.h"
+#include "tests/support/progress_lines.h"
 #include "tests/support/temp_dir.h"
 
 #include <catch2/catch.hpp>
@@ -200,6 +201,24 @@ TEST_CASE("a repair keeps an undo log, which restores every byte") {
     CHECK(set.run({"--undo-apply", log}).status == 8);
     CHECK(set.bytes() == before);
   }
+}
+
+TEST_CASE("a repair and its undoing show how far they are") {
+  files set;
+  set.damage();
+  const progress_lines repaired, undone;
+  REQUIRE(set.run(set.with({"-y", "--progress", repaired.fd()})).status == 1);
+  const auto lines = repaired.lines();
+  // The table that is read before and after is larger than two superblocks.
+  const std::uint64_t written = 2 * unit_bytes;
+  const auto at = std::find(lines.begin(), lines.end(), std::pair(unit_bytes, written));
+  REQUIRE(at != lines.end());
+  CHECK((at != lines.begin() && std::prev(at)->first == std::prev(at)->second));
+  CHECK(std::find(at, lines.end(), std::pair(written, written)) != lines.end());
+  CHECK((lines.back().first == lines.back().second && lines.back().second > written));
+  REQUIRE(set.run({"--undo-apply", set.undo_log(), "--progress", undone.fd()}).status == 0);
+  CHECK(undone.lines() ==
+        std::vector<std::pair<std::uint64_t, std::uint64_t>>{{unit_bytes, written}, {written, written}});
 }
 
 TEST_CASE("a repair is not taken back once the set was in use") {

@@ -69,6 +69,7 @@ TEST_CASE("commands reach the set, and its answers come back") {
       command("add_remap", {{"dest", 1000}, {"source", nullptr}, {"sectors", 8}, {"spare", "/x/spare.img"}}));
   const json salvaged = ask(t, command("salvage", {{"sector", nullptr}}));
   CHECK(salvaged.at("result") == json{{"tried", 3}, {"recovered", 1}, {"not_allowed", 1}, {"still_lost", 2}});
+  CHECK(ask(t, command("salvaging")).at("result") == json{{"running", true}, {"done", 2}, {"all", 7}});
   ask(t, command("sync"));
   ask(t, command("save"));
   ask(t, command("rename", {{"name", "new"}}));
@@ -187,6 +188,13 @@ TEST_CASE("settings") {
   CHECK(ask(t, command("get")).at("result") ==
         json{{"auto_remap", "0"}, {"read_retries", "9"}, {"log_level", "warn"}});
   CHECK(ask(t, command("get", {{"key", "read_retries"}})).at("text") == "read_retries=9");
+  ask(t, command("set", {{"key", "auto_remap"}, {"value", "1"}, {"dry_run", true}}));
+  ask(t, command("set", {{"key", "read_retries"}, {"value", "1"}, {"dry_run", true}}));
+  ask(t, command("set", {{"key", "log_level"}, {"value", "debug"}, {"dry_run", true}}));
+  CHECK(ask(t, command("get", {{"key", nullptr}})).at("result") ==
+        json{{"auto_remap", "0"}, {"read_retries", "9"}, {"log_level", "warn"}});
+  CHECK(failure_of(t, command("set", {{"key", "auto_remap"}, {"value", "2"}, {"dry_run", true}})) ==
+        "bad-setting");
   CHECK(failure_of(t, command("set", {{"key", "colour"}, {"value", "1"}})) == "bad-setting");
   CHECK(failure_of(t, command("set", {{"key", "read_retries"}, {"value", "-1"}})) == "bad-setting");
   CHECK(failure_of(t, command("set", {{"key", "read_retries"}, {"value", "999999999999"}})) == "bad-setting");
@@ -282,6 +290,7 @@ public:
     return below_.add_remap(d, s, n, i);
   }
   result<salvage_reply> salvage(std::optional<sector_number> s) override { return below_.salvage(s); }
+  salvage_state salvaging() const override { return below_.salvaging(); }
   result<void> sync() override { return below_.sync(); }
   result<void> save() override { return below_.save(); }
   result<void> rename(const std::string& n) override { return below_.rename(n); }

@@ -73,6 +73,7 @@ public:
     note("salvage " + (s ? std::to_string(s->value) : "all"));
     return salvage_reply{3, 1, 1, 2};
   }
+  salvage_state salvaging() const override { return {true, 2, 7}; }
   result<void> sync() override {
     note("sync");
     return {};

@@ -9,6 +9,7 @@
 #include "recover/restore.h"
 #include "recover/scan.h"
 #include "tests/recover/image_set.h"
+#include "tests/support/progress_lines.h"
 
 #include <set>
 #include <sys/stat.h>
@@ -235,10 +236,15 @@ TEST_CASE("an image of the metadata is read like the spares, and holds no data")
   damage(a.spares[0], spare_unit(128));
   const auto folder = h.dir / "support";
   auto words = a.spares;
-  words.insert(words.begin(), {"--metadata-image", folder});
+  const progress_lines progress;
+  words.insert(words.begin(), {"--metadata-image", folder, "--progress", progress.fd()});
   const auto r = dump(words);
   INFO(r.err);
   REQUIRE(r.status == 0);
+  const auto lines = progress.lines(); // each of two spares to its end
+  CHECK(std::count_if(lines.begin(), lines.end(), [](const auto& l) { return l.first == l.second; }) == 2);
+  CHECK(lines.back().second % unit_bytes == 0);
+  CHECK(lines.back().second > 10 * unit_bytes);
   for (unsigned n = 0; n < 2; ++n) {
     const auto image = folder + "/" + std::to_string(n) + ".img";
     struct stat st {};

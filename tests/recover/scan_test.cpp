@@ -6,6 +6,7 @@
 #include "recover/dump.h"
 #include "recover/scan_report.h"
 #include "tests/recover/image_set.h"
+#include "tests/support/progress_lines.h"
 
 #include <sys/stat.h>
 
@@ -75,6 +76,10 @@ TEST_CASE("a set that is whole is complete, and every copy of it is valid") {
     CHECK(set["spares"][n]["members"][0]["tables"][5]["on"] != a.spares[n]);
   }
   CHECK(scan({h.images}).out.find("set a  " + a.uuid + "  complete\n") == 0);
+  const progress_lines progress; // of main and three spares
+  CHECK(scan({"--progress", progress.fd(), h.images}).status == 0);
+  CHECK(progress.lines() ==
+        std::vector<std::pair<std::uint64_t, std::uint64_t>>{{1, 4}, {2, 4}, {3, 4}, {4, 4}});
 }
 
 TEST_CASE("each superblock copy is told from the others by what is wrong with it") {
