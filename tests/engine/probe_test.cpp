@@ -3,6 +3,8 @@
 // mkfs.
 #include "engine/file_store.h"
 #include "engine/member.h"
+#include "engine/unique_fd.h"
+#include "engine/units.h"
 #include "engine/wipe.h"
 #include "tests/support/loop_device.h"
 #include "tests/support/set_fixture.h"
@@ -12,7 +14,9 @@
 #include <catch2/catch.hpp>
 #include <cstdlib>
 #include <cstring>
+#include <fcntl.h>
 #include <fstream>
+#include <unistd.h>
 
 using namespace dmremap;
 using namespace dmremap::test;
@@ -40,12 +44,17 @@ std::shared_ptr<memory_store> made_by(const std::string& command) {
   REQUIRE(std::system(("truncate -s 512M " + path).c_str()) == 0);
   REQUIRE(std::system((command + " " + path + " >/dev/null 2>&1").c_str()) == 0);
   auto copy = std::make_shared<memory_store>(size);
-  std::ifstream in(path, std::ios::binary);
-  std::vector<char> piece(1u << 20);
-  for (std::uint64_t at = 0; at < size; at += piece.size()) {
-    in.read(piece.data(), static_cast<std::streamsize>(piece.size()));
-    if (std::any_of(piece.begin(), piece.end(), [](char c) { return c != 0; }))
-      REQUIRE(copy->write(std::as_bytes(std::span(piece)), at));
+  const unique_fd in(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  REQUIRE(in);
+  std::vector<std::byte> piece(64u << 10);
+  for (off_t at = ::lseek(in.get(), 0, SEEK_DATA); at >= 0; at = ::lseek(in.get(), at, SEEK_DATA)) {
+    at -= at % static_cast<off_t>(unit_bytes);
+    const auto got = ::pread(in.get(), piece.data(), piece.size(), at);
+    REQUIRE(got > 0);
+    const auto data = std::span(piece).first(static_cast<std::size_t>(got));
+    REQUIRE(data.size() % sector_bytes == 0);
+    REQUIRE(copy->write(data, static_cast<std::uint64_t>(at)));
+    at += got;
   }
   return copy;
 }
