@@ -55,14 +55,17 @@ void check_places(set_findings& f, unsigned n) {
 }
 
 void check_sequences(set_findings& f) {
-  std::uint64_t end = 0, highest = f.highest; // of tables so far
+  // Only the newest copies say what is reserved: an older one that says more will be written over. What comes
+  // next is above all of them.
+  std::uint64_t end = 0, any_end = 0, highest = f.highest; // of tables so far
   for (const auto& s : f.spares) {
     if (!s.super)
       continue;
     highest = std::max(highest, s.highest_sequence);
-    end = std::max(end, s.highest_end);
+    end = std::max(end, s.super->sequence_end);
+    any_end = std::max(any_end, s.highest_end);
   }
-  f.highest = std::max(highest, end);
+  f.highest = std::max({highest, end, any_end});
   if (highest >= end && end != 0) {
     f.found.push_back(
         {damage_kind::sequence_range, "", -1, 0, 0,
