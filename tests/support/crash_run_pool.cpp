@@ -107,14 +107,17 @@ void crash_run::add_spare() {
   if (at == now_.spares.end())
     return;
   const auto n = static_cast<std::size_t>(at - now_.spares.begin());
+  const bool answers = !spare_memory_[n]->faults().all; // one that was forgotten may be dead
   at->role = spare_role::adding;
   mark("add begins");
   const auto added = disk_->add_spare(spares_[n]);
   at->role = added ? spare_role::member : spare_role::none;
   if (added)
     at->place = *added;
-  else
+  else if (answers)
     note_failure("spare add failed: " + added.error().text());
+  if (added && !answers)
+    note("a device that does not answer is a spare now");
   mark("add answered");
 }
 
