@@ -13,8 +13,13 @@ bool crash_run::some_away() const {
                      [](const spare_part& p) { return p.role == spare_role::away; });
 }
 
-/// Is a failure no surprise, because a spare that is away serves one of the units?
+/// Is a failure no surprise, because a spare that is away serves one of the units, or no spare takes new
+/// data?
 bool crash_run::may_fail(std::uint64_t first, std::uint64_t count) const {
+  const auto all = given();
+  if (!draining_.empty() &&
+      std::all_of(all.begin(), all.end(), [&](unsigned n) { return draining_.contains(n); }))
+    return true;
   for (std::uint64_t unit = first / unit_sectors; unit * unit_sectors < first + count; ++unit)
     if (now_.away_units.contains(unit))
       return true;
@@ -189,6 +194,10 @@ void crash_run::reopen_without(unsigned n) {
     return; // two away at once may well be too many
   now_.spares[n].role = spare_role::away;
   mark(spare_name(n) + " is left out");
+  // The daemon that knew of writes in its cache is gone, too: nobody can flush or fail them.
+  for (const auto& [unit, at] : where_)
+    if (at.spare == n)
+      now_.truth.leave_behind(unit * unit_sectors, unit_sectors);
   kill_and_reopen();
 }
 

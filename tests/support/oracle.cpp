@@ -120,6 +120,12 @@ void oracle::fail_flush(std::uint64_t begun) {
         history.candidates[i].given_up = true;
 }
 
+void oracle::leave_behind(std::uint64_t first, std::uint64_t count) {
+  for (std::uint64_t s = first; s < first + count; ++s)
+    for (std::size_t i = 1; i < history_.at(s).candidates.size(); ++i)
+      history_.at(s).candidates[i].given_up = true;
+}
+
 void oracle::doubt(std::uint64_t sector) {
   sector_history& history = history_.at(sector);
   for (candidate& each : history.candidates)

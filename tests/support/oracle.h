@@ -57,6 +57,9 @@ public:
   void end_flush(std::uint64_t begun);
   /// The flush failed: what was acknowledged before it may be lost for good, and no later flush covers it.
   void fail_flush(std::uint64_t begun);
+  /// What holds these sectors is out of reach of the flushes to come: what was acknowledged and not flushed
+  /// is covered by none of them.
+  void leave_behind(std::uint64_t first, std::uint64_t count);
 
   /// The medium under the sectors cannot be read (and nothing else holds them): an error is as good as any
   /// value.
