@@ -4,6 +4,7 @@
 #include "tests/admin/program.h"
 
 #include <catch2/catch.hpp>
+#include <poll.h>
 #include <unistd.h>
 
 using namespace dmremap::test;
@@ -239,18 +240,19 @@ TEST_CASE("a setting is tried by the daemon, which is told that nothing is to ch
 
 TEST_CASE("a salvage shows how far it is, and answers as the daemon does") {
   const private_folders folders;
-  const temp_dir shared;
-  const std::string asked = shared / "asked"; // the daemon is another process
+  int asked[2]; // the daemon answers each request in a process of its own
+  REQUIRE(::pipe(asked) == 0);
   const bool fails = GENERATE(false, true);
   const fake_daemon daemon("set1", uuid, [=](const json& request) -> json {
     if (request.at("cmd") == "ping")
       return {{"ok", true}, {"text", "pong"}};
     if (request.at("cmd") == "salvaging") {
-      std::ofstream(asked).flush();
-      return {{"ok", true}, {"text", ""}, {"result", {{"running", true}, {"done", 3}, {"all", 7}}}};
+      const bool told = ::write(asked[1], "!", 1) == 1;
+      return {{"ok", told}, {"text", ""}, {"result", {{"running", true}, {"done", 3}, {"all", 7}}}};
     }
-    for (int n = 0; request.at("cmd") == "salvage" && !boost::filesystem::exists(asked) && n < 10000; ++n)
-      ::usleep(1000); // one asks for the progress before it ends
+    pollfd wait{asked[0], POLLIN, 0}; // it ends once somebody has asked how far it is
+    if (::poll(&wait, 1, 20000) != 1)
+      return nullptr;
     return {{"ok", !fails},
             {"text", "2 came back"},
             {"result", {{"tried", 4}, {"recovered", 2}, {"not_allowed", 1}, {"still_lost", 3}}},
@@ -263,6 +265,8 @@ TEST_CASE("a salvage shows how far it is, and answers as the daemon does") {
   char text[64] = {};
   CHECK(::read(pipe[0], text, sizeof text - 1) > 0);
   ::close(pipe[0]);
+  for (const int end : asked)
+    ::close(end);
   CHECK(std::string(text) == (fails ? "3 7\n" : "3 7\n7 7\n"));
   CHECK(done.status == (fails ? 1 : 0));
   if (fails)
