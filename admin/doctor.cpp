@@ -5,6 +5,7 @@
 #include "admin/figures.h"
 #include "admin/live_status.h"
 #include "admin/lookup.h"
+#include "admin/spare_status.h"
 #include "admin/stopped_set.h"
 #include "engine/member.h"
 #include "engine/shell_word.h"
@@ -113,9 +114,10 @@ private:
       remark(
           "main-fails",
           fmt::format(
-              "{} failed {} and {} since the set was opened. Nothing has to be done now, but it is time to "
-              "have another drive and a backup at hand",
-              main_, counted(n("main_read_errors"), "read"), counted(n("main_write_errors"), "write")),
+              "{} failed {} and {} since the set was opened. {} time to have another drive and a backup at "
+              "hand",
+              main_, counted(n("main_read_errors"), "read"), counted(n("main_write_errors"), "write"),
+              no_capacity() ? "It is" : "Nothing has to be done now, but it is"),
           smart("-a", {}));
   }
 
@@ -199,27 +201,47 @@ private:
       problem("evacuation-failed",
               fmt::format("emptying spare {} stopped: {}", text_in(evacuation, "path"),
                           text_in(part_of(evacuation, "error"), "why")),
-              {command("dmremap spare evacuate {} ") + text_in(evacuation, "spare")});
+              evacuate_again(text_in(evacuation, "spare"),
+                             text_in(part_of(evacuation, "error"), "id") == "no-spare-capacity"));
   }
 
+  [[nodiscard]] std::vector<std::string> evacuate_again(const std::string& spare, bool no_room) const {
+    std::vector<std::string> next = {command("dmremap spare evacuate {} ") + spare};
+    if (no_room)
+      next.insert(next.begin(), command("dmremap spare add {} /dev/NEW"));
+    return next;
+  }
+
+  /// What the set itself says may be newer than the figures of the spares.
+  [[nodiscard]] bool no_capacity() const {
+    const auto& spares = part_of(status_, "spares");
+    const bool known = spares.is_array() && std::any_of(spares.begin(), spares.end(), [](const json& spare) {
+                         return spare.is_object() && number_in(spare, "usable_units") != 0 &&
+                                flag_in(spare, "present", true);
+                       });
+    return (known && free_units(status_, nullptr) == 0) ||
+           text_in(status_, "state") == "No spare capacity available";
+  }
+
+  /// The head of a spare, which no remap is given by itself, is not counted as room: else a spare that is
+  /// full would never be found to be.
   void look_at_room(const json& spares) {
-    std::uint64_t usable = 0, used = 0;
-    for (const auto& spare : spares.is_array() ? spares : json::array())
-      if (spare.is_object() && text_in(spare, "state") != "absent" &&
-          text_in(spare, "state") != "unwritable") {
-        usable += number_in(spare, "usable_units");
-        used += number_in(spare, "allocated_units");
-      }
-    if (usable == 0)
-      return;
-    if (used >= usable)
+    if (no_capacity()) {
       problem("no-capacity",
-              "no unit is free on any spare: writes to bad places of main fail with EIO, and what reads "
-              "badly stays bad",
+              "no unit is free for remaps on any spare: writes to bad places of main fail with EIO, and what "
+              "reads badly stays bad",
               {command("dmremap spare add {} /dev/NEW")});
-    else if (used * 100 >= usable * nearly_full_percent)
+      return;
+    }
+    std::uint64_t used = 0;
+    for (const auto& spare : spares.is_array() ? spares : json::array())
+      if (spare.is_object() && flag_in(spare, "present", true))
+        used += number_in(spare, "allocated_units");
+    const std::uint64_t room = spares.is_array() ? free_units(status_, nullptr) : 0;
+    if (room != 0 && used * 100 >= (used + room) * nearly_full_percent)
       problem("nearly-full",
-              fmt::format("{} of {} units of the spares are used ({} %)", used, usable, used * 100 / usable),
+              fmt::format("{} of the spares {} free for remaps, {} used ({} %)", counted(room, "unit"),
+                          room == 1 ? "is" : "are", used, used * 100 / (used + room)),
               {command("dmremap spare add {} /dev/NEW")});
   }
 

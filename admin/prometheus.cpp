@@ -102,6 +102,7 @@ constexpr spare_figure spare_figures[] = {
     {"units", "spare_units", "All units of the spare."},
     {"usable_units", "spare_usable_units", "Units that can hold data."},
     {"allocated_units", "spare_allocated_units", "Units that hold data."},
+    {"free_units", "spare_free_units", "Units that a remap can be given now."},
     {"super_copies_valid", "spare_superblock_copies", "Valid superblock copies of the five at fixed places."},
     {"head_copies_valid", "spare_head_copies", "Valid superblock copies of the five at the table replicas."},
     {"weakest_block_copies", "spare_weakest_block_copies", "The fewest valid copies that a table block has."},
@@ -145,7 +146,7 @@ std::string status_prometheus(const json& status) {
           [&](const json& spare) { return !in_state("absent")(spare) && !in_state("failed")(spare); });
   flag_of("spare_draining", "1 where the spare takes no new data.",
           [](const json& spare) { return flag_in(spare, "draining"); });
-  flag_of("spare_full", "1 where the spare has no free unit.", in_state("full"));
+  flag_of("spare_full", "1 where the spare has no unit free for remaps.", in_state("full"));
   flag_of("spare_protected", "1 where another spare holds a copy of the spare's map.",
           [](const json& spare) { return !text_in(spare, "protected_by").empty(); });
   for (const auto& [key, name, help] : spare_figures) {

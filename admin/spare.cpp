@@ -101,8 +101,7 @@ result<exit_code> list_spares(const context& c, const running_set& set) {
                                                      : "  protected by " + host;
     c.out << fmt::format("{}  {}  {}  {}  {} of {} units used ({} MiB free){}\n", number_in(one, "index", i),
                          text_in(one, "uuid"), text_in(one, "path", "-"), text_in(one, "state", "present"),
-                         used, usable, (usable - std::min(usable, used)) * unit_bytes / (1024 * 1024),
-                         protection);
+                         used, usable, free_units(one) * unit_bytes / (1024 * 1024), protection);
   }
   return exit_code::ok;
 }
@@ -220,8 +219,9 @@ result<exit_code> plan_evacuation(const context& c, const running_set& set, cons
   const auto units = number_in(spare, "allocated_units"), room = free_units(status, spare);
   if (units > room)
     return fail("no-spare-capacity", path,
-                fmt::format("holds {}, and {} free on the other spares: add one first",
-                            counted(units, "unit"), room == 1 ? "1 is" : fmt::format("{} are", room)));
+                fmt::format("holds {}, and the other spares have {} free for remaps: add a spare first ({} "
+                            "short)",
+                            counted(units, "unit"), room, counted(units - room, "unit")));
   show(c, set.name,
        {{"text", fmt::format("{} would move to the other spares", counted(units, "unit"))},
         {"result", {{"dry_run", true}, {"spare", uuid}, {"path", path}, {"all", units}}}});

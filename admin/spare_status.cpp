@@ -25,14 +25,20 @@ result<json> find_spare(const json& status, const std::string& word) {
   return fail("no-such-spare", word, "the set has no such spare; `dmremap spare list` names them");
 }
 
+std::uint64_t free_units(const json& spare) {
+  if (spare.is_object() && spare.contains("free_units"))
+    return number_in(spare, "free_units");
+  if (!flag_in(spare, "present", true) || flag_in(spare, "draining")) // a daemon that does not tell it
+    return 0;
+  const auto usable = number_in(spare, "usable_units");
+  return usable - std::min(usable, number_in(spare, "allocated_units"));
+}
+
 std::uint64_t free_units(const json& status, const json& but) {
   std::uint64_t all = 0;
   for (const auto& one : part_of(status, "spares"))
-    if (flag_in(one, "present", true) && !flag_in(one, "draining") &&
-        (but.is_null() || text_in(one, "uuid") != text_in(but, "uuid"))) {
-      const auto usable = number_in(one, "usable_units");
-      all += usable - std::min(usable, number_in(one, "allocated_units"));
-    }
+    if (but.is_null() || text_in(one, "uuid") != text_in(but, "uuid"))
+      all += free_units(one);
   return all;
 }
 

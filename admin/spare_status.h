@@ -14,7 +14,10 @@ namespace dmremap::admin {
 /// "no-such-spare".
 [[nodiscard]] result<nlohmann::json> find_spare(const nlohmann::json& status, const std::string& word);
 
-/// Units that can be allocated on the spares that take new data; `but` (null: none) is left out.
+/// Units of one spare that a remap can be given: what is free in its head, for add_remap by hand, is not
+/// counted, and nothing is where it takes no new data.
+[[nodiscard]] std::uint64_t free_units(const nlohmann::json& spare);
+/// The same of all spares of a status; `but` (null: none) is left out.
 [[nodiscard]] std::uint64_t free_units(const nlohmann::json& status, const nlohmann::json& but);
 
 } // namespace dmremap::admin

@@ -2,6 +2,7 @@
 #include "admin/status_format.h"
 
 #include "admin/figures.h"
+#include "admin/spare_status.h"
 #include "engine/units.h"
 
 #include <algorithm>
@@ -64,12 +65,13 @@ std::string state_words(const json& spare) {
 
 void add_spare(lines& out, const json& spare, std::size_t place, std::size_t count) {
   const auto usable = number_in(spare, "usable_units"), used = number_in(spare, "allocated_units");
+  const auto room = free_units(spare); // for remaps
   const bool unwritable = text_in(spare, "state") == "unwritable";
   const bool absent = text_in(spare, "state") == "absent";
   const auto path = text_in(spare, "path"), uuid = text_in(spare, "uuid");
   out.add(fmt::format("spare {}", number_in(spare, "index", place)).c_str(),
           "{}{}, {} of {} units used, {} free{}", path.empty() ? uuid : path, state_words(spare), used,
-          usable, size_text(absent || unwritable ? 0 : (usable - std::min(used, usable)) * unit_bytes),
+          usable, size_text(room * unit_bytes),
           flag_in(spare, "direct", true) ? "" : ", buffered (no O_DIRECT)");
   if (absent)
     out.add("", "UUID {}; `dmremap spare forget` gives it up, if it will not come back", uuid);
@@ -178,6 +180,7 @@ std::string stats_text(const json& stats, const json& spares) {
     add(name + "state", text_in(spares[i], "state", "present"));
     add(name + "allocated_units", std::to_string(number_in(spares[i], "allocated_units")));
     add(name + "usable_units", std::to_string(number_in(spares[i], "usable_units")));
+    add(name + "free_units", std::to_string(free_units(spares[i])));
   }
   return text;
 }

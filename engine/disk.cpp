@@ -47,31 +47,37 @@ void each_run(const remap_set& set, std::uint64_t offset, std::uint64_t length, 
 // ------------------------------------------------------------------------------------------
 
 io_result disk_member::flush_if_written() {
-  if (absent) { // what it had not flushed may be gone: whoever asks is told, once
-    const std::uint64_t all = written.load();
-    return flushed.exchange(all) >= all ? io_result{} : io_fail(io_error::absent);
-  }
+  // In this order: nothing is told that has not failed, and a write that a failed flush counted here may have
+  // given up is in `now`.
+  const std::uint64_t told = reported.load(), crossed_told = crossed_reported.load();
+  const std::uint64_t crossed_before = crossed.load();
   const auto raise = [](std::atomic<std::uint64_t>& a, std::uint64_t to) {
     std::uint64_t before = a.load();
     while (before < to && !a.compare_exchange_weak(before, to)) {
     }
   };
-  // In this order: a write that a failed flush counted here may have given up is in `now`.
-  const std::uint64_t failed_before = failed_flushes(), told = reported.load();
+  if (absent) { // what it had not flushed may be gone: whoever asks is told, once
+    const std::uint64_t all = written.load();
+    raise(crossed_reported, crossed_before);
+    return flushed.exchange(all) >= all && crossed_before == crossed_told ? io_result{}
+                                                                          : io_fail(io_error::absent);
+  }
+  const std::uint64_t failed_before = io->failed_flushes();
   const std::uint64_t now = written.load();
-  if (flushed.load() >= now) {
+  if (flushed.load() >= now && crossed_before == crossed_told) {
     raise(reported, failed_before); // nothing that was answered was waiting for those
     return {};
   }
   const io_result done = io->flush();
-  const std::uint64_t failed_after = failed_flushes();
-  if (done && failed_after == told) {
+  const std::uint64_t failed_after = io->failed_flushes();
+  if (done && failed_after == told && crossed_before == crossed_told) {
     raise(flushed, now);
     return {};
   }
   if (unwritable)
     raise(flushed, now); // told once: what it had not kept then it never will
-  // A write that was answered meanwhile has a caller of its own to be told.
+  // A write that was answered or crossed meanwhile has a caller of its own to be told.
+  raise(crossed_reported, crossed_before);
   raise(reported, written.load() == now ? failed_after : failed_before);
   return done ? io_fail(io_error::medium) : done;
 }
@@ -138,7 +144,7 @@ result<std::unique_ptr<disk>> disk::open(std::shared_ptr<store> main,
   i.main.written = options.read_only ? 0 : 1;
   i.auto_remap = options.auto_remap && !options.read_only;
   i.read_retries = options.read_retries;
-  i.main.reported = i.main.failed_flushes();
+  i.main.reported = i.main.io->failed_flushes();
   i.set = TRY(remap_set::assemble(std::move(metadata), options.degraded, rules));
   if (options.check_set)
     CHECK_OK(options.check_set(to_text(record.newest.set_uuid), record.newest.set_name));
@@ -157,7 +163,7 @@ result<std::unique_ptr<disk>> disk::open(std::shared_ptr<store> main,
         i.options.on_record(end);
     };
   }
-  i.set_breaker(options.breaker_remaps, options.breaker_seconds);
+  i.breaker.set_limits(options.breaker_remaps, std::chrono::seconds(options.breaker_seconds));
   if (!options.read_only)
     CHECK_OK(i.set->start_session());
   i.serving = true;
@@ -188,7 +194,7 @@ void disk::impl::set_member(unsigned n, std::shared_ptr<store> io) {
   m->absent = io == nullptr;
   spares_absent += io == nullptr ? 1 : 0;
   m->io = std::move(io);
-  m->reported = m->absent ? 0 : m->failed_flushes();
+  m->reported = m->absent ? 0 : m->io->failed_flushes();
   const std::lock_guard lock(members_mutex);
   spares[n] = std::move(m);
 }
@@ -212,6 +218,11 @@ bool disk::impl::is_absent(unsigned n) const {
 bool disk::impl::gone_or_removed(unsigned n) const {
   const std::lock_guard lock(members_mutex);
   return !spares[n] || spares[n]->absent;
+}
+
+std::shared_ptr<disk_member> disk::impl::member_at(unsigned n) const {
+  const std::lock_guard lock(members_mutex);
+  return spares[n];
 }
 
 std::vector<std::shared_ptr<disk_member>> disk::impl::members() const {
@@ -402,11 +413,11 @@ io_result disk::flush() {
       outcome = r;
   };
   const auto flush_spare = [&i](unsigned n, disk_member& m) {
-    const std::uint64_t written = m.written.load();
+    const std::uint64_t written = m.written.load(), crossed = m.crossed.load();
     const auto flushed = m.flush_if_written();
     if (!flushed && m.takes_writes()) {
       i.check_spare(n, flushed.error());
-      if (m.absent && m.written.load() == written)
+      if (m.absent && m.crossed.load() == crossed && m.written.load() == written)
         (void)m.flush_if_written(); // its going is told by this very failure
     }
     return flushed.map_error(said_by_spare);
@@ -417,7 +428,7 @@ io_result disk::flush() {
       const std::lock_guard lock(i.members_mutex);
       s = i.spares[n];
     }
-    if (!s || s->flushed.load() >= s->written.load() || !i.keeps(&commit_rules::flush_reaches_spares))
+    if (!s || s->all_flushed() || !i.keeps(&commit_rules::flush_reaches_spares))
       continue;
     try {
       others.push_back(std::async(std::launch::async, [=] { return flush_spare(n, *s); }));
@@ -456,6 +467,7 @@ attempt disk::impl::zero_units(io_context::impl& c, unit_range r, std::vector<un
              const std::uint64_t failed_before = main.io->failed_flushes();
              auto zeroed = main.io->zero(at, length);
              if (zeroed) {
+               ++main.zeroed;
                main.note_written(failed_before);
                changed = true;
              } else if (zeroed.error() == io_error::medium) {

@@ -53,8 +53,11 @@ struct open_options {
   /// Then they go on, and info() has a notice until it has returned. It may outlive the disk.
   std::function<void(std::uint64_t)> on_record;
   std::chrono::milliseconds record_wait{5000};
-  unsigned breaker_remaps = 64;  ///< more remaps than this within breaker_seconds, with fewer good than bad
-  unsigned breaker_seconds = 10; ///< writes, stop automatic remapping (promise 8)
+  /// Promise 8: more remaps than this for writes that main failed stop automatic remapping, where they came
+  /// within breaker_seconds with fewer writes that main took than failed ones, or, however slowly, without
+  /// one between them that it took.
+  unsigned breaker_remaps = 64;
+  unsigned breaker_seconds = 10;
   const commit_rules* rules = nullptr; ///< tests only
 };
 
@@ -106,6 +109,9 @@ struct spare_status {
   std::uint64_t units = 0;        ///< all
   std::uint64_t usable_units = 0; ///< less metadata and retired
   std::uint64_t allocated_units = 0;
+  /// That a remap can be given now: behind the spare's head, which is for add_remap by hand, in parts of the
+  /// table that can be written; 0 where it takes no new data.
+  std::uint64_t free_units = 0;
   std::uint64_t sequence = 0;        ///< of the newest superblock
   unsigned super_copies_valid = 0;   ///< of the five fixed ones, read from the medium now
   unsigned head_copies_valid = 0;    ///< of the five at the replicas' heads
@@ -142,7 +148,7 @@ struct evacuate_reply {
 struct forget_reply {
   std::uint64_t units = 0;        ///< that become lost
   std::uint64_t lost_sectors = 0; ///< in them, newly
-  std::uint64_t free_units = 0;   ///< on the remaining spares
+  std::uint64_t free_units = 0;   ///< on the remaining spares, that a remap can be given
 };
 
 struct salvage_reply {
@@ -229,19 +235,31 @@ public:
   /// Takes a spare that serves nothing out of the set and erases its metadata. Durable on return. Errors:
   /// "spare-in-use" ("Cannot remove spare PATH: N active allocations"), "last-spare", "no-such-spare".
   [[nodiscard]] result<void> remove_spare(unsigned index);
+  /// How many units evacuate_spare() would move. Errors: as that one's, found before anything is moved.
+  [[nodiscard]] result<std::uint64_t> plan_evacuate(unsigned index);
   /// Moves all that a spare holds to the others; from now on it takes no new data. Unit by unit, I/O goes on.
   /// `progress(done, all)` is called before each unit; false ends the work: what was moved stays moved, and
-  /// calling again goes on. Errors: "no-spare-capacity", "no-such-spare", "spare-absent", "cancelled".
+  /// calling again goes on. Errors: "read-only", "no-such-spare", "spare-absent", "last-spare", "cancelled";
+  /// "no-spare-capacity" with the shortfall: nothing was changed, or, where other remaps took the room
+  /// meanwhile, how far it came.
   [[nodiscard]] result<evacuate_reply>
   evacuate_spare(unsigned index, const std::function<bool(std::uint64_t, std::uint64_t)>& progress = {});
   /// Ends evacuation's ban on new data.
   void refill_spare(unsigned index);
-  /// What forget_spare() would do.
+  /// What forget_spare() would do. Errors: as that one's, found before anything is lost.
   [[nodiscard]] result<forget_reply> plan_forget(unsigned index);
-  /// An absent spare that will not come back: each of its units becomes lost on the remaining spares, then
-  /// the set does not list it any more. Durable on return; after a failure, call again. Errors:
-  /// "spare-present", "last-spare", "no-spare-capacity" (with the shortfall), "no-such-spare".
+  /// An absent spare that will not come back: each of its units becomes lost on the remaining spares, many in
+  /// one table change, then the set does not list it any more. The places for all of them are taken before the
+  /// first becomes lost: "no-spare-capacity" (with the shortfall) means that none did. Durable on return. A
+  /// failure of a spare, or the end of the process, may leave some lost and the others on the absent spare: the
+  /// error says how many, and to call again goes on. Further errors: "spare-present", "last-spare",
+  /// "no-such-spare".
   [[nodiscard]] result<forget_reply> forget_spare(unsigned index);
+  /// The set is about to be closed: changes by hand that are under way end before their next unit, all others
+  /// are refused from now on (remap, unmap, add_remap, salvage, and those of spares), each with "stopping".
+  /// What they had done by then is whole and durable, and the error says how much that was. Returns at once.
+  /// I/O, flush(), sync(), save(), rename() and close() are as before.
+  void end_changes();
   /// Place of the spare with this UUID or path; nothing where there is none.
   [[nodiscard]] std::optional<unsigned> find_spare(const std::string& uuid_or_path);
 
@@ -251,7 +269,7 @@ public:
   void clear_stats();
   void reset_breaker();
 
-  [[nodiscard]] disk_stats stats() const; ///< from atomics only: never waits for I/O
+  [[nodiscard]] disk_stats stats() const; ///< never waits for I/O
   [[nodiscard]] result<disk_info> info(); ///< reads superblock copies: may wait for the spare
   /// In ascending order of main. A snapshot unit by unit, not of one instant.
   void for_each_remap(const std::function<void(const remap_entry&)>& visit) const;

@@ -3,7 +3,6 @@
 // MESSAGES).
 #include "engine/disk_impl.h"
 
-#include <bit>
 #include <cstring>
 
 namespace dmremap {
@@ -42,13 +41,26 @@ static io_result complete_edge(disk::impl& i, const explicit_plan& plan, std::ui
   return i.spares[change.spare]->io->write(merged.data.span(), byte_of(change.unit));
 }
 
-static tl::unexpected<error> refuse_source(disk::impl& i, const std::string& what, unsigned spare,
-                                           spare_unit first, std::uint64_t count, const std::string& why) {
+/// Why a range is refused, and where else it could be.
+static std::string with_nearest(disk::impl& i, unsigned spare, spare_unit first, std::uint64_t count,
+                                const std::string& why) {
   const auto near = i.set->nearest_free(spare, first, count);
-  return fail("spare-range-taken", what,
-              why + (near ? "; the nearest free range of this length starts at spare sector " +
-                                std::to_string(near->value * unit_sectors)
-                          : "; no free range of this length is left on the spare"));
+  return why + (near ? "; the nearest free range of this length starts at spare sector " +
+                           std::to_string(near->value * unit_sectors)
+                     : "; no free range of this length is left on the spare");
+}
+
+/// Free units may be left all the same: not so many next to each other, or in the head of the spare only.
+static tl::unexpected<error> no_run(disk::impl& i, const std::string& what, unsigned spare,
+                                    std::uint64_t count) {
+  const std::uint64_t longest = i.set->longest_run(spare);
+  return fail("no-spare-capacity", what,
+              "No spare capacity available" +
+                  (longest == 0 ? ""
+                                : " for " + std::to_string(count) +
+                                      " units next to each other: the longest free run on spare " +
+                                      std::to_string(spare) + " has " + std::to_string(longest) + " units (" +
+                                      std::to_string(longest * unit_sectors) + " sectors)"));
 }
 
 /// The groups before unit `n` of the plan are in the table: they cannot be undone, as they may have been
@@ -75,13 +87,17 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
     return fail("no-such-spare", what, "the set has no spare " + std::to_string(spare_index));
   if (!i.set->present(spare_index))
     return fail("spare-absent", what, "spare " + std::to_string(spare_index) + " is absent");
-  if (sectors == 0 || dest.value >= disk_sectors || sectors > disk_sectors - dest.value)
+  if (sectors == 0)
+    return fail("out-of-range", what, "0 sectors are none to remap");
+  if (dest.value >= disk_sectors || sectors > disk_sectors - dest.value)
     return fail("out-of-range", what, "the disk has " + std::to_string(disk_sectors) + " sectors");
   if (source && source->value % unit_sectors != dest.value % unit_sectors)
     return fail("misaligned", what,
                 "main sector " + std::to_string(dest.value) + " and spare sector " +
                     std::to_string(source->value) + " are not congruent modulo 8");
   const std::lock_guard admin(i.admin_mutex);
+  if (i.stopping)
+    return stopped(what, "; nothing changed");
   explicit_plan plan;
   plan.dest = dest.value;
   plan.end = dest.value + sectors;
@@ -89,7 +105,7 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
   plan.count = (plan.end + unit_sectors - 1) / unit_sectors - plan.first_main;
 
   if (plan.count > i.set->usable(spare_index)) // before anything is made in memory for so many
-    return fail("no-spare-capacity", what, "No spare capacity available");
+    return no_run(i, what, spare_index, plan.count);
 
   // What is mapped already: only to the very same units.
   std::vector<bool> mapped(plan.count, false);
@@ -101,8 +117,11 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
     if (!source || e.in_doubt() || e.spare() != spare_index ||
         e.unit().value != source->value / unit_sectors + n)
       return fail("contradicts-remap", what,
-                  sector_text(main_unit(plan.first_main + n)) + " is remapped already, to spare sector " +
-                      std::to_string(e.unit().value * unit_sectors) + "; remove that remap first");
+                  with_nearest(
+                      i, spare_index, source ? spare_unit(source->value / unit_sectors) : e.unit(),
+                      plan.count,
+                      sector_text(main_unit(plan.first_main + n)) + " is remapped already, to spare sector " +
+                          std::to_string(e.unit().value * unit_sectors) + "; remove that remap first"));
     mapped[n] = true;
     ++answer.already;
   }
@@ -133,12 +152,13 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
     }
     if (!why.empty()) {
       give_back(taken);
-      return refuse_source(i, what, spare_index, spare_unit(plan.first_spare), plan.count, why);
+      return fail("spare-range-taken", what,
+                  with_nearest(i, spare_index, spare_unit(plan.first_spare), plan.count, why));
     }
   } else {
     const auto run = i.set->allocate_run(spare_index, plan.count);
     if (!run)
-      return fail("no-spare-capacity", what, "No spare capacity available");
+      return no_run(i, what, spare_index, plan.count);
     plan.first_spare = run->value;
     for (std::uint64_t n = 0; n < plan.count; ++n)
       taken.push_back(run->plus(n));
@@ -147,6 +167,10 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
 
   std::size_t used = 0; // of `taken`: what is committed stays, the rest goes back on a failure
   for (std::uint64_t n = 0; n < plan.count; n += units_per_freeze) {
+    if (n != 0 && i.stopping) {
+      give_back(std::span(taken).subspan(used));
+      return partly_done(plan, n, stopped(what).value());
+    }
     const std::uint64_t count = std::min(units_per_freeze, plan.count - n);
     const unsigned mark = i.gate.freeze({plan.first_main + n, count});
     const flush_marks data_since = i.set->marks();
@@ -179,7 +203,7 @@ result<remap_reply> disk::add_remap(sector_number dest, std::optional<sector_num
     }
     used += changes.size();
     for (const slot_change& c : changes)
-      answer.lost_sectors += static_cast<std::uint64_t>(std::popcount(c.lost));
+      answer.lost_sectors += sectors_in(c.lost);
     i.set->counts().manual_remaps += changes.size();
     i.set->counts().lifetime_allocations += changes.size();
     answer.units += changes.size();

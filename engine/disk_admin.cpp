@@ -4,7 +4,6 @@
 #include "engine/paths.h"
 
 #include <algorithm>
-#include <bit>
 #include <chrono>
 #include <cstring>
 
@@ -16,12 +15,22 @@ const commit_rules format_rules;
 } // namespace
 
 tl::unexpected<error> not_committed(const std::string& what, const commit_reply& reply) {
+  if (reply.outcome == commit_outcome::refused && reply.why == io_error::no_place)
+    return fail("no-spare-capacity", what, "No spare capacity available");
   if (reply.outcome == commit_outcome::in_doubt)
     return fail("commit-in-doubt", what,
                 "the spare failed while the table was written (" + std::string(name_of(reply.why)) +
                     "); the unit answers EIO until it can be completed");
   return fail("commit-failed", what,
               "the spare could not take it: " + std::string(name_of(reply.why)) + "; nothing changed");
+}
+
+tl::unexpected<error> stopped(const std::string& what, const std::string& done) {
+  return fail("stopping", what, "the set is being closed" + done);
+}
+
+void disk::end_changes() {
+  impl_->stopping = true;
 }
 
 // --- format
@@ -90,6 +99,8 @@ static constexpr std::chrono::seconds time_per_move{1};
 static result<remap_reply> move_units(disk::impl& i, main_unit first, std::uint64_t& count,
                                       const newer_data& newer) {
   const std::lock_guard admin(i.admin_mutex);
+  if (i.stopping)
+    return stopped(sector_text(first));
   const unsigned mark = i.gate.freeze({first.value, count});
   const auto refuse = [&](tl::unexpected<error> why) {
     i.gate.thaw(mark, [] {});
@@ -99,9 +110,9 @@ static result<remap_reply> move_units(disk::impl& i, main_unit first, std::uint6
   remap_reply answer;
   std::vector<moving_unit> moving;
   for (main_unit u = first; u.value < first.value + count; u = u.plus(1)) {
-    if (u != first &&
-        std::chrono::steady_clock::now() > until) { // nobody waits for all of these on a drive that is slow
-      count = u.value - first.value;
+    const auto end_here = [&] { count = u.value - first.value; };
+    if (u != first && (i.stopping || std::chrono::steady_clock::now() > until)) {
+      end_here(); // nobody waits for all of these on a drive that is slow
       break;
     }
     if (const map_entry e = i.set->lookup(u); e.present()) {
@@ -113,7 +124,14 @@ static result<remap_reply> move_units(disk::impl& i, main_unit first, std::uint6
     }
     moving_unit& m = moving.emplace_back(moving_unit{u, {}});
     const auto every = sector_mask(0, i.valid_sectors(u));
-    auto read = i.read_image_from_main(u, m.image);
+    auto read = i.read_image_from_main(u, m.image, 0xFF, true);
+    if (!read && i.stopping) {
+      if (u == first)
+        return refuse(stopped(sector_text(u)));
+      moving.pop_back();
+      end_here();
+      break;
+    }
     if (read && m.image.lost == every && !i.main_answers_elsewhere(u))
       read = io_fail(io_error::gone);
     if (!read)
@@ -133,14 +151,11 @@ static result<remap_reply> move_units(disk::impl& i, main_unit first, std::uint6
     }
     m.kind = slot_kind::explicit_remap;
     m.may_answer = m.image.lost;
-    answer.lost_sectors += static_cast<std::uint64_t>(std::popcount(m.image.lost));
+    answer.lost_sectors += sectors_in(m.image.lost);
   }
   std::vector<slot_change> changes;
   if (!moving.empty()) {
     const commit_reply reply = i.place(moving, changes, i.set->marks());
-    if (reply.outcome == commit_outcome::refused && i.spare_full)
-      return refuse(
-          fail("no-spare-capacity", sector_text(moving.front().main), "No spare capacity available"));
     if (reply.outcome != commit_outcome::done)
       return refuse(not_committed(sector_text(moving.front().main), reply));
     i.set->counts().manual_remaps += moving.size();
@@ -191,6 +206,8 @@ result<void> disk::unmap(sector_number sector) {
   if (sector.value >= i.bytes / sector_bytes)
     return fail("out-of-range", what, "the disk has " + std::to_string(i.bytes / sector_bytes) + " sectors");
   const std::lock_guard admin(i.admin_mutex);
+  if (i.stopping)
+    return stopped(what);
   const main_unit u = unit_of(sector);
   const unsigned mark = i.gate.freeze({u.value, 1});
   const map_entry e = i.set->lookup(u);
@@ -278,19 +295,19 @@ static result<void> salvage_unit(disk::impl& i, main_unit u, salvage_reply& answ
   }
   const slot now = i.set->slot_of(e);
   const std::uint8_t allowed = static_cast<std::uint8_t>(now.lost() & now.main_may_answer());
-  const auto count = [](std::uint8_t mask) { return static_cast<std::uint64_t>(std::popcount(mask)); };
-  answer.not_allowed += count(static_cast<std::uint8_t>(now.lost() & ~allowed));
-  answer.tried += count(allowed);
+  answer.not_allowed += sectors_in(static_cast<std::uint8_t>(now.lost() & ~allowed));
+  answer.tried += sectors_in(allowed);
   const auto stays = [&](result<void> why) {
     thaw();
-    answer.still_lost += count(now.lost());
+    answer.still_lost += sectors_in(now.lost());
     return why;
   };
   unit_image from_main{};
   if (allowed != 0)
-    if (auto read = i.read_image_from_main(u, from_main, allowed); !read)
-      return stays(fail("main-unreadable", sector_text(u),
-                        std::string(name_of(read.error())) + "; this unit is as it was"));
+    if (auto read = i.read_image_from_main(u, from_main, allowed, true); !read)
+      return stays(i.stopping ? stopped(sector_text(u), "; this unit is as it was")
+                              : fail("main-unreadable", sector_text(u),
+                                     std::string(name_of(read.error())) + "; this unit is as it was"));
   const auto back = static_cast<std::uint8_t>(allowed & ~from_main.lost);
   if (back == 0)
     return stays({});
@@ -317,17 +334,18 @@ static result<void> salvage_unit(disk::impl& i, main_unit u, salvage_reply& answ
   if (const map_entry at = i.set->lookup(u); at.spare() != e.spare() || at.unit() != e.unit())
     i.release_old_places({&unit, 1});
   thaw();
-  answer.recovered += count(back);
-  answer.still_lost += count(unit.image.lost);
+  answer.recovered += sectors_in(back);
+  answer.still_lost += sectors_in(unit.image.lost);
   return {};
 }
 
 /// One failure of many is told with what became of the others.
-static error among_others(error why, const salvage_reply& all, std::uint64_t failed, std::uint64_t left) {
+static error among_others(error why, const salvage_reply& all, std::uint64_t failed, std::uint64_t left,
+                          const std::string& why_left) {
   why.why += "; of all, " + std::to_string(all.recovered) + " sectors came back, " +
              std::to_string(all.still_lost) + " are still lost, " + std::to_string(failed) + " units failed";
   if (left != 0)
-    why.why += ", " + std::to_string(left) + " were not tried: main does not answer";
+    why.why += ", " + std::to_string(left) + " were not tried: " + why_left;
   return why;
 }
 
@@ -350,19 +368,26 @@ result<salvage_reply> disk::salvage(std::optional<sector_number> sector,
       progress(done, units.size());
   };
   for (std::size_t n = 0; n < units.size(); ++n) {
+    const std::size_t left = units.size() - n;
+    if (i.stopping)
+      return tl::make_unexpected(
+          among_others(stopped("salvage").value(), answer, failed, left, "the set is being closed"));
     tell(n);
     const auto done = salvage_unit(i, units[n], answer);
     if (done)
       continue;
+    if (done.error().id == "stopping") // in the middle of this one
+      return tl::make_unexpected(
+          among_others(stopped("salvage").value(), answer, failed, left, "the set is being closed"));
     ++failed;
     first = first ? first : done.error();
     if (done.error().id == "main-unreadable") // as a whole: each further one would wait for it
-      return tl::make_unexpected(among_others(*first, answer, failed, units.size() - n - 1));
+      return tl::make_unexpected(among_others(*first, answer, failed, left - 1, "main does not answer"));
   }
   tell(units.size());
   if (!first)
     return answer;
-  return tl::make_unexpected(units.size() > 1 ? among_others(*first, answer, failed, 0) : *first);
+  return tl::make_unexpected(units.size() > 1 ? among_others(*first, answer, failed, 0, "") : *first);
 }
 
 // --- settings, metadata
@@ -412,15 +437,12 @@ void disk::set_read_retries(unsigned n) {
 }
 
 void disk::set_breaker(unsigned remaps, unsigned seconds) {
-  impl_->set_breaker(remaps, seconds);
+  impl_->breaker.set_limits(remaps, std::chrono::seconds(seconds));
 }
 
 void disk::reset_breaker() {
-  impl& i = *impl_;
-  const std::lock_guard lock(i.breaker_mutex);
-  i.breaker = false;
-  i.main_gone = false;
-  i.window_start = {};
+  impl_->breaker.reset();
+  impl_->main_gone = false;
 }
 
 } // namespace dmremap

@@ -10,10 +10,10 @@
 #include "engine/range_gate.h"
 #include "engine/record_keeper.h"
 #include "engine/remap_set.h"
+#include "engine/write_breaker.h"
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -25,11 +25,13 @@ namespace dmremap {
 /// A store and what a flush must know of it.
 struct disk_member {
   std::shared_ptr<store> io;
-  std::atomic<std::uint64_t> written{0}; ///< writes answered so far
+  std::atomic<std::uint64_t> written{0}; ///< writes and zeroes answered so far
+  std::atomic<std::uint64_t> zeroed{0};  ///< of these, zeroes: a hole in a file says nothing of the medium
   std::atomic<std::uint64_t> flushed{0}; ///< `written` as it was before the last good flush began
-  /// Failed flushes that came while a write was under way: what became of that write is not known.
-  std::atomic<std::uint64_t> crossed{0};
-  std::atomic<std::uint64_t> reported{0}; ///< of failed_flushes(): those that a caller of flush was told of
+  std::atomic<std::uint64_t> reported{0}; ///< of io->failed_flushes(): those that a caller of flush knows of
+  /// Writes during which a flush failed: what became of them is not known, and only a flush that began after
+  /// one of them was counted tells its caller so.
+  std::atomic<std::uint64_t> crossed{0}, crossed_reported{0};
 
   /// Where a write last failed because the member's host is full. One that succeeds there shows room.
   static constexpr std::uint64_t nowhere = UINT64_MAX, in_tables = UINT64_MAX - 1,
@@ -40,7 +42,15 @@ struct disk_member {
   std::atomic<bool> unwritable{false}; ///< what it holds is read; to the set it is absent
   [[nodiscard]] bool takes_writes() const { return !absent && !unwritable; }
 
-  [[nodiscard]] std::uint64_t failed_flushes() const { return io->failed_flushes() + crossed.load(); }
+  /// Writes that the member took so far, never too many.
+  [[nodiscard]] std::uint64_t taken() const {
+    const std::uint64_t all = written.load(); // first: a zero that is counted here is in `zeroed` already
+    return all - std::min(all, zeroed.load());
+  }
+  /// No flush of it is owed to anybody.
+  [[nodiscard]] bool all_flushed() const {
+    return flushed.load() >= written.load() && crossed_reported.load() == crossed.load();
+  }
   /// Writes for somebody who will flush later.
   [[nodiscard]] io_result write(std::span<const std::byte> data, std::uint64_t at) {
     const std::uint64_t failed_before = io->failed_flushes();
@@ -55,6 +65,8 @@ struct disk_member {
     note_written(failed_before);
     return {};
   }
+  /// Counts the write first: a flush that fails afterwards sees it, or this here sees that flush. Where both
+  /// do, the write's own caller is still to be told.
   void note_written(std::uint64_t failed_before) {
     written.fetch_add(1);
     if (io->failed_flushes() != failed_before) [[unlikely]]
@@ -92,6 +104,8 @@ struct attempt {
 
 /// What the caller is told of an error that a spare gave.
 [[nodiscard]] inline io_error said_by_spare(io_error e) {
+  if (e == io_error::read_only) // the disk is not: a write finds another place, or has failed
+    return io_error::medium;
   return e == io_error::no_space ? io_error::host_full : e;
 }
 
@@ -129,7 +143,8 @@ struct disk::impl {
   std::vector<std::string> notices;
   bool closed = false;
 
-  std::atomic<bool> auto_remap{true}, breaker{false}, main_gone{false}, spare_full{false};
+  std::atomic<bool> auto_remap{true}, main_gone{false};
+  write_breaker breaker;
   std::atomic<unsigned> read_retries{1};
   struct {
     std::atomic<std::uint64_t> main_read_errors{0}, main_write_errors{0}, spare_read_errors{0},
@@ -142,13 +157,6 @@ struct disk::impl {
   request_counters past;     ///< of contexts that are gone
   request_counters baseline; ///< what clear_stats() subtracts
 
-  // breaker (promise 8): writes that failed and remaps spent in a window of time
-  std::mutex breaker_mutex;
-  std::chrono::steady_clock::time_point window_start{};
-  std::uint64_t breaker_remaps = 0;
-  std::chrono::seconds breaker_window{};
-  std::uint64_t window_remaps = 0, window_bad_writes = 0, window_good_before = 0, window_good_units = 0;
-
   std::unique_ptr<record_keeper> keeper; ///< of on_record; null: nobody listens
   bool serving = false;                  ///< the open is over
 
@@ -159,7 +167,8 @@ struct disk::impl {
 
   std::shared_mutex placing; ///< shared: a unit has a new place that no table names yet
 
-  std::mutex admin_mutex; ///< one change by hand at a time
+  std::mutex admin_mutex;            ///< one change by hand at a time
+  std::atomic<bool> stopping{false}; ///< asked between units by whatever may take long
 
   // disk.cpp: fast path
   void note_what_was_found();
@@ -185,23 +194,23 @@ struct disk::impl {
   [[nodiscard]] io_result rescue_read(io_context::impl& c, std::span<std::byte> buffer, std::uint64_t offset,
                                       bool& again);
   [[nodiscard]] io_result write_frozen(std::span<const std::byte> data, std::uint64_t offset, bool& again);
-  [[nodiscard]] io_result read_image_from_main(main_unit u, unit_image& image, std::uint8_t wanted = 0xFF);
+  /// `by_hand`: ends with io_error::transient between two blocks once `stopping` is set.
+  [[nodiscard]] io_result read_image_from_main(main_unit u, unit_image& image, std::uint8_t wanted = 0xFF,
+                                               bool by_hand = false);
   [[nodiscard]] io_result write_main_piece(main_unit u, std::uint64_t offset,
                                            std::span<const std::byte> piece, std::vector<moving_unit>& moves);
   [[nodiscard]] io_result write_spare_piece(map_entry e, main_unit u, std::uint64_t offset,
                                             std::span<const std::byte> piece,
                                             std::vector<slot_change>& changes,
                                             std::vector<moving_unit>& moves);
-  [[nodiscard]] io_result may_spend(std::span<const moving_unit> moves, std::uint64_t good);
+  [[nodiscard]] io_result may_spend(std::span<const moving_unit> moves);
   [[nodiscard]] bool main_answers_elsewhere(main_unit u);
-  [[nodiscard]] bool breaker_trips(std::uint64_t units, std::uint64_t good_units);
-  void breaker_forgets(std::uint64_t units);
-  void set_breaker(unsigned remaps, unsigned seconds);
   [[nodiscard]] commit_reply place(std::span<const moving_unit> units, std::vector<slot_change>& changes,
                                    flush_marks data_since, unsigned not_on = 0);
   [[nodiscard]] io_result allocate_and_write(const moving_unit& unit, std::vector<slot_change>& changes,
                                              unsigned not_on);
   void abandon(std::span<const slot_change> changes);
+  void give_back_failed(unsigned spare);
   [[nodiscard]] commit_reply commit_placed(std::span<const slot_change> changes,
                                            const flush_marks& data_since);
   void release_old_places(std::span<const moving_unit> units);
@@ -212,7 +221,8 @@ struct disk::impl {
   [[nodiscard]] io_result rescue_from_spare(std::span<std::byte> buffer, std::uint64_t offset, bool& again);
   [[nodiscard]] io_result rehome_piece(map_entry e, main_unit u, std::uint64_t offset,
                                        std::span<const std::byte> piece, std::vector<moving_unit>& moves);
-  [[nodiscard]] std::vector<std::shared_ptr<disk_member>> members() const; ///< main's not
+  [[nodiscard]] std::vector<std::shared_ptr<disk_member>> members() const;    ///< main's not
+  [[nodiscard]] std::shared_ptr<disk_member> member_at(unsigned spare) const; ///< null: removed
   void set_member(unsigned spare, std::shared_ptr<store> io);
   void drop_member(unsigned spare);
   void settle_member(unsigned spare);
@@ -272,6 +282,9 @@ struct disk::impl {
 }
 /// What a change by hand says where its commit was not done.
 [[nodiscard]] tl::unexpected<error> not_committed(const std::string& what, const commit_reply& reply);
+
+/// What a change by hand says that ends because of `stopping`; `done`: how far it came, in words.
+[[nodiscard]] tl::unexpected<error> stopped(const std::string& what, const std::string& done = "");
 
 /// Fills what a superblock remembers of main: size, identity, samples of its content. `skip` says which units
 /// of main hold bytes that mean nothing (remapped ones).

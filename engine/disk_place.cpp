@@ -19,6 +19,7 @@ constexpr unsigned tries_before_doubt = 8; // then the spare has to show that it
 
 io_result disk::impl::allocate_and_write(const moving_unit& unit, std::vector<slot_change>& changes,
                                          unsigned not_on) {
+  const unsigned asked = not_on;
   std::array<unsigned, max_spares> failed{};
   io_error last = io_error::medium;
   for (unsigned tries = 0; tries < spare_unit_tries; ++tries) {
@@ -26,15 +27,13 @@ io_result disk::impl::allocate_and_write(const moving_unit& unit, std::vector<sl
     if (!got) {
       if (set->in_doubt() && set->complete_doubt()) // units of a chunk in doubt are not given out
         continue;
-      if (not_on == 0)
-        spare_full = true;
-      return io_fail(last); // no spare capacity: EIO for this request alone
+      return io_fail(not_on == asked ? io_error::no_place : last); // EIO for this request alone
     }
-    spare_full = false;
     const unsigned s = got->spare;
-    auto written = spares[s]->io->write(unit.image.data.span(), byte_of(got->unit));
+    const auto member = member_at(s); // ours: once the place is given back the spare may leave
+    auto written = member->io->write(unit.image.data.span(), byte_of(got->unit));
     if (written) {
-      spares[s]->full_at = disk_member::nowhere;
+      member->full_at = disk_member::nowhere;
       changes.push_back({s, got->unit, unit.kind, unit.main, unit.image.lost, unit.may_answer});
       return {};
     }
@@ -51,9 +50,9 @@ io_result disk::impl::allocate_and_write(const moving_unit& unit, std::vector<sl
     } else {
       set->release_unit(*got);
       if (written.error() == io_error::no_space)
-        spares[s]->full_at = byte_of(got->unit);
+        member->full_at = byte_of(got->unit);
       last = said_by_spare(written.error());
-      check_spare(s, last);
+      check_spare(s, written.error());
     }
     if (is_absent(s) &&
         std::any_of(changes.begin(), changes.end(), [&](const slot_change& c) { return c.spare == s; }))
@@ -76,6 +75,8 @@ void disk::impl::check_spare(unsigned spare, io_error why) {
     return;
   if (why == io_error::gone || (why == io_error::medium && !spare_answers(spare)))
     (void)set->drop_spare(spare);
+  else if (why == io_error::read_only)
+    (void)set->takes_writes(spare); // ends its use where it really does not
 }
 
 /// Where units were on a spare before: free, or retired where the place is bad. The new places are durable.
@@ -128,6 +129,17 @@ void disk::impl::abandon(std::span<const slot_change> changes) {
   to_retire.insert(to_retire.end(), bad.begin(), bad.end());
 }
 
+/// Of a spare that is to leave: its units that failed count as taken no more. Should it stay, their next use finds
+/// them bad again.
+void disk::impl::give_back_failed(unsigned spare) {
+  const std::lock_guard lock(to_retire_mutex);
+  std::erase_if(to_retire, [&](const taken_unit& bad) {
+    if (bad.spare == spare)
+      set->release_unit(bad);
+    return bad.spare == spare;
+  });
+}
+
 /// A commit, and what it says of the room on the hosts of the spares that it changes.
 commit_reply disk::impl::commit_placed(std::span<const slot_change> changes, const flush_marks& data_since) {
   commit_reply reply = set->commit(changes, data_since);
@@ -137,7 +149,10 @@ commit_reply disk::impl::commit_placed(std::span<const slot_change> changes, con
     reply.why = io_error::host_full;
   }
   for (const slot_change& c : changes) {
-    auto& full_at = spares[c.spare]->full_at;
+    const auto member = member_at(c.spare);
+    if (!member) // it has left: there was nothing on it
+      continue;
+    auto& full_at = member->full_at;
     if (full)
       full_at = reply.outcome == commit_outcome::in_doubt ? disk_member::in_doubt : disk_member::in_tables;
     else if (reply.outcome == commit_outcome::done && full_at >= disk_member::in_doubt)
@@ -186,7 +201,7 @@ commit_reply disk::impl::place(std::span<const moving_unit> units, std::vector<s
     for (const slot_change& c : std::span(changes).subspan(given))
       not_on |= reply.why == io_error::host_full ? 1u << c.spare : 0u;
     abandon(std::span(changes).subspan(given));
-    if (reply.why != io_error::medium && reply.why != io_error::gone &&
+    if (reply.why != io_error::medium && reply.why != io_error::gone && reply.why != io_error::read_only &&
         (reply.why != io_error::host_full || set->free_units(not_on) == 0))
       return reply; // else the chunk may have become unusable, or a spare went: other units may do
   }

@@ -102,7 +102,7 @@ io_result disk::impl::rescue_read(io_context::impl&, std::span<std::byte> buffer
   }
   unit_image image{};
   auto whole = main.io->read(image.data.span().first(valid_sectors(u) * sector_bytes), byte_of(u));
-  if (whole || whole.error() != io_error::medium || !auto_remap || breaker) {
+  if (whole || whole.error() != io_error::medium || !auto_remap || breaker.open()) {
     thaw();
     return whole ? answer(image, io_error::medium) : whole;
   }
@@ -130,12 +130,15 @@ io_result disk::impl::rescue_read(io_context::impl&, std::span<std::byte> buffer
 }
 
 /// Block by block, so that one bad place costs no more than it must. Only a medium error makes a sector lost.
-io_result disk::impl::read_image_from_main(main_unit u, unit_image& image, std::uint8_t wanted) {
+io_result disk::impl::read_image_from_main(main_unit u, unit_image& image, std::uint8_t wanted,
+                                           bool by_hand) {
   const std::uint64_t step = main.io->block_size() / sector_bytes;
   for (std::uint64_t s = 0; s < valid_sectors(u); s += step) {
     const std::uint8_t here = sector_mask(s, step);
     if ((here & wanted) == 0)
       continue;
+    if (by_hand && stopping)
+      return io_fail(io_error::transient);
     const auto block = image.data.span().subspan(s * sector_bytes, step * sector_bytes);
     auto read = main.io->read(block, byte_of(u) + s * sector_bytes);
     for (unsigned retry = 0; !read && retry < read_retries; ++retry)
@@ -237,20 +240,16 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
   };
   std::vector<moving_unit> moves;
   std::vector<slot_change> changes;
-  std::uint64_t main_took = 0; // units that main wrote well: good writes for the breaker
   for (std::uint64_t done = 0; done < data.size();) {
     const std::uint64_t at = offset + done;
     const main_unit u = unit_at(at);
     const auto piece = data.subspan(done, std::min(data.size() - done, unit_bytes - at % unit_bytes));
     const map_entry e = set->lookup(u);
-    const std::size_t moved_before = moves.size();
-    const auto written = e.present() ? write_spare_piece(e, u, at, piece, changes, moves)
-                                     : write_main_piece(u, at, piece, moves);
-    main_took += !e.present() && written && moves.size() == moved_before ? 1u : 0u;
-    note(written);
+    note(e.present() ? write_spare_piece(e, u, at, piece, changes, moves)
+                     : write_main_piece(u, at, piece, moves));
     done += piece.size();
   }
-  if (auto allowed = may_spend(moves, main_took); !allowed) {
+  if (auto allowed = may_spend(moves); !allowed) {
     note(allowed);
     std::erase_if(moves, [](const moving_unit& m) { return !m.from.present(); });
   }
@@ -268,7 +267,7 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
   if (reply.outcome != commit_outcome::done) {
     gate.thaw(mark, [] {});
     if (reply.outcome == commit_outcome::refused && reply.why == io_error::host_full)
-      breaker_forgets(by_error);
+      breaker.forget(by_error); // the next one will say of main's health what this did
     return outcome ? io_fail(reply.outcome == commit_outcome::refused ? reply.why : io_error::lost) : outcome;
   }
   set->counts().auto_remaps += by_error;
@@ -289,7 +288,7 @@ io_result disk::impl::write_main_piece(main_unit u, std::uint64_t offset, std::s
     return written;
   }
   note_error({attempt_end::failed, io_error::medium, true}, true);
-  if (!auto_remap || breaker)
+  if (!auto_remap || breaker.open())
     return written;
   const std::uint8_t covered = covered_sectors(u, offset, piece.size());
   const auto needed = static_cast<std::uint8_t>(sector_mask(0, valid_sectors(u)) & ~covered);
@@ -343,7 +342,7 @@ io_result disk::impl::patch(disk_member& m, std::uint64_t at, std::span<const st
 }
 
 /// Promise 8: is this a bad place, or a device that fails as a whole?
-io_result disk::impl::may_spend(std::span<const moving_unit> moves, std::uint64_t good) {
+io_result disk::impl::may_spend(std::span<const moving_unit> moves) {
   std::uint64_t from_main = 0;
   main_unit first;
   for (const moving_unit& m : moves)
@@ -355,43 +354,9 @@ io_result disk::impl::may_spend(std::span<const moving_unit> moves, std::uint64_
     main_gone = true;
     return io_fail(io_error::gone);
   }
-  if (breaker_trips(from_main, good))
+  if (breaker.trips(from_main, main.taken(), std::chrono::steady_clock::now()))
     return io_fail(io_error::medium);
   return {};
-}
-
-void disk::impl::set_breaker(unsigned remaps, unsigned seconds) {
-  const std::lock_guard lock(breaker_mutex);
-  breaker_remaps = remaps;
-  breaker_window = std::chrono::seconds(seconds);
-}
-
-bool disk::impl::breaker_trips(std::uint64_t units, std::uint64_t good_units) {
-  request_counters sum;
-  sum_counters(sum);
-  const auto now = std::chrono::steady_clock::now();
-  const std::lock_guard lock(breaker_mutex);
-  if (now - window_start > breaker_window) {
-    window_start = now;
-    window_remaps = window_bad_writes = window_good_units = 0;
-    window_good_before = sum.writes;
-  }
-  window_remaps += units;
-  ++window_bad_writes;
-  window_good_units += good_units; // a large request that failed in one unit was good in all others
-  const std::uint64_t all = sum.writes - window_good_before;
-  const std::uint64_t good = window_good_units + (all > window_bad_writes ? all - window_bad_writes : 0);
-  if (window_remaps > breaker_remaps && good < window_bad_writes)
-    breaker = true;
-  return breaker;
-}
-
-/// A write of main that could not be helped, because the host of the spare is full, spent nothing and says
-/// nothing of main's health that the next one will not say.
-void disk::impl::breaker_forgets(std::uint64_t units) {
-  const std::lock_guard lock(breaker_mutex);
-  window_remaps -= std::min(window_remaps, units);
-  window_bad_writes -= std::min<std::uint64_t>(window_bad_writes, units != 0 ? 1 : 0);
 }
 
 } // namespace dmremap

@@ -2,10 +2,11 @@
 // Spares added, removed, emptied and forgotten while the disk is in use.
 #include "engine/disk_impl.h"
 
-#include <bit>
+#include <algorithm>
 #include <mutex>
 #include <set>
 #include <shared_mutex>
+#include <vector>
 
 namespace dmremap {
 namespace {
@@ -47,73 +48,214 @@ result<void> evacuate_unit(disk::impl& i, main_unit u, unsigned spare, evacuate_
   const commit_reply reply = i.place({&moving, 1}, changes, i.set->marks(), 1u << spare);
   if (reply.outcome != commit_outcome::done) {
     thaw();
-    if (reply.outcome == commit_outcome::refused && i.set->free_units(1u << spare) == 0)
-      return fail("no-spare-capacity", what, "No spare capacity available");
     return not_committed(what, reply);
   }
   i.set->publish(changes);
   i.release_old_places({&moving, 1});
   thaw();
   ++answer.moved;
-  answer.lost_sectors +=
-      static_cast<std::uint64_t>(std::popcount(moving.image.lost) - std::popcount(e.lost()));
+  answer.lost_sectors += sectors_in(moving.image.lost) - sectors_in(e.lost());
   return {};
 }
 
-/// What an absent spare serves, and what may be about to be shown as served from it: whoever freezes such a
-/// unit waits for that.
-std::set<main_unit> units_to_forget(disk::impl& i, unsigned spare) {
+/// All that an absent spare serves. What may be about to be shown as served from it is waited for: whoever is
+/// to show it has the unit frozen. From then on nothing comes to it any more.
+std::vector<main_unit> units_to_forget(disk::impl& i, unsigned spare) {
   { const std::unique_lock none_under_way(i.placing); } // it is absent: no new one begins there
-  const auto shown = i.set->units_on(spare);
-  std::set<main_unit> units(shown.begin(), shown.end());
+  std::set<main_unit> not_shown;
   i.set->with_metadata(spare, [&](spare_metadata& m) {
     m.for_each_used([&](spare_unit, const slot& s) {
       if (s.serves())
-        units.insert(s.main());
+        not_shown.insert(s.main());
     });
   });
+  for (const main_unit u : i.set->units_on(spare))
+    not_shown.erase(u);
+  for (const main_unit u : not_shown)
+    i.gate.thaw(i.gate.freeze({u.value, 1}), [] {});
+  auto units = i.set->units_on(spare);
+  std::sort(units.begin(), units.end());
   return units;
 }
 
-/// All sectors of one unit of an absent spare become lost, on another spare. Main may still answer for those
-/// that were lost already because main could not be read: nobody has written them since, anywhere. What the
-/// spare held main never answers for.
-result<void> forget_unit(disk::impl& i, main_unit u, unsigned spare, forget_reply& answer) {
-  const unsigned mark = i.gate.freeze({u.value, 1});
-  const map_entry e = i.set->lookup(u);
-  const auto thaw = [&] { i.gate.thaw(mark, [] {}); };
-  if (!e.present() || e.spare() != spare) {
-    thaw();
+/// Places for all that is to become lost, taken before the first unit is: no remap in between can take the
+/// last one. What is not used goes back.
+class places_ahead {
+public:
+  explicit places_ahead(remap_set& set) : set_(set) {}
+  ~places_ahead() {
+    for (; used_ < places_.size(); ++used_)
+      set_.release_unit(places_[used_]);
+  }
+  places_ahead(const places_ahead&) = delete;
+  places_ahead& operator=(const places_ahead&) = delete;
+
+  /// False: there are not so many.
+  [[nodiscard]] bool take(std::uint64_t count) {
+    if (set_.free_units() < count)
+      return false;
+    while (places_.size() < count) {
+      const auto place = set_.allocate();
+      if (!place)
+        return false;
+      places_.push_back(*place);
+    }
+    return true;
+  }
+  /// One on a spare that has gone since is made up for where there is room.
+  [[nodiscard]] std::optional<taken_unit> next() {
+    while (used_ < places_.size()) {
+      const taken_unit place = places_[used_++];
+      if (set_.present(place.spare))
+        return place;
+      set_.release_unit(place);
+    }
+    return set_.allocate();
+  }
+
+private:
+  remap_set& set_;
+  std::vector<taken_unit> places_;
+  std::size_t used_ = 0; // of them, from the front
+};
+
+tl::unexpected<error> no_room_to_forget(const std::string& uuid, std::uint64_t units, std::uint64_t room) {
+  return fail("no-spare-capacity", uuid,
+              std::to_string(units) + " units must be marked lost on other spares, which have " +
+                  std::to_string(room) + " free for remaps: add a spare first (" +
+                  std::to_string(units - std::min(units, room)) + " units short)");
+}
+
+/// What became lost before stays lost, and is told.
+tl::unexpected<error> partly_forgotten(error why, const forget_reply& done) {
+  if (done.units == 0)
+    return tl::unexpected<error>(std::move(why));
+  const std::string nothing = "; nothing changed";
+  if (const auto at = why.why.find(nothing); at != std::string::npos)
+    why.why.erase(at, nothing.size());
+  why.why += "; before it " + std::to_string(done.units) + " units became lost (" +
+             std::to_string(done.lost_sectors) + " sectors); to forget it again goes on";
+  return tl::unexpected<error>(std::move(why));
+}
+
+/// The room that was there at the start has gone to other remaps since.
+error room_gone(disk::impl& i, unsigned spare, std::uint64_t moved) {
+  const auto o = i.set->overview(spare);
+  const std::uint64_t left = i.set->units_on(spare).size(), room = i.set->free_units(1u << spare);
+  return {"no-spare-capacity", o ? o->path : "",
+          "No spare capacity available: " + std::to_string(moved) + " units were moved, " +
+              std::to_string(left) + " are left, and the other spares have " + std::to_string(room) +
+              " free for remaps; add a spare, then evacuate again (" +
+              std::to_string(left - std::min(left, room)) + " units short)"};
+}
+
+/// Of what becomes lost together: so many freezes, of neighbours one, so that those that requests need are
+/// left, and so many units.
+constexpr std::size_t freezes_per_forget = 32, units_per_forget = 1024;
+
+/// Units of an absent spare that become lost in one table change. They are frozen meanwhile, all at once: in
+/// ascending order, and by nobody else, for changes by hand exclude each other; a request holds one freeze at
+/// a time and takes no other thing that is held here, so nobody waits in a circle.
+class forgetting {
+public:
+  forgetting(disk::impl& i, unsigned spare, places_ahead& places) : i_(i), spare_(spare), places_(places) {}
+  ~forgetting() { thaw(); }
+  forgetting(const forgetting&) = delete;
+  forgetting& operator=(const forgetting&) = delete;
+
+  /// As many of `units` as go together, from the first on; how many, at least one. An error is of the first.
+  result<std::size_t> take(std::span<const main_unit> units);
+  /// Durable on return, and in `answer`. Errors: as not_committed(); then nothing is counted.
+  result<void> commit(forget_reply& answer);
+
+private:
+  result<void> add(main_unit u);
+  void thaw();
+
+  disk::impl& i_;
+  const unsigned spare_;
+  places_ahead& places_;
+  std::vector<unsigned> marks_;
+  std::vector<slot_change> changes_;
+  std::uint64_t newly_lost_ = 0; ///< sectors
+};
+
+void forgetting::thaw() {
+  for (const unsigned mark : marks_)
+    i_.gate.thaw(mark, [] {});
+  marks_.clear();
+}
+
+result<std::size_t> forgetting::take(std::span<const main_unit> units) {
+  std::size_t taken = 0;
+  while (taken < units.size() && marks_.size() < freezes_per_forget && taken < units_per_forget) {
+    std::size_t end = taken + 1;
+    while (end < units.size() && end < units_per_forget && units[end] == units[end - 1].plus(1))
+      ++end;
+    marks_.push_back(i_.gate.freeze({units[taken].value, end - taken}));
+    for (; taken < end; ++taken)
+      if (auto added = add(units[taken]); !added) {
+        if (taken == 0)
+          return tl::make_unexpected(added.error());
+        return taken; // it is the first of the next ones
+      }
+  }
+  return taken;
+}
+
+/// All sectors of a unit become lost, on another spare. Main may still answer for those that were lost
+/// already because main could not be read: nobody has written them since, anywhere. What the spare held main
+/// never answers for. Nothing where the unit is not there any more.
+result<void> forgetting::add(main_unit u) {
+  const map_entry e = i_.set->lookup(u);
+  if (!e.present() || e.spare() != spare_)
     return {};
-  }
   const std::string what = sector_text(u);
-  if (e.in_doubt()) {
-    thaw();
+  if (e.in_doubt())
     return fail("commit-in-doubt", what, "an earlier change of this unit is not complete yet; try again");
-  }
-  const auto place = i.set->allocate();
-  if (!place) {
-    thaw();
+  const auto place = places_.next();
+  if (!place)
     return fail("no-spare-capacity", what, "No spare capacity available");
-  }
-  const slot now = i.set->slot_of(e);
-  const auto every = sector_mask(0, i.valid_sectors(u));
+  const slot now = i_.set->slot_of(e);
+  const auto every = sector_mask(0, i_.valid_sectors(u));
   const auto may_answer =
       static_cast<std::uint8_t>(now.serves() ? now.main_may_answer() & now.lost() & e.lost() : 0);
-  const slot_change change{place->spare, place->unit, now.serves() ? now.kind() : slot_kind::remap, u,
-                           every,        may_answer};
+  changes_.push_back(
+      {place->spare, place->unit, now.serves() ? now.kind() : slot_kind::remap, u, every, may_answer});
+  newly_lost_ += sectors_in(every) - sectors_in(e.lost());
+  return {};
+}
+
+result<void> forgetting::commit(forget_reply& answer) {
+  if (changes_.empty())
+    return {};
   commit_reply reply{commit_outcome::done, {}};
-  if (i.keeps(&commit_rules::forget_marks_lost))
-    reply = i.set->commit({&change, 1}, std::nullopt);
+  if (i_.keeps(&commit_rules::forget_marks_lost))
+    reply = i_.set->commit(changes_, std::nullopt);
   if (reply.outcome != commit_outcome::done) {
     thaw();
-    if (reply.outcome == commit_outcome::refused)
-      i.set->release_unit(*place);
-    return not_committed(what, reply);
+    for (const slot_change& c : changes_)
+      if (reply.outcome == commit_outcome::refused)
+        i_.set->release_unit({c.spare, c.unit});
+    return not_committed(sector_text(changes_.front().main), reply);
   }
-  i.gate.thaw(mark, [&] { i.set->publish({&change, 1}); });
-  ++answer.units;
-  answer.lost_sectors += static_cast<std::uint64_t>(std::popcount(every) - std::popcount(e.lost()));
+  i_.set->publish(changes_); // before any of them thaws
+  answer.units += changes_.size();
+  answer.lost_sectors += newly_lost_;
+  return {};
+}
+
+/// Group by group; what is lost already stays so when one fails.
+result<void> forget_units(disk::impl& i, unsigned spare, std::span<const main_unit> units, places_ahead& places,
+                          forget_reply& answer) {
+  while (!units.empty()) {
+    const std::lock_guard admin(i.admin_mutex);
+    if (i.stopping)
+      return stopped("forget", "");
+    forgetting group(i, spare, places);
+    units = units.subspan(TRY(group.take(units)));
+    CHECK_OK(group.commit(answer));
+  }
   return {};
 }
 
@@ -124,12 +266,12 @@ result<unsigned> disk::add_spare(std::shared_ptr<store> io) {
   if (i.options.read_only)
     return fail("read-only", io->identity().path, "the set is open read-only");
   const std::lock_guard admin(i.admin_mutex);
+  if (i.stopping)
+    return stopped(io->identity().path, "; nothing changed");
   auto place = i.set->add_spare(std::move(io));
   for (unsigned n = 0; n < max_spares && !place; ++n)
     if (!i.set->listed(n))
       i.drop_member(n);
-  if (place)
-    i.spare_full = false;
   return place;
 }
 
@@ -138,6 +280,8 @@ result<void> disk::remove_spare(unsigned index) {
   if (i.options.read_only)
     return fail("read-only", "", "the set is open read-only");
   const std::lock_guard admin(i.admin_mutex);
+  if (i.stopping)
+    return stopped("remove", "; nothing changed");
   if (!i.set->listed(index))
     return no_such_spare(index);
   const auto before = i.set->overview(index);
@@ -149,6 +293,7 @@ result<void> disk::remove_spare(unsigned index) {
   const bool draining = before->draining;
   i.set->set_draining(index, true); // nothing new may come between the look and the removal
   i.settle_member(index);
+  i.give_back_failed(index);
   auto removed = i.set->remove_spare(index);
   if (!removed) {
     i.set->set_draining(index, draining);
@@ -158,13 +303,10 @@ result<void> disk::remove_spare(unsigned index) {
   return {};
 }
 
-result<evacuate_reply>
-disk::evacuate_spare(unsigned index, const std::function<bool(std::uint64_t, std::uint64_t)>& progress) {
+result<std::uint64_t> disk::plan_evacuate(unsigned index) {
   impl& i = *impl_;
   if (i.options.read_only)
     return fail("read-only", "", "the set is open read-only");
-  if (!i.set->listed(index))
-    return no_such_spare(index);
   const auto before = i.set->overview(index);
   if (!before)
     return no_such_spare(index);
@@ -172,6 +314,22 @@ disk::evacuate_spare(unsigned index, const std::function<bool(std::uint64_t, std
     return fail("spare-absent", before->uuid, "is absent: nothing can be read from it");
   if (before->present && i.set->present_count() < 2)
     return fail("last-spare", before->path, "is the only spare that is present");
+  const std::uint64_t units = i.set->units_on(index).size(), room = i.set->free_units(1u << index);
+  if (units > room)
+    return fail("no-spare-capacity", before->path,
+                "holds " + std::to_string(units) + " units, and the other spares have " +
+                    std::to_string(room) + " free for remaps: add a spare first (" +
+                    std::to_string(units - room) + " units short)");
+  return units;
+}
+
+result<evacuate_reply>
+disk::evacuate_spare(unsigned index, const std::function<bool(std::uint64_t, std::uint64_t)>& progress) {
+  impl& i = *impl_;
+  CHECK_OK(plan_evacuate(index));
+  const auto before = i.set->overview(index);
+  if (!before)
+    return no_such_spare(index);
   i.set->set_draining(index, true);
   evacuate_reply answer;
   // Until a look finds nothing: a request that had its place before the ban may still come in.
@@ -182,7 +340,11 @@ disk::evacuate_spare(unsigned index, const std::function<bool(std::uint64_t, std
         return fail("cancelled", before->path,
                     std::to_string(answer.moved) + " units were moved; call again to go on");
       const std::lock_guard admin(i.admin_mutex);
-      CHECK_OK(evacuate_unit(i, units[n], index, answer));
+      if (i.stopping)
+        return stopped(before->path, "; " + std::to_string(answer.moved) + " units were moved");
+      if (auto moved = evacuate_unit(i, units[n], index, answer); !moved)
+        return tl::make_unexpected(moved.error().id == "no-spare-capacity" ? room_gone(i, index, answer.moved)
+                                                                           : moved.error());
     }
     if (answer.moved == moved_before)
       break;
@@ -208,10 +370,11 @@ result<forget_reply> disk::plan_forget(unsigned index) {
   forget_reply plan;
   for (const main_unit u : i.set->units_on(index)) {
     ++plan.units;
-    plan.lost_sectors +=
-        i.valid_sectors(u) - static_cast<std::uint64_t>(std::popcount(i.set->lookup(u).lost()));
+    plan.lost_sectors += i.valid_sectors(u) - sectors_in(i.set->lookup(u).lost());
   }
   plan.free_units = i.set->free_units();
+  if (plan.units > plan.free_units)
+    return no_room_to_forget(o->uuid, plan.units, plan.free_units);
   return plan;
 }
 
@@ -224,19 +387,16 @@ result<forget_reply> disk::forget_spare(unsigned index) {
   if (!before)
     return no_such_spare(index);
   const std::string uuid = before->uuid;
-  if (plan.units > plan.free_units)
-    return fail("no-spare-capacity", uuid,
-                std::to_string(plan.units) + " units must be marked lost on other spares, which have " +
-                    std::to_string(plan.free_units) + " free: add a spare first (" +
-                    std::to_string(plan.units - plan.free_units) + " units short)");
   CHECK_OK(i.set->free_maps_on(index)); // before anything becomes lost
   forget_reply answer;
   answer.free_units = plan.free_units;
   (void)i.set->complete_doubt();
-  for (const main_unit u : units_to_forget(i, index)) {
-    const std::lock_guard admin(i.admin_mutex);
-    CHECK_OK(forget_unit(i, u, index, answer));
-  }
+  const auto units = units_to_forget(i, index);
+  places_ahead places(*i.set);
+  if (!places.take(units.size())) // the plan fitted: remaps came meanwhile
+    return no_room_to_forget(uuid, units.size(), i.set->free_units());
+  if (auto lost = forget_units(i, index, units, places, answer); !lost)
+    return partly_forgotten(std::move(lost.error()), answer);
   const std::lock_guard admin(i.admin_mutex);
   if (!i.set->listed(index))
     return no_such_spare(index);
@@ -273,11 +433,7 @@ void disk::impl::drop_member(unsigned index) {
 
 /// What the next flush would have said of a spare that is about to leave, it will still say.
 void disk::impl::settle_member(unsigned index) {
-  std::shared_ptr<disk_member> m;
-  {
-    const std::lock_guard lock(members_mutex);
-    m = spares[index];
-  }
+  const auto m = member_at(index);
   if (m && !m->flush_if_written())
     flush_owed = true;
 }

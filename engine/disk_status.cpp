@@ -69,11 +69,11 @@ disk_stats disk::stats() const {
   s.saves_tried = c.saves_tried;
   s.saves_done = c.saves_done;
   s.auto_remap = i.auto_remap;
-  s.breaker_open = i.breaker;
+  s.breaker_open = i.breaker.open();
   s.main_gone = i.main_gone;
   if (i.main_gone)
     s.state = "main does not answer";
-  else if (i.breaker)
+  else if (s.breaker_open)
     s.state = "breaker open: automatic remapping stopped";
   else if (i.spares_absent != 0)
     s.state = "spare absent";
@@ -83,7 +83,7 @@ disk_stats disk::stats() const {
     s.state = "no space left on the file system of a spare";
   else if (i.set->in_doubt())
     s.state = "a table change is in doubt";
-  else if (i.spare_full)
+  else if (!i.options.read_only && i.set->free_units() == 0)
     s.state = "No spare capacity available";
   else if (s.lost_sectors != 0)
     s.state = "lost sectors";
@@ -126,6 +126,7 @@ result<disk_info> disk::info() {
     s.units = o->units;
     s.usable_units = o->usable;
     s.allocated_units = o->allocated;
+    s.free_units = o->room;
     s.sequence = o->sequence;
     s.clean = o->clean;
     s.weakest_block_copies = o->weakest_chunk;

@@ -56,6 +56,7 @@ int to_errno(io_error e) noexcept {
   case io_error::gone:
   case io_error::absent:
   case io_error::host_full:
+  case io_error::no_place:
   case io_error::lost:
     return EIO;
   }
@@ -82,6 +83,8 @@ std::string_view name_of(io_error e) noexcept {
     return "its spare is absent";
   case io_error::host_full:
     return "no space left on the file system that the spare lies on";
+  case io_error::no_place:
+    return "no spare capacity";
   case io_error::lost:
     return "lost sector";
   }

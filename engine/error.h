@@ -42,6 +42,7 @@ enum class io_error : std::uint8_t {
   invalid,     ///< EINVAL: out of range or misaligned: an error of the caller
   absent,      ///< the unit lies on a spare that is not there
   host_full,   ///< a spare said no_space: EIO to the caller, for whom the disk is as large as ever
+  no_place,    ///< no spare has a unit that can be given out: EIO to the caller
   lost,        ///< the request touches a lost sector, or a unit whose change is in doubt: EIO to the caller
 };
 

@@ -271,12 +271,13 @@ io_result file_store::flush() {
   if (read_only_)
     return {};
   // Not repeated on an error: the kernel reports a lost write once and forgets it.
-  if (::fdatasync(fd_.get()) != 0) {
+  return flushes_.run([this]() -> io_result {
+    if (::fdatasync(fd_.get()) == 0)
+      return {};
     const int why = errno;
     ++failed_flushes_;
     return io_fail(classify_errno(why));
-  }
-  return {};
+  });
 }
 
 io_result file_store::zero(std::uint64_t offset, std::uint64_t length) {

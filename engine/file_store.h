@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include "engine/flush_rounds.h"
 #include "engine/store.h"
 #include "engine/unique_fd.h"
 
@@ -60,6 +61,7 @@ private:
   std::uint32_t memory_alignment_ = 4096; // a power of two; 1 where buffered
   bool read_only_ = false;
   std::atomic<std::uint64_t> failed_flushes_{0};
+  flush_rounds flushes_;
   store_identity identity_;
 };
 

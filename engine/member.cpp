@@ -237,8 +237,7 @@ result<std::shared_ptr<file_store>> open_exclusive(const candidate& c, const cla
   return file_store::open(c.spec->path, {.read_only = false, .exclusive = false});
 }
 
-result<opened> open_device(const candidate& c, const std::vector<byte_range>& ranges, access_mode mode) {
-  const bool read_only = mode == access_mode::read_only;
+result<opened> open_device(const candidate& c, const std::vector<byte_range>& ranges, bool read_only) {
   opened out;
   if (c.target.block) {
     out.held = TRY(claim::take_disk(c.target.device, ranges, read_only, c.spec->text()));
@@ -290,8 +289,13 @@ result<std::vector<open_member>> open_members(const std::vector<std::pair<member
         devices[i] = devices[j];
       ranges.push_back(candidates[j].range);
     }
-    if (!devices[i].io)
-      devices[i] = TRY(open_device(candidates[i], ranges, mode));
+    if (!devices[i].io) {
+      auto device = open_device(candidates[i], ranges, mode == access_mode::read_only);
+      if (!device && device.error().id == "no-permission" && mode == access_mode::degraded &&
+          specs[i].first == member_role::spare)
+        device = open_device(candidates[i], ranges, true);
+      devices[i] = TRY(std::move(device));
+    }
     out.push_back(TRY(assemble(candidates[i], devices[i])));
   }
   return out;

@@ -26,7 +26,11 @@ struct member_spec {
 [[nodiscard]] result<member_spec> parse_member(const std::string& text);
 
 enum class member_role { main, spare };
-enum class access_mode { read_only, read_write };
+enum class access_mode {
+  read_only,
+  read_write,
+  degraded ///< as read_write, but a spare that cannot be opened for writing is opened for reading
+};
 
 class dust_control; // engine/dust_store.h
 class claim;        // engine/claim.h

@@ -48,14 +48,20 @@ struct no_gate_steps {
 /// Who may touch which units. Fast path: a worker publishes its range, then looks for freeze marks, and
 /// withdraws if one overlaps. A mover sets a mark, then waits for the published ranges that overlap it, and
 /// only for those. All of it is sequentially consistent: either the worker sees the mark or the mover sees
-/// the range (Dekker's argument). Thread-safe. A worker's slot belongs to one thread at a time. A thread
-/// holds one freeze at a time and publishes no range while it holds or waits for one, so nobody waits in a
-/// circle.
+/// the range (Dekker's argument). The worker looks at the marks below marks_high_ only, and that is part of
+/// the argument: a mover raises it above its mark before it scans, and it is lowered, under the mutex, to no
+/// less than the highest mark that is set. So a worker whose range the mover did not see reads a value that
+/// lets it find the mark. Thread-safe. A worker's slot belongs to one thread at a time. A thread holds one
+/// freeze at a time and publishes no range while it holds or waits for one, so nobody waits in a circle. One
+/// thread of all may hold several, taken in ascending order and fewer than max_marks by far: who holds what
+/// it waits for waits for none itself.
 template <class Steps = no_gate_steps>
 class range_gate {
 public:
   static constexpr unsigned max_workers = 1024;
-  static constexpr unsigned max_marks = 64;
+  /// One for each worker, for all of them may be at a bad place at once while others go on, and some for
+  /// movers that are no workers.
+  static constexpr unsigned max_marks = max_workers + 64;
 
   struct alignas(64) worker_slot {
     std::atomic<std::uint64_t> range{0};
@@ -85,13 +91,13 @@ public:
     if constexpr (Steps::publish_before_check) {
       s.range.store(r.packed());
       steps_.at(gate_step::worker_published);
-      if (marks_in_use_.load() != 0 && frozen(r)) {
+      if (frozen(r)) {
         leave(s);
         return false;
       }
       steps_.at(gate_step::worker_checked);
     } else {
-      if (marks_in_use_.load() != 0 && frozen(r))
+      if (frozen(r))
         return false;
       steps_.at(gate_step::worker_checked);
       s.range.store(r.packed());
@@ -153,8 +159,9 @@ public:
 
 private:
   [[nodiscard]] bool frozen(unit_range r) const {
-    for (const auto& m : marks_)
-      if (unit_range::unpack(m.load()).overlaps(r))
+    const unsigned high = marks_high_.load();
+    for (unsigned i = 0; i < high; ++i)
+      if (unit_range::unpack(marks_[i].load()).overlaps(r))
         return true;
     return false;
   }
@@ -164,14 +171,18 @@ private:
         return i;
     return max_marks;
   }
-  void set_mark(unsigned index, unit_range r) {
+  void set_mark(unsigned index, unit_range r) { // under mutex_
     marks_[index].store(r.packed());
-    marks_in_use_.fetch_add(1);
+    if (index >= marks_high_.load())
+      marks_high_.store(index + 1);
   }
   void clear_mark(unsigned index) {
     const std::lock_guard lock(mutex_);
     marks_[index].store(0);
-    marks_in_use_.fetch_sub(1);
+    unsigned high = marks_high_.load();
+    while (high != 0 && marks_[high - 1].load() == 0)
+      --high;
+    marks_high_.store(high);
     thawed_.notify_all();
   }
   [[nodiscard]] bool busy(unit_range r) const {
@@ -190,7 +201,7 @@ private:
   [[no_unique_address]] Steps steps_;
   std::unique_ptr<worker_slot[]> workers_;
   std::atomic<unsigned> high_water_{0};
-  alignas(64) std::atomic<std::uint32_t> marks_in_use_{0};
+  alignas(64) std::atomic<unsigned> marks_high_{0}; // no mark is set at or above it; written under mutex_
   std::atomic<std::uint32_t> drainers_{0};
   std::array<std::atomic<std::uint64_t>, max_marks> marks_{};
   std::mutex mutex_;

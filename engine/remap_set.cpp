@@ -8,7 +8,6 @@
 namespace dmremap {
 namespace {
 
-constexpr std::uint64_t sequences_per_session = 1u << 20;
 constexpr std::uint64_t sequences_kept_back =
     256; // for superblock writes that must not fail for want of a number
 
@@ -98,7 +97,7 @@ result<void> remap_set::close(const std::function<void(superblock&)>& describe) 
   const std::string name = leader().super.set_name;
   if (auto room = reserve_sequences(0); !room)
     return fail("close-failed", name, std::string(name_of(room.error())));
-  io_result flushed;
+  io_result flushed = settle(); // no clean mark under a session that some may not have yet
   for (const auto& p : spares_)
     if (p && p->present && flushed)
       flushed = p->meta->io().flush();
@@ -116,6 +115,8 @@ result<void> remap_set::close(const std::function<void(superblock&)>& describe) 
     } else {
       flushed = write_supers();
     }
+    if (flushed && record_pending_) // a spare went just now
+      flushed = io_fail(io_error::gone);
   }
   if (!flushed) {
     for (const auto& p : spares_) // this session may go on
@@ -166,7 +167,7 @@ io_result remap_set::reserve_sequences(std::uint64_t needed) {
 std::optional<taken_unit> remap_set::allocate(unsigned not_on) {
   const std::lock_guard lock(allocation_mutex_);
   for (unsigned s = 0; s < max_spares; ++s) {
-    if (!spares_[s] || !spares_[s]->present || spares_[s]->draining || (not_on >> s & 1) != 0)
+    if (!spares_[s] || !spares_[s]->gives_places() || spares_[s]->draining || (not_on >> s & 1) != 0)
       continue;
     if (const auto got = spares_[s]->space.take(1); !got.empty())
       return taken_unit{s, got.front()};
@@ -176,22 +177,27 @@ std::optional<taken_unit> remap_set::allocate(unsigned not_on) {
 
 std::optional<spare_unit> remap_set::allocate_run(unsigned spare, std::uint64_t count) {
   const std::lock_guard lock(allocation_mutex_);
-  if (!spares_[spare] || !spares_[spare]->present)
+  if (!spares_[spare] || !spares_[spare]->gives_places())
     return std::nullopt;
   return spares_[spare]->space.take_run(count);
+}
+
+std::uint64_t remap_set::longest_run(unsigned spare) const {
+  const std::lock_guard lock(allocation_mutex_);
+  return spares_[spare] && spares_[spare]->gives_places() ? spares_[spare]->space.longest_run() : 0;
 }
 
 std::optional<spare_unit> remap_set::nearest_free(unsigned spare, spare_unit wanted,
                                                   std::uint64_t count) const {
   const std::lock_guard lock(allocation_mutex_);
-  if (!spares_[spare])
+  if (!spares_[spare] || !spares_[spare]->gives_places())
     return std::nullopt;
   return spares_[spare]->space.nearest_free(wanted, count);
 }
 
 bool remap_set::claim_units(unsigned spare, spare_unit first, std::uint64_t count) {
   const std::lock_guard lock(allocation_mutex_);
-  return spares_[spare] && spares_[spare]->present && spares_[spare]->space.take_these(first, count);
+  return spares_[spare] && spares_[spare]->gives_places() && spares_[spare]->space.take_these(first, count);
 }
 
 void remap_set::release_unit(taken_unit u) {
@@ -209,8 +215,8 @@ std::uint64_t remap_set::free_units(unsigned not_on) const {
   const std::lock_guard lock(allocation_mutex_);
   std::uint64_t sum = 0;
   for (unsigned s = 0; s < max_spares; ++s)
-    if (spares_[s] && spares_[s]->present && !spares_[s]->draining && (not_on >> s & 1) == 0)
-      sum += spares_[s]->space.usable() - spares_[s]->space.allocated();
+    if (spares_[s] && spares_[s]->gives_places() && !spares_[s]->draining && (not_on >> s & 1) == 0)
+      sum += spares_[s]->space.room();
   return sum;
 }
 

@@ -19,6 +19,9 @@
 
 namespace dmremap {
 
+/// How many sequence numbers one superblock write reserves ahead for table changes.
+inline constexpr std::uint64_t sequences_per_session = 1u << 20;
+
 /// One slot that a table change sets, and what the map says afterwards.
 struct slot_change {
   unsigned spare = 0;
@@ -60,6 +63,7 @@ struct spare_overview {
   bool draining = false;
   std::string uuid, path;
   std::uint64_t units = 0, usable = 0, allocated = 0;
+  std::uint64_t room = 0; ///< units that allocate() gives of it now
   std::uint64_t sequence = 0;
   bool clean = false;
   unsigned weakest_chunk = 0;
@@ -117,7 +121,8 @@ public:
   bool takes_writes(unsigned spare);
   /// A spare that takes no writes does not answer at all any more.
   void lose_readable(unsigned spare);
-  /// Formats and takes in a spare. Durable on return. Errors: "too-many-spares", "spare-too-small",
+  /// Formats and takes in a spare; it gives no places before a durable record lists it. Durable on return.
+  /// Errors: "too-many-spares", "spare-too-small",
   /// "format-failed", "read-only".
   [[nodiscard]] result<unsigned> add_spare(std::shared_ptr<store> io);
   /// Moves maps of absent spares that lie on this one to others. Errors: "spare-in-use": it holds the only
@@ -137,12 +142,14 @@ public:
   [[nodiscard]] std::optional<spare_unit> allocate_run(unsigned spare, std::uint64_t count);
   /// Takes exactly these units; false (and none taken) where one is in use, metadata or out of range.
   [[nodiscard]] bool claim_units(unsigned spare, spare_unit first, std::uint64_t count);
+  /// The longest run that allocate_run() gives now.
+  [[nodiscard]] std::uint64_t longest_run(unsigned spare) const;
   /// Where `count` free neighbours begin, nearest to `wanted`; nothing is taken.
   [[nodiscard]] std::optional<spare_unit> nearest_free(unsigned spare, spare_unit wanted,
                                                        std::uint64_t count) const;
   void release_unit(taken_unit u);
   [[nodiscard]] std::uint64_t usable(unsigned spare) const; ///< data units that are not retired
-  /// Free units on spares that take new data, but those in `not_on`.
+  /// How many units allocate(not_on) gives now: those free for add_remap by hand only do not count.
   [[nodiscard]] std::uint64_t free_units(unsigned not_on = 0) const;
 
   /// A table change by rule 1: the data on the spares is flushed first, then the tables are written. Changes
@@ -184,9 +191,10 @@ private:
     std::unique_ptr<spare_metadata> meta; // under metadata_mutex_
     spare_space space;                    // under allocation_mutex_
     std::uint64_t held = 0;               // the session that it surely holds
-    bool joining = false;                 // until all know it
     bool returned = false;                // until start_session has brought it up to date
     std::atomic<bool> present, draining{false};
+    std::atomic<bool> joining{false}; // until a durable record lists it; it may be dropped before: no places
+    [[nodiscard]] bool gives_places() const { return present && !joining; }
   };
   struct request {
     std::span<const slot_change> changes;
@@ -210,14 +218,20 @@ private:
   // set_spares.cpp; all with the metadata mutex
   [[nodiscard]] spare_metadata& leader() const;
   [[nodiscard]] io_result record_session();
+  [[nodiscard]] tl::expected<std::unique_ptr<pool_spare>, io_error> record_without(unsigned spare);
   [[nodiscard]] io_result write_supers();
   bool vanish(unsigned spare);
   [[nodiscard]] bool matters_in_doubt(unsigned spare) const;
   void stay_away(unsigned spare, bool readable);
   [[nodiscard]] bool can_be_written(unsigned spare);
   void doubt_is_absent(const slot_change& c);
-  [[nodiscard]] static bool is_dead(io_error e) { return e == io_error::gone || e == io_error::medium; }
+  void leave_doubt_to_absent();
+  /// Of a superblock that could not be written: the spare as a whole takes no writes. Room on its host comes back.
+  [[nodiscard]] static bool is_dead(io_error e) {
+    return e == io_error::gone || e == io_error::medium || e == io_error::read_only;
+  }
   [[nodiscard]] io_result settle_protection();
+  [[nodiscard]] io_result settle();
   void unlist(unsigned guest);
   void unlist(unsigned guest, unsigned host);
   void note_map(unsigned spare, unsigned where);

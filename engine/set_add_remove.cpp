@@ -21,7 +21,7 @@ result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
   s.spare_index = place;
   copy_set_fields(leader().super, s);
   auto meta = TRY(spare_metadata::blank(std::move(io), s, rules_));
-  if (!reserve_sequences(64))
+  if (!settle() || !reserve_sequences(64)) // a spare holds one record that is on its way, not two
     return fail("format-failed", path, "the set's superblocks cannot be written; nothing changed");
   auto fresh = std::make_unique<pool_spare>(std::move(meta));
   fresh->held = 0;
@@ -74,8 +74,7 @@ result<void> remap_set::remove_spare(unsigned spare) {
   pool_spare& p = *spares_[spare];
   const std::string path = p.meta->path();
   const bool was_present = p.present;
-  if (count_present() < (was_present ? 2u : 1u))
-    return fail("last-spare", path, "is the only spare of the set");
+  const bool last = count_present() < (was_present ? 2u : 1u);
   std::uint64_t active = 0;
   {
     const std::lock_guard map_lock(map_mutex_);
@@ -85,14 +84,20 @@ result<void> remap_set::remove_spare(unsigned spare) {
   }
   if (was_present && active != 0)
     return fail("spare-in-use", path,
-                "Cannot remove spare " + path + ": " + std::to_string(active) + " active allocations");
+                "Cannot remove spare " + path + ": " + std::to_string(active) + " active allocations" +
+                    (last ? "; it is the only spare of the set: add another one, then evacuate it" : ""));
+  if (last)
+    return fail("last-spare", path, "is the only spare of the set");
   CHECK_OK(move_maps_off(spare));
   if (std::any_of(doubt_.begin(), doubt_.end(), [&](const slot_change& c) { return c.spare == spare; }))
     return fail("commit-in-doubt", path, "a change of its table is not complete yet; try again");
   const auto cannot = [&](io_error why) {
-    return fail("remove-failed", path,
-                "the set's superblocks cannot be written: " + std::string(name_of(why)) + "; it stays");
+    return fail("remove-failed", was_present ? path : to_text(p.meta->super.spare_uuid),
+                "the set's superblocks cannot be written: " + std::string(name_of(why)) +
+                    "; it stays in the set. Try again");
   };
+  if (auto ready = settle(); !ready) // a spare holds one record that is on its way, not two
+    return cannot(ready.error());
   if (auto room = reserve_sequences(256); !room)
     return cannot(room.error());
   p.draining = true;
@@ -105,40 +110,59 @@ result<void> remap_set::remove_spare(unsigned spare) {
     }
   if (rules_.rehost_before_remove)
     ensure_protected();
-  if (count_present() < (was_present && p.present ? 2u : 1u) || was_present != p.present)
+  if (count_present() < (was_present && p.present ? 2u : 1u) || was_present != p.present || record_pending_)
     return cannot(io_error::gone); // another one, or this one, went meanwhile
-  unlist(spare);
-  const std::uint32_t host = p.meta->super.sixth_host, start = p.meta->super.sixth_start;
-  const std::uint64_t units = p.meta->sixth_units();
-  const bool hosted = p.meta->has_sixth();
-  std::unique_ptr<pool_spare> out;
+  const auto out = record_without(spare);
+  if (!out)
+    return cannot(out.error());
+  if (on_absent)
+    on_absent(spare, false);
+  spare_metadata& gone = *(*out)->meta;
+  if (gone.present())
+    (void)gone.erase_supers(); // where this fails it is a spare that no set lists
+  gone.lose(false);
   {
-    const std::lock_guard allocation(allocation_mutex_);
-    out = std::move(spares_[spare]);
-    out->present = false;
+    const std::lock_guard map_lock(map_mutex_);
+    old_.remove_all(spare);
   }
-  std::erase_if(to_unhost_, [&](const hosted_run& run) { return run.host == spare; });
+  // Its sixth replica counted until now: had the record failed, it might have been its only map.
+  if (gone.has_sixth() && spares_[gone.super.sixth_host])
+    to_unhost_.push_back(
+        {gone.super.sixth_host, gone.super.sixth_start, static_cast<std::uint32_t>(gone.sixth_units())});
+  unlist(spare);
+  (void)settle_protection(); // where this fails the next change tries it first
+  return {};
+}
+
+/// The spare out of the set, durably, and out of spares_. Where that fails it is in the set again. Some
+/// copies of the superblocks, or all, may be without it by then: it is recorded anew, and before that is
+/// durable no table changes.
+tl::expected<std::unique_ptr<remap_set::pool_spare>, io_error> remap_set::record_without(unsigned spare) {
+  const auto put = [&](std::unique_ptr<pool_spare> what, bool present) {
+    const std::lock_guard allocation(allocation_mutex_);
+    std::swap(spares_[spare], what);
+    (what ? what : spares_[spare])->present = present;
+    return what;
+  };
+  const bool was_present = spares_[spare]->present;
+  const unsigned map_on = leader().super.absent_map[spare];
+  auto out = put(nullptr, false);
   note_map(spare, 0);
   fresh_range();
   if (auto recorded = record_session(); !recorded) {
-    if (hosted) // it is not listed there any more
-      out->meta->detach_sixth();
-    const std::lock_guard allocation(allocation_mutex_);
-    out->present = was_present;
-    spares_[spare] = std::move(out);
-    return cannot(recorded.error());
+    spare_metadata& m = *out->meta;
+    if (was_present)                            // an absent one's is the head of its map, and must list it
+      copy_set_fields(leader().super, m.super); // with the sessions that the others are being given
+    (void)put(std::move(out), was_present);
+    note_map(spare, map_on);
+    if (was_present && m.has_sixth() && !spares_[m.super.sixth_host]->present)
+      m.detach_sixth(); // its host went meanwhile
+    (void)keep_maps_of_absent();
+    (void)record_session();
+    return tl::make_unexpected(recorded.error());
   }
-  if (on_absent)
-    on_absent(spare, false);
-  if (out->meta->present())
-    (void)out->meta->erase_supers(); // where this fails it is a spare that no set lists
-  out->meta->lose(false);
-  const std::lock_guard map_lock(map_mutex_);
-  old_.remove_all(spare);
-  const std::lock_guard allocation(allocation_mutex_);
-  if (hosted && host < max_spares && spares_[host])
-    spares_[host]->space.unhost(spare_unit(start), units);
-  return {};
+  std::erase_if(to_unhost_, [&](const hosted_run& run) { return run.host == spare; });
+  return out;
 }
 
 } // namespace dmremap

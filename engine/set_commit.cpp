@@ -9,13 +9,6 @@
 #include <set>
 
 namespace dmremap {
-namespace {
-
-std::uint64_t lost_in(std::uint8_t mask) {
-  return static_cast<std::uint64_t>(std::popcount(mask));
-}
-
-} // namespace
 
 commit_reply remap_set::commit(std::span<const slot_change> changes,
                                const std::optional<flush_marks>& data_since) {
@@ -112,13 +105,12 @@ void remap_set::run_batch(std::span<request* const> batch) {
     r.finished = true;
   };
   const auto suspect = [&](unsigned spare, io_error why) {
-    if (why == io_error::gone || (why == io_error::medium && count_present() > 1 &&
+    const bool in_question = why == io_error::medium || why == io_error::read_only;
+    if (why == io_error::gone || (in_question && count_present() > 1 &&
                                   (!spares_[spare]->meta->answers() || !can_be_written(spare))))
       dead |= 1u << spare;
   };
-  auto ready = record_pending_ ? record_session() : io_result{};
-  if (ready)
-    ready = settle_protection();
+  auto ready = settle();
   if (ready)
     ready = reserve_sequences(2 * slots + chunk_count);
   if (!ready) {
@@ -128,8 +120,12 @@ void remap_set::run_batch(std::span<request* const> batch) {
   }
   supersede_doubt();
   for (request* r : batch)
-    if (auto made = make_ready(*r); !made)
+    if (auto made = make_ready(*r); !made) {
       refuse(*r, made.error());
+      if (made.error() == io_error::read_only)
+        for (const slot_change& c : r->changes)
+          suspect(c.spare, made.error());
+    }
   for (unsigned s = 0; s < max_spares; ++s)
     if (auto flushed = flush_data(batch, s); !flushed) {
       for (request* r : batch)
@@ -151,14 +147,14 @@ void remap_set::run_batch(std::span<request* const> batch) {
   for (unsigned s = 0; s < max_spares; ++s)
     if ((dead >> s & 1) != 0)
       (void)vanish(s);
-  // Nothing is answered while a sixth replica that missed a change could be taken for a full one.
-  if (auto settled = settle_protection(); !settled)
+  if (auto settled = settle(); !settled)
     for (request* r : batch)
       if (!r->finished && r->reply.outcome == commit_outcome::done) {
         r->reply = {commit_outcome::in_doubt, settled.error()};
         remember_doubt(*r);
         all_done = false;
       }
+  leave_doubt_to_absent();
   counters_.saves_done += all_done ? 1 : 0;
   for (request* r : batch)
     r->finished = true;
@@ -201,19 +197,30 @@ void remap_set::remember_doubt(const request& r) {
     note_chunks(c.spare, std::array{geometry::block_of(c.unit)});
 }
 
+/// Nothing is answered, nor shown, while a sixth replica that missed a change could be taken for a full one:
+/// its host does not list it any more, or has gone, and a record says so.
+io_result remap_set::settle() {
+  if (record_pending_)
+    CHECK_OK(record_session());
+  CHECK_OK(settle_protection());
+  return record_pending_ ? record_session() : io_result{}; // of a host that went just now
+}
+
 /// Block by block, so that a block that cannot be written holds up its own units only.
 void remap_set::supersede_doubt() {
   if (doubt_.empty())
     return;
   std::map<std::pair<unsigned, std::uint32_t>, bool> written;
-  std::vector<slot_change> settled, left;
   for (const slot_change& c : doubt_) {
     const std::uint32_t block = geometry::block_of(c.unit);
     const auto [at, first] = written.try_emplace({c.spare, block}, false);
     if (first)
       at->second = spares_[c.spare]->meta->write_blocks({&block, 1}, sequences_).has_value();
-    (at->second ? settled : left).push_back(c);
   }
+  const bool counts = settle().has_value(); // where a spare goes in it, what was in doubt there is settled
+  std::vector<slot_change> settled, left;
+  for (const slot_change& c : doubt_)
+    (counts && written.at({c.spare, geometry::block_of(c.unit)}) ? settled : left).push_back(c);
   doubt_ = std::move(left);
   for (const auto& [place, done] : written)
     note_chunks(place.first, {&place.second, 1});
@@ -246,7 +253,7 @@ void remap_set::publish(std::span<const slot_change> changes) {
     }
     const map_entry before = map_.lookup(c.main);
     const map_entry after = c.entry();
-    counters_.lost_sectors += lost_in(after.lost()) - lost_in(before.lost()); // modulo 2^64
+    counters_.lost_sectors += sectors_in(after.lost()) - sectors_in(before.lost()); // modulo 2^64
     counters_.by_hand_units += std::uint64_t{after.by_hand()} - std::uint64_t{before.by_hand()};
     if (!after.present()) {
       map_.erase(c.main);

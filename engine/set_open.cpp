@@ -8,12 +8,6 @@
 namespace dmremap {
 namespace {
 
-constexpr std::uint64_t sequences_per_session = 1u << 20;
-
-std::uint64_t lost_in(std::uint8_t mask) {
-  return static_cast<std::uint64_t>(std::popcount(mask));
-}
-
 error missing(const superblock& record, unsigned index, const std::string& why, const char* id) {
   return {id, record.set_name,
           "spare " + std::to_string(index) + " (" + to_text(record.spare_uuids[index]) + ") " + why,
@@ -98,9 +92,11 @@ result<void> remap_set::load_away(unsigned index, std::unique_ptr<spare_metadata
   if (p.map_from < 0 && (told != 0 || !loaded)) {
     if (told != 0)
       return tl::make_unexpected(missing(newest, index,
-                                         "has its newest map on spare " + std::to_string(told - 1) + " (" +
-                                             to_text(newest.spare_uuids[told - 1]) +
-                                             "), which must be present, too",
+                                         "has its newest map on spare " + std::to_string(told - 1) +
+                                             (told <= max_spares // else there is no such place
+                                                  ? " (" + to_text(newest.spare_uuids[told - 1]) + ")"
+                                                  : "") +
+                                             ", which must be present, too",
                                          "spare-missing"));
     return tl::make_unexpected(missing(
         newest, index, "is missing and no other spare protects it: it must be present", "spare-unprotected"));
@@ -207,11 +203,11 @@ void remap_set::build_map() {
         if (spares_[there.spare()]->meta->get(there.unit()).sequence() >= s.sequence())
           return lose(i, u);
         lose(there.spare(), there.unit());
-        counters_.lost_sectors -= lost_in(there.lost());
+        counters_.lost_sectors -= sectors_in(there.lost());
         counters_.by_hand_units -= there.by_hand() ? 1 : 0;
       }
       map_.set(s.main(), map_entry::make(i, u, s.lost(), s.kind() == slot_kind::explicit_remap));
-      counters_.lost_sectors += lost_in(s.lost());
+      counters_.lost_sectors += sectors_in(s.lost());
       counters_.by_hand_units += s.kind() == slot_kind::explicit_remap ? 1 : 0;
     });
   }
@@ -272,7 +268,7 @@ result<void> remap_set::start_session() {
   }
   if (auto released = release_losers(); !released)
     return cannot("releasing superseded slots", released.error());
-  if (auto settled = settle_protection(); !settled)
+  if (auto settled = settle(); !settled)
     return cannot("a superblock", settled.error());
   ensure_protected();
   prepare_ahead();

@@ -57,10 +57,21 @@ bool lists(const superblock& record, const superblock& spare) {
   return spare.spare_index < max_spares && record.spare_uuids[spare.spare_index] == spare.spare_uuid;
 }
 
-/// A spare that was removed and has not been in use since.
+/// A spare that was removed and has not been in use since, or that was never taken in.
 bool left_quietly(const superblock& record, const superblock& spare) {
   return spare.spare_index < max_spares && is_none(record.spare_uuids[spare.spare_index]) &&
-         fits(spare.session, record.sessions[spare.spare_index]);
+         (follows(record, spare) || (unconfirmed(spare) && spare.sessions[spare.spare_index].held == 0));
+}
+
+/// A spare that the record does not list, and that may have been in use since: it holds a session that the
+/// record does not know. Where its place was given to another one by now, or was to be, the record knows
+/// nothing of it: its age decides.
+bool used_since(const superblock& record, const superblock& spare) {
+  if (spare.spare_index >= max_spares)
+    return true;
+  if (!is_none(record.spare_uuids[spare.spare_index]) || record.sessions[spare.spare_index].held == 0)
+    return spare.sequence > record.sequence;
+  return !left_quietly(record, spare);
 }
 
 bool all_follow(const superblock& record, loaded_spares loaded) {
@@ -84,6 +95,14 @@ error no_common_record(loaded_spares loaded) {
   for (const auto& m : loaded)
     if (listed_follow(*m.super, loaded) && (record == nullptr || m.super->sequence > record->sequence))
       record = m.super;
+  for (const auto& m : loaded)
+    if (record != nullptr && !lists(*record, *m.super) && used_since(*record, *m.super))
+      return {"forked-set", m.path,
+              "is not a spare of set " + record->set_name +
+                  " any more by what the others say, and holds a session that they do not know of: it was in "
+                  "use without them. Where it was forgotten on purpose, leave it out; else choose one side "
+                  "and open that with -o degraded and the other left out. Nothing was written",
+              exit_code::damaged};
   for (const auto& m : loaded)
     if (record != nullptr && !lists(*record, *m.super))
       return {"foreign-spare", m.path,

@@ -34,8 +34,10 @@ struct spare_testimony {
   std::string path;
 };
 
-/// Finds the record that all spares follow. Reads nothing. Errors: "foreign-spare", "duplicate-spare",
-/// "forked-set" (exit 4: the sides changed without each other).
+/// Finds the record that all spares follow. Reads nothing. Errors: "foreign-spare" (of another set, or one
+/// that the record does not list and that was not in use since: it may be left out), "duplicate-spare",
+/// "forked-set" (exit 4: the sides changed without each other; names the one that the record does not list,
+/// where there is such a one).
 [[nodiscard]] result<set_record> choose_record(std::span<const std::unique_ptr<spare_metadata>> loaded);
 
 [[nodiscard]] result<set_record> choose_record(std::span<const spare_testimony> loaded);

@@ -43,8 +43,6 @@ io_result remap_set::settle_protection() {
         auto written = spares_[h]->meta->write_super(sequences_);
         if (!written && (!is_dead(written.error()) || !vanish(h)))
           return written;
-        if (written)
-          spares_[h]->held = spares_[h]->meta->super.session;
         again = true; // the write may have cost the host a replica of its own
       }
       stale_lists_ &= ~(1u << h);
@@ -107,10 +105,8 @@ bool remap_set::keep_map(unsigned absent) {
     if (placed) {
       list_guest(h, absent);
       placed = host.write_super(sequences_);
-      if (placed) {
-        spares_[h]->held = host.super.session;
+      if (placed)
         return true;
-      }
       unlist(absent, h); // some of its copies may list it already
       g.attach_sixth(io_before, host_before, start_before);
     } else if (placed.error() != io_error::medium) {

@@ -4,15 +4,9 @@
 #include "engine/remap_set.h"
 
 #include <algorithm>
-#include <bit>
 #include <set>
 
 namespace dmremap {
-namespace {
-
-constexpr std::uint64_t sequences_per_session = 1u << 20;
-
-} // namespace
 
 // --- who is there
 // -------------------------------------------------------------------------------------------------
@@ -77,6 +71,7 @@ std::optional<spare_overview> remap_set::overview(unsigned spare) const {
   o.units = p.meta->places().units;
   o.usable = p.space.usable();
   o.allocated = p.space.allocated();
+  o.room = p.gives_places() && !p.draining ? p.space.room() : 0;
   o.sequence = s.sequence;
   o.clean = s.clean;
   o.weakest_chunk = p.meta->weakest_chunk();
@@ -108,15 +103,23 @@ void remap_set::fresh_range() {
 /// A new session on all spares present, durable on return: nothing may be written by a set of other spares
 /// before. Twice where there are several, so that in the end each is known to hold this session, and a copy
 /// of it from before does not pass for it. After a failure some hold the new session already: it is tried
-/// again under the same one, while the same spares are present.
+/// again under the same one, while those spares are present; none of them counts as holding it for sure
+/// before all do, so that whoever has it says on disk that it was still being given out.
 io_result remap_set::record_session() {
-  unsigned present = 0;
+  unsigned present = 0, holding = 0;
   for (unsigned i = 0; i < max_spares; ++i)
-    present |= spares_[i] && spares_[i]->present ? 1u << i : 0u;
-  if (!record_pending_ || present != session_for_)
+    if (spares_[i] && spares_[i]->present) {
+      present |= 1u << i;
+      holding |= spares_[i]->held == session_ ? 1u << i : 0u;
+    }
+  // One that comes meanwhile is given it, too, unless the others hold it: that would not tell it from them.
+  const bool again = present == session_for_ || ((session_for_ & ~present) == 0 && holding == 0);
+  if (!record_pending_ || !again)
     session_ = random_u64();
   record_pending_ = true;
   session_for_ = present;
+  if (present == 0) // the one that was to stay went as well: nobody can say who is there
+    return io_fail(io_error::gone);
   superblock& s = leader().super;
   s.clean = s.samples_valid = false;
   s.session = session_;
@@ -135,8 +138,10 @@ io_result remap_set::record_session() {
   // Where a spare went meanwhile, this is the record of that.
   superblock& now = leader().super;
   for (unsigned i = 0; i < max_spares; ++i)
-    if (spares_[i] && spares_[i]->present)
+    if (spares_[i] && spares_[i]->present) {
+      spares_[i]->held = now.session;
       now.sessions[i] = {now.session, now.session};
+    }
   const std::uint64_t confirmed = session_;
   if (count_present() > 1 && rules_.confirm_record)
     CHECK_OK(write_supers()); // no change of a table before: opens rely on it
@@ -177,7 +182,6 @@ io_result remap_set::write_supers() {
       const auto written = write(i);
       if (written) {
         stale_lists_ &= ~(1u << i);
-        spares_[i]->held = spares_[i]->meta->super.session;
         continue;
       }
       if (!is_dead(written.error()) || !vanish(i))
@@ -272,10 +276,8 @@ bool remap_set::can_be_written(unsigned spare) {
   auto written = reserve_sequences(16);
   if (written)
     written = spares_[spare]->meta->write_super(sequences_);
-  if (written) {
-    spares_[spare]->held = spares_[spare]->meta->super.session;
+  if (written)
     stale_lists_ &= ~(1u << spare);
-  }
   return written || !is_dead(written.error());
 }
 
@@ -293,10 +295,21 @@ void remap_set::doubt_is_absent(const slot_change& c) {
   const map_entry before = map_.lookup(c.main);
   const auto now = map_entry::make(c.spare, c.unit, c.lost, c.kind == slot_kind::explicit_remap);
   note_old_place(c.main, before, now);
-  counters_.lost_sectors += static_cast<std::uint64_t>(std::popcount(now.lost())) -
-                            static_cast<std::uint64_t>(std::popcount(before.lost()));
+  counters_.lost_sectors += sectors_in(now.lost()) - sectors_in(before.lost()); // modulo 2^64
   counters_.by_hand_units += std::uint64_t{now.by_hand()} - std::uint64_t{before.by_hand()};
   map_.set(c.main, now);
+}
+
+/// Changes that were made on a spare and cannot be answered, where the spare itself went since: they are its.
+void remap_set::leave_doubt_to_absent() {
+  const std::lock_guard lock(map_mutex_);
+  std::erase_if(doubt_, [&](const slot_change& c) {
+    const bool away = !spares_[c.spare]->present;
+    if (away)
+      doubt_is_absent(c);
+    return away;
+  });
+  doubt_count_.store(doubt_.size());
 }
 
 bool remap_set::drop_spare(unsigned spare) {

@@ -7,7 +7,8 @@ namespace dmremap {
 
 spare_space::spare_space(const geometry& places)
     : places_(places), bits_((places.units + 63) / 64), chunk_usable_(places.chunks(), 1),
-      first_maybe_free_(places.first_automatic().value) {
+      first_maybe_free_(places.first_automatic().value),
+      room_(places.units - places.first_automatic().value) {
   for (unsigned copy = 0; copy < super_copies; ++copy)
     mark(places_.super_place(copy).value, true);
   for (unsigned r = 0; r < own_replicas; ++r)
@@ -16,8 +17,24 @@ spare_space::spare_space(const geometry& places)
 }
 
 void spare_space::mark(std::uint64_t u, bool on) {
-  const std::uint64_t bit = 1ull << (u % 64);
-  bits_[u / 64] = on ? bits_[u / 64] | bit : bits_[u / 64] & ~bit;
+  if (taken(u) == on)
+    return;
+  bits_[u / 64] ^= 1ull << (u % 64);
+  if (u >= places_.first_automatic().value &&
+      chunk_usable_[places_.chunk_of(geometry::block_of(spare_unit(u)))] != 0)
+    room_ = on ? room_ - 1 : room_ + 1;
+}
+
+void spare_space::set_chunk_usable(std::uint32_t chunk, bool usable) {
+  if ((chunk_usable_[chunk] != 0) == usable)
+    return;
+  chunk_usable_[chunk] = usable ? 1 : 0;
+  const std::uint64_t from = std::uint64_t{places_.chunk_first(chunk)} * slots_per_block,
+                      to = std::uint64_t{places_.chunk_end(chunk)} * slots_per_block;
+  for (std::uint64_t u = std::max(from, places_.first_automatic().value); u < std::min(to, places_.units);
+       ++u)
+    if (!taken(u))
+      room_ = usable ? room_ + 1 : room_ - 1;
 }
 
 void spare_space::note_slot(spare_unit u, bool retired) {
@@ -61,6 +78,15 @@ std::optional<spare_unit> spare_space::take_run(std::uint64_t count) {
     }
   }
   return std::nullopt;
+}
+
+std::uint64_t spare_space::longest_run() const {
+  std::uint64_t longest = 0, run = 0;
+  for (std::uint64_t u = first_maybe_free_; u < places_.units; ++u) {
+    run = open_to(u) ? run + 1 : 0;
+    longest = std::max(longest, run);
+  }
+  return longest;
 }
 
 bool spare_space::take_these(spare_unit first, std::uint64_t count) {
@@ -133,7 +159,7 @@ void spare_space::unhost(spare_unit first, std::uint64_t count) {
   for (std::uint64_t u = first.value; u < first.value + count; ++u)
     mark(u, false);
   hosted_ -= count;
-  first_maybe_free_ = std::min(first_maybe_free_, first.value);
+  first_maybe_free_ = std::min(first_maybe_free_, std::max(first.value, places_.first_automatic().value));
 }
 
 } // namespace dmremap

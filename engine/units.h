@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include <bit>
 #include <compare>
 #include <cstdint>
 #include <optional>
@@ -32,6 +33,9 @@ using spare_unit = strong_number<struct spare_unit_tag>; ///< 4096-byte unit of 
 [[nodiscard]] constexpr std::uint64_t byte_of(main_unit u) { return u.value * unit_bytes; }
 [[nodiscard]] constexpr std::uint64_t byte_of(spare_unit u) { return u.value * unit_bytes; }
 [[nodiscard]] constexpr std::uint64_t byte_of(sector_number s) { return s.value * sector_bytes; }
+
+/// How many sectors of a unit a mask names, one bit a sector.
+[[nodiscard]] constexpr std::uint64_t sectors_in(std::uint8_t mask) { return static_cast<unsigned>(std::popcount(mask)); }
 
 [[nodiscard]] constexpr std::uint64_t align_down(std::uint64_t v, std::uint64_t a) { return v - v % a; }
 [[nodiscard]] constexpr std::uint64_t align_up(std::uint64_t v, std::uint64_t a) { return align_down(v + a - 1, a); }

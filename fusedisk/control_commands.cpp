@@ -76,10 +76,10 @@ result<answer> do_add_remap(control_target& t, const json& args) {
   std::optional<sector_number> source;
   if (!is_absent(args, "source"))
     source = TRY(sector_argument(args, "source"));
-  const auto info = t.info(info_patience).info;
-  const unsigned spare =
-      is_absent(args, "spare") ? choose_spare(info, sectors) : TRY(spare_argument(t, args));
-  const auto reply = TRY(t.add_remap(dest, source, sectors, spare));
+  std::optional<unsigned> spare;
+  if (!is_absent(args, "spare"))
+    spare = TRY(spare_argument(t, args));
+  const auto reply = TRY(add_remap_by_hand(t, dest, source, sectors, spare));
   return answer{text_of(reply), json_of(reply)};
 }
 

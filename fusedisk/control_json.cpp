@@ -23,6 +23,7 @@ json json_of(const spare_status& s, const disk_info& info) {
           {"units", s.units},
           {"usable_units", s.usable_units},
           {"allocated_units", s.allocated_units},
+          {"free_units", s.free_units},
           {"sequence", s.sequence},
           {"super_copies_valid", s.super_copies_valid},
           {"head_copies_valid", s.head_copies_valid},

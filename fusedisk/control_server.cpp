@@ -7,6 +7,7 @@
 #include "fusedisk/task_pool.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
@@ -23,7 +24,8 @@ namespace {
 
 constexpr std::uint64_t second_ns = 1'000'000'000;
 constexpr std::uint64_t request_patience_ns = 10 * second_ns; ///< for a client to send its request
-constexpr int send_patience_ms = 30'000;                      ///< for a client that takes its reply slowly
+constexpr int send_patience_ms = 30'000;                      ///< for a client that takes its reply slowly,
+constexpr int stopping_patience_ms = 1'000;                   ///< and when the daemon ends
 constexpr std::size_t most_connections = 256;
 
 struct connection {
@@ -39,8 +41,16 @@ bool may_talk(int fd) {
          (peer.uid == 0 || peer.uid == geteuid());
 }
 
-/// The sockets do not block, so that a client that reads nothing costs no more than send_patience_ms.
-bool send_all(int fd, std::string_view text) {
+/// False where neither comes to pass, and after stopping_patience_ms once `wake` says that the daemon ends.
+bool wait_writable(int fd, int wake) {
+  pollfd either[2] = {{fd, POLLOUT, 0}, {wake, POLLIN, 0}};
+  if (::poll(either, 2, send_patience_ms) <= 0)
+    return false;
+  return either[0].revents != 0 || ::poll(either, 1, stopping_patience_ms) > 0;
+}
+
+/// The sockets do not block, so that a client that reads nothing costs no more than our patience.
+bool send_all(int fd, int wake, std::string_view text) {
   while (!text.empty()) {
     const ssize_t sent = ::send(fd, text.data(), text.size(), MSG_NOSIGNAL);
     if (sent >= 0) {
@@ -49,8 +59,7 @@ bool send_all(int fd, std::string_view text) {
     }
     if (errno == EINTR)
       continue;
-    pollfd writable{fd, POLLOUT, 0};
-    if (errno != EAGAIN || ::poll(&writable, 1, send_patience_ms) <= 0)
+    if (errno != EAGAIN || !wait_writable(fd, wake))
       return false;
   }
   return true;
@@ -63,12 +72,19 @@ public:
         quick_(2, most_waiting), slow_(4, most_waiting), reader_([this] { run(); }) {}
 
   ~socket_server() override {
-    const std::uint64_t one = 1;
-    [[maybe_unused]] const auto written = ::write(wake_.get(), &one, sizeof one);
+    wake_all();
     reader_.join();
   }
+  std::size_t waiting() override { return quick_.waiting() + slow_.waiting(); }
+  void take_no_more() override { wake_all(); }
 
 private:
+  void wake_all() {
+    stopping_ = true;
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const auto written = ::write(wake_.get(), &one, sizeof one);
+  }
+
   void run() {
     for (;;) {
       std::vector<pollfd> polled = {{wake_.get(), POLLIN, 0}, {listener_.get(), POLLIN, 0}};
@@ -131,8 +147,10 @@ private:
     auto shared = std::make_shared<connection>(std::move(c)); // std::function wants to be copied
     auto& pool = request_waits_for_drives(shared->request) ? slow_ : quick_;
     const bool taken = pool.post([this, shared] {
+      if (stopping_)
+        return refuse(*shared, "stopping", "the set is being closed; nothing was done");
       answer_request(target_, shared->request,
-                     [&](std::string_view piece) { return send_all(shared->fd.get(), piece); });
+                     [&](std::string_view piece) { return send_all(shared->fd.get(), wake_.get(), piece); });
     });
     if (!taken)
       refuse(*shared, "busy", "too many requests wait already; the drives may hang: see status");
@@ -147,6 +165,7 @@ private:
   unique_fd listener_, wake_;
   control_target& target_;
   event_log& log_;
+  std::atomic<bool> stopping_{false};
   std::list<connection> connections_; ///< whose request is not whole yet; the reader's own
   task_pool quick_, slow_;
   std::thread reader_; ///< last: it uses the others

@@ -19,7 +19,13 @@ public:
   /// "control-socket".
   [[nodiscard]] static result<std::unique_ptr<control_server>> start(const std::string& path,
                                                                      control_target& target, event_log& log);
-  /// Takes no more requests, answers those that were taken, however long that takes, and ends.
+  /// Requests that wait for a thread now.
+  [[nodiscard]] virtual std::size_t waiting() = 0;
+  /// From now on takes no more requests, and refuses those that still wait for a thread when one is free
+  /// ("stopping"). Returns at once. Idempotent.
+  virtual void take_no_more() = 0;
+  /// As take_no_more(); answers the requests that were begun, however long that takes (disk::end_changes()
+  /// keeps it short), and ends.
   virtual ~control_server() = default;
   control_server(const control_server&) = delete;
   control_server& operator=(const control_server&) = delete;

@@ -62,6 +62,7 @@ private:
   result<void> start_workers();
   void note_start();
   void stop_requested();
+  void end_requests();
   void keep_metadata();
   [[nodiscard]] bool ended_within(int milliseconds) const;
   void abandon();
@@ -98,7 +99,9 @@ result<void> daemon_run::open_set() {
   };
   how.check_set = [this](const std::string& uuid, const std::string& name) { return check_set(uuid, name); };
   members_ = TRY(open_set_members(settings_.main, settings_.spares,
-                                  how.read_only ? access_mode::read_only : access_mode::read_write));
+                                  how.read_only  ? access_mode::read_only
+                                  : how.degraded ? access_mode::degraded
+                                                 : access_mode::read_write));
   CHECK_OK(
       check_fuse_device()); // before disk::open, which writes; what is wrong with the members is told first
   disk_ = TRY(open_disk(members_, how, settings_.options.accept_older, notices_));
@@ -202,6 +205,18 @@ void daemon_run::stop_requested() {
     log_.info(name + ": stopping");
 }
 
+/// Whoever umounts must not wait for hours of an administrator's work: what is under way ends before its next
+/// unit, and says so; what waits is refused.
+void daemon_run::end_requests() {
+  if (control_)
+    control_->take_no_more();
+  if (disk_)
+    disk_->end_changes();
+  if (pool_)
+    pool_->stop();
+  control_.reset(); // answers what it has begun
+}
+
 result<void> daemon_run::wait_and_close() {
   for (;;) {
     pollfd fds[2] = {{ended_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}};
@@ -212,8 +227,7 @@ result<void> daemon_run::wait_and_close() {
       stop_requested();
   }
   waiter_.join();
-  control_.reset(); // answers what it has taken
-  pool_->stop();
+  end_requests();
   target_->quiesce();
   auto closed = disk_->close();
   const std::string name = "set " + target_->known_info().set_name; // it may have been renamed
@@ -253,10 +267,8 @@ void daemon_run::abandon() {
     ::umount2(place_.path.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
     waiter_.join();
   }
-  control_.reset();
+  end_requests();
   supervisor_.reset();
-  if (pool_)
-    pool_->stop();
   if (target_)
     target_->quiesce();
   if (disk_) [[maybe_unused]]

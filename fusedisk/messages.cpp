@@ -55,9 +55,10 @@ result<std::string> on_add_remap(control_target& t, const word_list& w) {
     source = TRY(sector(w[2]));
   const auto dest = TRY(sector(w[1]));
   const auto length = TRY(number(w[3], "a length in sectors"));
-  const auto info = t.info(info_patience).info;
-  const unsigned spare = w.size() > 4 ? TRY(find_spare(info, w[4])) : choose_spare(info, length);
-  return text_of(TRY(t.add_remap(dest, source, length, spare)));
+  std::optional<unsigned> spare;
+  if (w.size() > 4)
+    spare = TRY(find_spare(t.info(info_patience).info, w[4]));
+  return text_of(TRY(add_remap_by_hand(t, dest, source, length, spare)));
 }
 
 result<std::string> on_set_auto_remap(control_target& t, const word_list& w) {
@@ -236,12 +237,44 @@ result<unsigned> find_spare(const disk_info& info, const std::string& text) {
   return fail("no-such-spare", text, "the set has no such spare; `dmremap spare list` names them");
 }
 
+static std::uint64_t units_of(std::uint64_t sectors) {
+  return sectors / unit_sectors + (sectors % unit_sectors != 0 ? 1 : 0);
+}
+
+result<remap_reply> add_remap_by_hand(control_target& t, sector_number dest,
+                                      std::optional<sector_number> source, std::uint64_t sectors,
+                                      std::optional<unsigned> spare) {
+  if (spare)
+    return t.add_remap(dest, source, sectors, *spare);
+  const auto info = t.info(info_patience).info;
+  if (source)
+    return t.add_remap(dest, source, sectors, choose_spare(info, sectors));
+  const std::uint64_t units = units_of(sectors);
+  std::optional<error> refused;
+  unsigned tried = 0;
+  for (const auto& s : info.spares) {
+    if (s.free_units < units)
+      continue;
+    auto done = t.add_remap(dest, source, sectors, s.index);
+    if (done || done.error().id != "no-spare-capacity")
+      return done;
+    ++tried;
+    if (!refused)
+      refused = done.error();
+  }
+  if (!refused)
+    return t.add_remap(dest, source, sectors, choose_spare(info, sectors)); // which says why not
+  if (tried > 1)
+    refused->why += "; nor has another spare such a run";
+  return tl::make_unexpected(std::move(*refused));
+}
+
 unsigned choose_spare(const disk_info& info, std::uint64_t sectors) {
   const spare_status* first = nullptr;
   for (const auto& s : info.spares) {
     if (!s.present || s.draining)
       continue;
-    if (s.usable_units >= s.allocated_units + sectors / unit_sectors)
+    if (s.usable_units >= s.allocated_units + units_of(sectors))
       return s.index;
     first = first == nullptr ? &s : first;
   }

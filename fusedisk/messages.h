@@ -23,8 +23,12 @@ namespace dmremap {
 /// The place in the set of the spare that a person names by UUID, path or index. Errors: "unknown-spare".
 [[nodiscard]] result<unsigned> find_spare(const disk_info& info, const std::string& text);
 
-/// Where add_remap takes units from when nobody says: the first spare that has room for `sectors`, else the
-/// first that is present.
+/// add_remap, from the spare that is named. Where none is: the first on which enough free units lie next to
+/// each other, or, with a `source`, the one that choose_spare() finds.
+[[nodiscard]] result<remap_reply> add_remap_by_hand(control_target& target, sector_number dest,
+                                                    std::optional<sector_number> source,
+                                                    std::uint64_t sectors, std::optional<unsigned> spare);
+/// The first spare that has room for `sectors`, its head included, else the first that is present.
 [[nodiscard]] unsigned choose_spare(const disk_info& info, std::uint64_t sectors);
 
 /// What a person reads after remap and add_remap.

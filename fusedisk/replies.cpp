@@ -29,8 +29,16 @@ constexpr std::uint64_t mib(std::uint64_t units) {
   return units * unit_bytes / (std::uint64_t{1} << 20U);
 }
 
+std::uint64_t free_units(const disk_info& info) {
+  std::uint64_t sum = 0;
+  for (const auto& spare : info.spares)
+    sum += spare.free_units;
+  return sum;
+}
+
+/// No remap can be put on it; what is free in its head is for add_remap by hand.
 bool is_full(const spare_status& spare) {
-  return spare.usable_units != 0 && spare.allocated_units >= spare.usable_units;
+  return spare.present && !spare.draining && spare.usable_units != 0 && spare.free_units == 0;
 }
 
 /// What a person needs to know beside the figures of one spare.
@@ -107,7 +115,7 @@ std::string spare_stats_text(const disk_stats& stats, const disk_info& info) {
                      "  Capacity: {} MB total, {} MB allocated, {} MB free\n"
                      "  Allocations: {} active, {} lifetime",
                      info.spares.size(), available, in_use, full, failed, mib(all), mib(used),
-                     mib(all) - mib(used), used, stats.lifetime_allocations);
+                     mib(free_units(info)), used, stats.lifetime_allocations);
 }
 
 std::string metadata_status_text(const disk_info& info) {
@@ -163,8 +171,10 @@ std::string health_text(const disk_stats& s, const disk_info& info) {
                     spare.readable ? "takes no writes: what it holds is read, writes go to other spares"
                                    : "is absent: its units answer EIO"));
   for (const auto& spare : info.spares)
-    add(spare.present && spare.usable_units != 0 && spare.allocated_units * 10 >= spare.usable_units * 9,
-        fmt::format("spare {} is {} % full", spare.path, spare.allocated_units * 100 / spare.usable_units));
+    if (const auto room = spare.free_units, all = spare.allocated_units + room;
+        spare.present && !spare.draining && room * 10 <= all && spare.usable_units != 0)
+      add(true, fmt::format("spare {} is {} % full", spare.path,
+                            all == 0 ? 100 : spare.allocated_units * 100 / all));
   for (const auto& notice : info.notices)
     out += "\n" + notice;
   return out;

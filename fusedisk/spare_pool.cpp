@@ -62,6 +62,13 @@ void spare_pool::stop() {
     evacuator_.join();
 }
 
+result<void> spare_pool::check_running() const {
+  const std::lock_guard lock(evacuation_mutex_);
+  if (stopped_)
+    return fail("stopping", set_name_, "the set is being closed; nothing was done");
+  return {};
+}
+
 // --- what there is -----------------------------------------------------------------------------------------
 
 std::string spare_pool::main_text() const {
@@ -271,6 +278,7 @@ result<void> spare_pool::put_into_set(const open_member& member, bool wipe, prea
 
 result<spare_add_reply> spare_pool::add(const spare_add_request& request) {
   const std::lock_guard change(change_mutex_);
+  CHECK_OK(check_running());
   const std::string bare = request.member.rfind("dust:", 0) == 0 ? request.member.substr(5) : request.member;
   if (bare.empty() || bare.front() != '/')
     return fail("bad-member", request.member, "give the whole path: the daemon works in a folder of its own",
@@ -314,15 +322,22 @@ result<spare_add_reply> spare_pool::add(const spare_add_request& request) {
 
 result<spare_change_reply> spare_pool::remove(unsigned index, bool dry_run) {
   const std::lock_guard change(change_mutex_);
+  CHECK_OK(check_running());
   const auto info = TRY(set_.info());
   const auto* spare = TRY(listed(info, index));
   if (const auto now = evacuation(); now.running && now.uuid == spare->uuid)
     return fail("evacuation-running", spare->path, "is being emptied; remove it when that is done");
   spare_change_reply reply{known_text(spare->uuid), spare->uuid, ""};
+  const bool last = std::none_of(info.spares.begin(), info.spares.end(), [&](const spare_status& other) {
+    return other.present && other.index != index;
+  });
   if (dry_run && spare->allocated_units != 0)
     return fail(
         "spare-in-use", spare->path,
-        fmt::format("Cannot remove spare {}: {} active allocations", spare->path, spare->allocated_units));
+        fmt::format("Cannot remove spare {}: {} active allocations{}", spare->path, spare->allocated_units,
+                    last ? "; it is the only spare of the set: add another one, then evacuate it" : ""));
+  if (dry_run && last)
+    return fail("last-spare", spare->path, "is the only spare of the set");
   if (dry_run)
     return reply;
   CHECK_OK(set_.remove_spare(index));
@@ -334,6 +349,7 @@ result<spare_change_reply> spare_pool::remove(unsigned index, bool dry_run) {
 
 result<spare_forget_reply> spare_pool::forget(unsigned index, bool dry_run) {
   const std::lock_guard change(change_mutex_);
+  CHECK_OK(check_running());
   const auto info = TRY(set_.info());
   const auto* spare = TRY(listed(info, index));
   if (dry_run)

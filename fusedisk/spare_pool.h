@@ -24,10 +24,12 @@ public:
   /// `device`: of the mount, "major:minor"; a spare must not lie on what the set itself serves.
   spare_pool(disk& set, event_log& log, set_members from, const disk_info& now, bool read_only,
              std::string device);
-  /// Stops an evacuation and waits for its end.
+  /// As stop().
   ~spare_pool() { stop(); }
   spare_pool(const spare_pool&) = delete;
   spare_pool& operator=(const spare_pool&) = delete;
+  /// Stops an evacuation, waits for its end and for that of a change under way (disk::end_changes() hastens
+  /// it); those that come later are refused ("stopping"). Idempotent.
   void stop();
 
   /// Errors: see control_target, whose functions these are.
@@ -57,6 +59,7 @@ private:
     open_member member;
   };
 
+  [[nodiscard]] result<void> check_running() const; ///< with change_mutex_. Errors: "stopping"
   /// Errors: "no-such-spare".
   [[nodiscard]] static result<const spare_status*> listed(const disk_info& now, unsigned index);
   [[nodiscard]] result<void> check_place(const member_spec& spec) const;

@@ -42,6 +42,11 @@ public:
     return true;
   }
 
+  [[nodiscard]] std::size_t waiting() {
+    const std::lock_guard lock(mutex_);
+    return queue_.size();
+  }
+
 private:
   void run() {
     std::unique_lock lock(mutex_);

@@ -198,6 +198,21 @@ std::uint64_t number_of(const json& reply, const char* key) {
   return value.is_number_unsigned() ? value.get<std::uint64_t>() : 0;
 }
 
+/// Nothing where the daemon does not tell.
+result<std::optional<std::uint64_t>> room_of_running(const running_set& set) {
+  const auto reply = TRY(ask(set, "status", {}));
+  const json now = reply.value("result", json::object());
+  const json spares = now.value("spares", json::array());
+  std::uint64_t room = 0;
+  for (const auto& spare : spares) {
+    const json units = spare.is_object() ? spare.value("free_units", json()) : json();
+    if (!units.is_number_unsigned())
+      return std::nullopt;
+    room += units.get<std::uint64_t>();
+  }
+  return room;
+}
+
 result<void> import_online(const program_context& c, const line& l, const import_plan& plan,
                            const running_set& set, outcome& out) {
   out.online = true;
@@ -333,7 +348,8 @@ result<exit_code> import_list(const program_context& c, const line& l) {
                     "` first");
   const auto dump = TRY(dump_named(l.name, {}));
   CHECK_OK(check_drive(l, s, dump.newest()));
-  const auto plan = TRY(make_import_plan(s.list.ranges, l.offset.value_or(0), dump, l.file));
+  const auto free_now = online ? TRY(room_of_running(*running)) : std::nullopt;
+  const auto plan = TRY(make_import_plan(s.list.ranges, l.offset.value_or(0), dump, l.file, free_now));
   outcome out;
   if (l.dry_run) {
     out.online = online;

@@ -62,7 +62,8 @@ void join(std::vector<sector_run>& runs) {
 } // namespace
 
 result<import_plan> make_import_plan(const std::vector<byte_range>& listed, std::int64_t offset,
-                                     const set_dump& set, const std::string& name) {
+                                     const set_dump& set, const std::string& name,
+                                     std::optional<std::uint64_t> free_now) {
   import_plan plan;
   plan.main_sectors = set.newest().main_sectors;
   for (const auto& bytes : listed)
@@ -82,10 +83,11 @@ result<import_plan> make_import_plan(const std::vector<byte_range>& listed, std:
       ++(r.mapped.count(unit) != 0 ? plan.already_units : plan.new_units);
     next = std::max(next, end);
   }
-  if (plan.new_units > r.free)
+  const std::uint64_t free = free_now.value_or(r.free);
+  if (plan.new_units > free)
     return fail("no-spare-capacity", set.newest().set_name,
                 fmt::format("the list needs {} units more, and {} are free: add a spare (dmremap spare add)",
-                            plan.new_units, r.free));
+                            plan.new_units, free));
   return plan;
 }
 

@@ -5,6 +5,7 @@
 #include "engine/set_dump.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,8 +26,10 @@ struct import_plan {
 
 /// `listed`: bytes of what the list is about, of which byte 0 is sector `offset` of main. A sector that a
 /// range touches counts as whole. Errors: "list-outside" (all of it lies outside main), "no-spare-capacity"
-/// (with the shortfall).
+/// (with the shortfall). `free_now`: units that a running set can give to remaps, as it says itself: tables
+/// do not tell which spares take no new data.
 [[nodiscard]] result<import_plan> make_import_plan(const std::vector<byte_range>& listed, std::int64_t offset,
-                                                   const set_dump& set, const std::string& name);
+                                                   const set_dump& set, const std::string& name,
+                                                   std::optional<std::uint64_t> free_now = std::nullopt);
 
 } // namespace dmremap::recover

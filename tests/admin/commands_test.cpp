@@ -149,11 +149,11 @@ TEST_CASE("forget asks first, and without a terminal wants --yes") {
 
 TEST_CASE("a dry run says what would be done, and asks the daemon for nothing else than its tables") {
   const private_folders folders;
-  const auto on = [](int index, const char* path, int used, int usable, bool present) {
-    return json{{"index", index},        {"uuid", "u" + std::to_string(index)},
-                {"path", path},          {"state", present ? "present" : "absent"},
-                {"present", present},    {"allocated_units", used},
-                {"usable_units", usable}};
+  const auto on = [](int index, const char* path, int used, int usable, int room, bool present) {
+    return json{{"index", index},         {"uuid", "u" + std::to_string(index)},
+                {"path", path},           {"state", present ? "present" : "absent"},
+                {"present", present},     {"allocated_units", used},
+                {"usable_units", usable}, {"free_units", room}};
   };
   const fake_daemon daemon("set1", uuid, [on](const json& request) -> json {
     if (request.at("cmd") == "status")
@@ -162,7 +162,8 @@ TEST_CASE("a dry run says what would be done, and asks the daemon for nothing el
               {"result",
                {{"name", "set1"},
                 {"main", {{"path", "/m"}, {"sectors", 1000}}},
-                {"spares", {on(0, "/s", 9, 20, true), on(1, "/t", 3, 8, true), on(2, "/a", 0, 0, false)}}}}};
+                {"spares",
+                 {on(0, "/s", 3, 20, 3, true), on(1, "/t", 3, 18, 2, true), on(2, "/a", 0, 0, 0, false)}}}}};
     const auto row = [](int sector, int lost, int may) {
       return json{{"main_sector", sector},
                   {"spare", sector == 88 ? "u2" : "u0"},

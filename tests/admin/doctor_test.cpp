@@ -21,6 +21,7 @@ json spare(const char* path) {
           {"state", "present"},
           {"usable_units", 1000},
           {"allocated_units", 10},
+          {"free_units", 740}, // the head is for add_remap by hand
           {"super_copies_valid", 5},
           {"direct", true},
           {"weakest_block_copies", 5},
@@ -79,11 +80,15 @@ std::vector<ill> all_ills() {
        "dmremap spare evacuate set1 u1"},
       {"no-capacity",
        true,
-       {{"spares", {with(spare("/dev/a"), "allocated_units", 1000)}}},
+       {{"spares", {with(spare("/dev/a"), "free_units", 0)}}},
+       "dmremap spare add set1 /dev/NEW"},
+      {"no-capacity", // newer than the figures
+       true,
+       {{"state", "No spare capacity available"}},
        "dmremap spare add set1 /dev/NEW"},
       {"nearly-full",
        true,
-       {{"spares", {with(spare("/dev/a"), "allocated_units", 900)}}},
+       {{"spares", {with(with(spare("/dev/a"), "allocated_units", 90), "free_units", 10)}}},
        "dmremap spare add set1 /dev/NEW"},
       {"auto-remap-off", true, {{"auto_remap", false}}, "dmremap set set1 auto_remap=1"},
       {"read-only", false, {{"read_only", true}}, nullptr},
@@ -116,6 +121,32 @@ TEST_CASE("each thing that is not well is found by itself, with what to do") {
     else
       CHECK(std::count(found[0].next.begin(), found[0].next.end(), ill.next) == 1);
   }
+}
+
+TEST_CASE("a spare whose head alone is free is full, and nothing then says that all can wait") {
+  json status = well();
+  status["spares"] = json::array({with(with(spare("/dev/a"), "allocated_units", 6000), "free_units", 0)});
+  status["spares"][0]["usable_units"] = 8000; // three quarters used
+  status["stats"] = {{"main_write_errors", 1}};
+  const auto found = findings_of_status(status);
+  REQUIRE(found.size() == 2);
+  CHECK(found[0].id == "no-capacity");
+  CHECK(found[0].problem);
+  CHECK(found[1].id == "main-fails");
+  CHECK(found[1].text.find("Nothing has to be done") == std::string::npos);
+  status["spares"][0]["free_units"] = 2000;
+  CHECK(findings_of_status(status).at(0).text.find("Nothing has to be done") != std::string::npos);
+  status["spares"][0].erase("free_units"); // an older daemon: what is free at all
+  CHECK(findings_of_status(status).size() == 1);
+}
+
+TEST_CASE("an evacuation that stopped for want of room needs a spare before it is tried again") {
+  json status = well();
+  status["evacuation"] = {{"spare", "u1"}, {"error", {{"id", "no-spare-capacity"}, {"why", "no room"}}}};
+  const auto found = findings_of_status(status);
+  REQUIRE(found.size() == 1);
+  CHECK(found[0].next ==
+        std::vector<std::string>{"dmremap spare add set1 /dev/NEW", "dmremap spare evacuate set1 u1"});
 }
 
 TEST_CASE("smartctl is told of the drive below a member, and not of a file") {

@@ -27,6 +27,7 @@ json whole_status() {
              {"path", "/s"},
              {"usable_units", 1000},
              {"allocated_units", 2},
+             {"free_units", 700},
              {"super_copies_valid", 5},
              {"weakest_block_copies", 4}}}},
           {"notices", {"something happened"}},
@@ -48,6 +49,7 @@ json two_spares() {
                  {"draining", false},
                  {"protected_by", "s0"},
                  {"usable_units", 900},
+                 {"free_units", 0},
                  {"allocated_units", 7}});
   status["spares"].push_back(second);
   status["notices"].push_back("not protected against the loss of /s");
@@ -115,6 +117,7 @@ TEST_CASE("each spare's state, protection and allocation are shown") {
   CHECK((has("protected", "s0", "0") && has("protected", "s3", "1")));
   CHECK((has("full", "s0", "0") && has("full", "s3", "0")));
   CHECK((has("allocated_units", "s0", "2") && has("allocated_units", "s3", "7")));
+  CHECK((has("free_units", "s0", "700") && has("free_units", "s3", "0")));
   CHECK(metrics.find("dmremap_evacuation_units_done{set=\"a\\\"b\"} 5\n") != std::string::npos);
 }
 
@@ -149,9 +152,11 @@ TEST_CASE("stats are a line each") {
                                                                  "spare0_state             draining\n"
                                                                  "spare0_allocated_units   2\n"
                                                                  "spare0_usable_units      1000\n"
+                                                                 "spare0_free_units        700\n"
                                                                  "spare3_state             absent\n"
                                                                  "spare3_allocated_units   7\n"
-                                                                 "spare3_usable_units      900\n");
+                                                                 "spare3_usable_units      900\n"
+                                                                 "spare3_free_units        0\n");
 }
 
 TEST_CASE("sizes are readable and exact where they are whole") {

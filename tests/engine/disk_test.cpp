@@ -2,7 +2,10 @@
 #include "engine/disk.h"
 #include "tests/support/set_fixture.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <functional>
+#include <vector>
 
 using namespace dmremap;
 using namespace dmremap::test;
@@ -153,18 +156,72 @@ TEST_CASE("a main that does not answer at all costs no spare unit", "[disk]") {
   REQUIRE(f.holds_original(0, 8));
 }
 
+namespace {
+
+/// A main of 2048 units that reads well and fails every write to the first 2000.
+struct unwritable_main : set_fixture {
+  explicit unwritable_main(const open_options& options = {}) : set_fixture(8u << 20) {
+    open(options);
+    main->add_bad({0, 16000, direction::write, io_error::medium, always, false});
+  }
+  /// Writes each of the first 2000 units, `between` after each; how many were moved. Every unit holds what it
+  /// should.
+  std::uint64_t moved(const std::function<void(std::uint64_t)>& between = [](std::uint64_t) {}) {
+    std::vector<bool> moved(2000);
+    for (std::uint64_t u = 0; u < moved.size(); ++u) {
+      moved[u] = write(u * 4096, 4096, std::byte{0x5A}).has_value();
+      between(u);
+    }
+    for (std::uint64_t u = 0; u < moved.size(); ++u)
+      REQUIRE((moved[u] ? holds(u * 4096, 4096, std::byte{0x5A}) : holds_original(u * 8, 8)));
+    const auto n = static_cast<std::uint64_t>(std::count(moved.begin(), moved.end(), true));
+    REQUIRE(set->stats().remapped_units == n);
+    return n;
+  }
+};
+
+} // namespace
+
 TEST_CASE("a main that fails every write trips the breaker before the spare is eaten up", "[disk]") {
-  set_fixture f(8u << 20);
-  f.main->add_bad({0, 16384, direction::write, io_error::medium, always, false});
-  bool failed = false;
-  for (std::uint64_t u = 0; u < 2000; ++u)
-    failed |= !f.write(u * 4096, 4096, std::byte{1});
-  REQUIRE(failed);
+  unwritable_main f;
+  SECTION("nothing else is written") {
+    REQUIRE(f.moved() == 64);
+  }
+  SECTION("what the spare takes is no sign of main's health") {
+    REQUIRE(f.moved([&](std::uint64_t u) {
+      for (int n = 0; n < 2; ++n) // of a unit that is on the spare
+        REQUIRE(f.write(u % 64 * 4096, 4096, std::byte{0x5A}));
+    }) == 64);
+  }
+  SECTION("nor are holes in main") {
+    REQUIRE(f.moved([&](std::uint64_t) { REQUIRE(f.set->zero(*f.context, 2040 * 4096, 4096)); }) == 64);
+    REQUIRE(f.holds(2040 * 4096, 4096, std::byte{0}));
+  }
   REQUIRE(f.set->stats().breaker_open);
-  REQUIRE(f.set->stats().remapped_units < 100);
   f.main->clear_faults();
   f.set->reset_breaker();
   REQUIRE(f.write(1999 * 4096, 4096, std::byte{2}));
+  REQUIRE(f.holds(1999 * 4096, 4096, std::byte{2}));
+}
+
+TEST_CASE("a main that fails every write trips the breaker however slowly that comes", "[disk]") {
+  open_options options;
+  options.breaker_seconds = 0; // each write comes after the end of the window before
+  unwritable_main f(options);
+  REQUIRE(f.moved() == 64);
+  REQUIRE(f.set->stats().breaker_open);
+}
+
+TEST_CASE("bad places of a main that takes other writes do not trip the breaker", "[disk]") {
+  set_fixture f(8u << 20);
+  for (std::uint64_t u = 0; u < 600; u += 3)
+    f.main->add_bad({u * 8, 1, direction::write, io_error::medium, always, false});
+  const std::uint64_t at_once = GENERATE(1u, 3u, 60u); // in one request or in many
+  for (std::uint64_t u = 0; u < 600; u += at_once)
+    REQUIRE(f.write(u * 4096, at_once * 4096, std::byte{0x5A}));
+  REQUIRE(f.holds(0, 600 * 4096, std::byte{0x5A}));
+  REQUIRE(f.set->stats().remapped_units == 200);
+  REQUIRE_FALSE(f.set->stats().breaker_open);
 }
 
 TEST_CASE("remap by hand keeps the bytes and unmap writes them back", "[disk]") {

@@ -6,7 +6,24 @@
 #include "tests/support/store_contract.h"
 #include "tests/support/temp_dir.h"
 
+#include <atomic>
+#include <cerrno>
 #include <fstream>
+#include <functional>
+#include <future>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace {
+
+std::function<int()> instead_of_fdatasync; // set while no other thread runs
+
+} // namespace
+
+/// In the place of the C library's.
+extern "C" int fdatasync(int fd) {
+  return instead_of_fdatasync ? instead_of_fdatasync() : static_cast<int>(::syscall(SYS_fdatasync, fd));
+}
 
 using namespace dmremap;
 using namespace dmremap::test;
@@ -112,4 +129,70 @@ TEST_CASE("a range does not leave its place", "[file_store]") {
   REQUIRE(range->flush());
   const std::string x(8192, 'x');
   CHECK(slurp(path) == x + std::string(8192, '\0') + std::string((1 << 20) - 16384, 'x'));
+}
+
+TEST_CASE("a flush does not pass while another one has the only report of a lost write", "[file_store]") {
+  const temp_dir dir;
+  auto s = *file_store::open(dir.file("a", 8192), {});
+  std::promise<void> reported, go_on;
+  std::atomic<unsigned> calls{0};
+  instead_of_fdatasync = [&, on = go_on.get_future().share()] {
+    if (calls++ != 0)
+      return 0; // the kernel has said it, and says it once
+    reported.set_value();
+    on.wait();
+    errno = EIO;
+    return -1;
+  };
+  const std::uint64_t before = s->failed_flushes();
+  auto first = std::async(std::launch::async, [&] { return s->flush(); });
+  reported.get_future().wait();
+  auto second = std::async(std::launch::async, [&] { return flush_since(*s, before); });
+  // It has to wait for the first one; where it does not it is done at once. The time decides nothing but how
+  // long the test takes.
+  (void)second.wait_for(std::chrono::milliseconds(50));
+  go_on.set_value();
+  const io_result one = first.get(), other = second.get();
+  instead_of_fdatasync = {};
+  CHECK(is(one, io_error::medium));
+  CHECK(is(other, io_error::medium));
+  CHECK(s->failed_flushes() == before + 1);
+  CHECK(s->flush());
+}
+
+TEST_CASE("flushes that come while one runs share the next", "[file_store]") {
+  const temp_dir dir;
+  auto s = *file_store::open(dir.file("a", 8192), {});
+  const bool fails = GENERATE(false, true);
+  std::promise<void> started, go_on;
+  std::atomic<unsigned> calls{0};
+  instead_of_fdatasync = [&, on = go_on.get_future().share()] {
+    if (calls++ == 0) {
+      started.set_value();
+      on.wait();
+      return 0;
+    }
+    errno = EIO;
+    return fails ? -1 : 0;
+  };
+  auto first = std::async(std::launch::async, [&] { return s->flush(); });
+  started.get_future().wait();
+  std::atomic<unsigned> coming{0};
+  std::vector<std::future<io_result>> others;
+  for (unsigned n = 0; n < 16; ++n)
+    others.push_back(std::async(std::launch::async, [&] {
+      ++coming;
+      coming.notify_all();
+      return s->flush();
+    }));
+  for (unsigned n = coming; n < 16; n = coming)
+    coming.wait(n);
+  go_on.set_value();
+  CHECK(first.get()); // began before any of the others was there
+  for (auto& other : others)
+    CHECK(other.get().has_value() == !fails);
+  instead_of_fdatasync = {};
+  CHECK(calls >= 2);
+  CHECK(calls <= 9); // two, but for threads that had not got as far as the flush when the first one ended
+  CHECK(s->failed_flushes() == (fails ? calls - 1 : 0));
 }

@@ -220,7 +220,8 @@ TEST_CASE("sides that were in use without each other are refused") {
   f.there = {true, true};
   const auto foreign = f.try_open();
   REQUIRE_FALSE(foreign.has_value());
-  REQUIRE(foreign.error().id == "foreign-spare");
+  REQUIRE(foreign.error().id == "forked-set"); // it was in use without the other: for a person to leave out
+  REQUIRE(foreign.error().what == "/spare1");
 }
 
 TEST_CASE("a spare is added, filled, emptied and removed while the disk is in use") {
@@ -262,7 +263,7 @@ TEST_CASE("a spare is added, filled, emptied and removed while the disk is in us
   f.open();
   REQUIRE(f.shows(3) == "byte 101");
   REQUIRE(f.shows(4) == "byte 102");
-  REQUIRE(f.set->remove_spare(1).error().id == "last-spare");
+  REQUIRE(f.set->remove_spare(1).error().id == "spare-in-use");
 }
 
 TEST_CASE("an evacuation that is stopped moves no further unit, and goes on after a restart") {
@@ -382,4 +383,23 @@ TEST_CASE("a spare that was away must not stand for the set of today") {
   REQUIRE(f.try_open(alone));
   REQUIRE(f.shows(4) == "byte 101");
   REQUIRE(f.shows(5) == "byte 102");
+}
+
+TEST_CASE("a spare whose places failed can be removed once it serves nothing") {
+  pool_fixture f(1);
+  f.spares[0]->add_bad({1024 * unit_sectors, 3000 * unit_sectors, direction::write}); // all that is given out
+  f.main->add_bad({6 * unit_sectors, unit_sectors, direction::write});
+  REQUIRE_FALSE(f.write(6, two).has_value());
+  f.spares.push_back(pool_fixture::new_spare(1));
+  f.there.push_back(true);
+  REQUIRE(f.set->add_spare(f.spares[1]).has_value());
+  REQUIRE(f.set->evacuate_spare(0).has_value());
+  const auto removed = f.set->remove_spare(0);
+  if (!removed)
+    FAIL(removed.error().text());
+  REQUIRE(f.write(6, two));
+  f.there[0] = false;
+  f.close();
+  f.open();
+  REQUIRE(f.shows(6) == "byte 102");
 }

@@ -7,9 +7,12 @@
 #include <catch2/catch.hpp>
 #include <condition_variable>
 #include <functional>
+#include <future>
 #include <map>
 #include <mutex>
+#include <random>
 #include <thread>
+#include <vector>
 
 using namespace dmremap;
 
@@ -211,6 +214,58 @@ TEST_CASE("overlapping freezes take turns, others do not wait", "[range_gate]") 
   gate.thaw(first, [] {});
   mover.join();
   REQUIRE(second);
+}
+
+TEST_CASE("as many freezes as there can be workers leave room for one elsewhere", "[range_gate]") {
+  static_assert(range_gate<>::max_marks > range_gate<>::max_workers);
+  range_gate<> gate;
+  std::vector<unsigned> held;
+  for (unsigned i = 0; i < range_gate<>::max_workers; ++i)
+    held.push_back(gate.freeze({1000 + 2 * i, 1}));
+  std::promise<unsigned> got;
+  auto answer = got.get_future();
+  std::thread mover([&] { got.set_value(gate.freeze({10, 4})); });
+  const bool at_once = answer.wait_for(std::chrono::seconds(20)) == std::future_status::ready;
+  // Let go, whatever came: the mover must end.
+  auto* slot = gate.acquire_slot();
+  unsigned wrong = 0;
+  for (unsigned i = 0; i < held.size(); ++i) {
+    wrong += gate.enter(*slot, {1000 + 2 * i, 1}) ? 1 : 0; // every one of them is seen
+    gate.leave(*slot);
+  }
+  for (const unsigned mark : held)
+    gate.thaw(mark, [] {});
+  mover.join();
+  REQUIRE(at_once);
+  REQUIRE(wrong == 0);
+  gate.thaw(answer.get(), [] {});
+  REQUIRE(gate.enter(*slot, {0, unit_range::max_count}));
+  gate.leave(*slot);
+}
+
+TEST_CASE("marks that go in any order leave the others in force", "[range_gate]") {
+  constexpr unsigned count = 40;
+  range_gate<> gate;
+  auto* slot = gate.acquire_slot();
+  std::map<std::uint64_t, unsigned> held; // unit to mark
+  std::minstd_rand random(1);
+  for (unsigned round = 0; round < 4000; ++round) {
+    const std::uint64_t unit = random() % count;
+    if (const auto at = held.find(unit); at != held.end()) {
+      gate.thaw(at->second, [] {});
+      held.erase(at);
+    } else {
+      held[unit] = gate.freeze({unit, 1});
+    }
+    for (std::uint64_t u = 0; u < count; ++u) {
+      const bool entered = gate.enter(*slot, {u, 1});
+      if (entered)
+        gate.leave(*slot);
+      if (entered == held.contains(u))
+        FAIL("unit " << u << " in round " << round);
+    }
+  }
+  SUCCEED();
 }
 
 TEST_CASE("ranges pack into one word at both ends of what is allowed", "[range_gate]") {

@@ -8,9 +8,9 @@ using namespace dmremap::test;
 
 namespace {
 
-/// From now on no sector of the spare can be written.
-void reject_writes(pool_fixture& f, unsigned spare) {
-  f.spares[spare]->add_bad({0, f.spares[spare]->size() / sector_bytes, direction::write});
+/// From now on no sector of the spare can be written: bad everywhere, or switched to read-only.
+void reject_writes(pool_fixture& f, unsigned spare, io_error how = io_error::medium) {
+  f.spares[spare]->add_bad({0, f.spares[spare]->size() / sector_bytes, direction::write, how});
 }
 
 open_options degraded() {
@@ -20,12 +20,12 @@ open_options degraded() {
 }
 
 /// Units 4, 5 and 6 on the spare, flushed; then it takes no writes, and a write to unit 5 finds that out.
-void prepare(pool_fixture& f, unsigned spare) {
+void prepare(pool_fixture& f, unsigned spare, io_error how = io_error::medium) {
   put_on(f, 4, spare, one);
   put_on(f, 5, spare, one);
   put_on(f, 6, spare, one);
   REQUIRE(f.set->flush());
-  reject_writes(f, spare);
+  reject_writes(f, spare, how);
   REQUIRE(f.write(5, two));
 }
 
@@ -33,9 +33,10 @@ void prepare(pool_fixture& f, unsigned spare) {
 
 TEST_CASE("a spare that takes no writes serves what it holds, and its units are written elsewhere") {
   const unsigned spare = GENERATE(0u, 1u, 2u);
-  CAPTURE(spare);
+  const io_error how = GENERATE(io_error::medium, io_error::read_only);
+  CAPTURE(spare, name_of(how));
   pool_fixture f(3);
-  prepare(f, spare);
+  prepare(f, spare, how);
   REQUIRE(f.shows(4) == "byte 101");
   REQUIRE(f.shows(5) == "byte 102");
   REQUIRE(f.entry(5)->spare_index != spare);
@@ -55,8 +56,10 @@ TEST_CASE("a spare that takes no writes serves what it holds, and its units are 
 
 TEST_CASE("a set with a spare that takes no writes opens for writing where that is allowed by hand") {
   const unsigned spare = GENERATE(0u, 1u, 2u);
+  const io_error how = GENERATE(io_error::medium, io_error::read_only);
+  CAPTURE(spare, name_of(how));
   pool_fixture f(3);
-  prepare(f, spare);
+  prepare(f, spare, how);
   REQUIRE(f.set->flush().has_value());
   SECTION("killed") {}
   SECTION("closed") {
@@ -138,7 +141,7 @@ TEST_CASE("a change in doubt on a spare that takes no writes any more is not sho
 
 TEST_CASE("a spare that takes no writes is emptied and forgotten without losing a sector") {
   pool_fixture f(3);
-  prepare(f, 1);
+  prepare(f, 1, GENERATE(io_error::medium, io_error::read_only));
   const auto too_soon = f.set->forget_spare(1);
   REQUIRE_FALSE(too_soon.has_value());
   REQUIRE(too_soon.error().id == "spare-in-use");
@@ -194,4 +197,47 @@ TEST_CASE("a flush tells once of what a spare that takes no writes may have drop
   REQUIRE(f.set->flush().has_value());
   REQUIRE(f.write(6, two));
   REQUIRE(f.set->flush().has_value());
+}
+
+TEST_CASE("a spare that was switched to read-only holds nothing up") {
+  const unsigned spare = GENERATE(0u, 1u);
+  const io_error how = GENERATE(io_error::medium, io_error::read_only);
+  CAPTURE(spare, name_of(how));
+  pool_fixture f(2);
+  put_on(f, 4, spare, one);
+  put_on(f, 5, 1 - spare, one);
+  REQUIRE(f.set->flush());
+  reject_writes(f, spare, how);
+  SECTION("a unit is moved") {
+    REQUIRE(f.write(9, two));
+    f.remap(9);
+  }
+  SECTION("main cannot write one") {
+    f.main->add_bad({9 * unit_sectors, unit_sectors, direction::write});
+    REQUIRE(f.write(9, two));
+  }
+  SECTION("a sector of a unit on it is written, then main cannot write another") {
+    REQUIRE(f.write_sector(4 * unit_sectors + 1, three));
+    f.main->add_bad({9 * unit_sectors, unit_sectors, direction::write});
+    REQUIRE(f.write(9, two));
+    REQUIRE(f.shows_sector(4 * unit_sectors + 1) == "byte 103");
+  }
+  REQUIRE(f.entry(9)->spare_index == 1 - spare);
+  REQUIRE(f.shows(9) == "byte 102");
+  REQUIRE(f.shows_sector(4 * unit_sectors) == "byte 101");
+  REQUIRE(f.shows(5) == "byte 101");
+  (void)f.set->flush(); // one may tell of what it dropped
+  REQUIRE(f.set->flush());
+  REQUIRE(f.status(spare).readable);
+  f.kill();
+  f.open(true);
+  REQUIRE(f.shows(9) == "byte 102");
+  REQUIRE(f.shows_sector(4 * unit_sectors) == "byte 101");
+  REQUIRE(f.write(4, two));
+  REQUIRE(f.entry(4)->spare_index == 1 - spare);
+  f.kill();
+  f.spares[spare]->clear_faults();
+  f.open();
+  REQUIRE(f.shows(4) == "byte 102");
+  REQUIRE(f.shows(9) == "byte 102");
 }

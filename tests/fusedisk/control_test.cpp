@@ -138,6 +138,7 @@ TEST_CASE("status carries what the protocol promises") {
   CHECK(status.at("image") == "/mnt/disk.img");
   CHECK(status.at("pid") == 4711);
   CHECK(status.at("spares").at(0).at("usable_units") == 1000);
+  CHECK(status.at("spares").at(0).at("free_units") == 748);
   CHECK(status.at("spares").at(0).at("weakest_block_copies") == 4);
   CHECK(status.at("stats").at("lifetime_allocations") == 342);
   CHECK(status.at("dm").get<std::string>().find("0 204800 remap v5.0 2/1000") == 0);
@@ -363,6 +364,40 @@ TEST_CASE("a request that was taken is answered before the server ends") {
   hanging.release.set_value();
   end.get();
   CHECK(remap.get());
+}
+
+TEST_CASE("requests that wait when the server ends are refused, those that were begun are answered") {
+  temporary_folder folder;
+  fake_target t;
+  hanging_target hanging(t);
+  event_log log(log_level::error);
+  auto server = control_server::start(folder.path + "/control", hanging, log);
+  REQUIRE(server);
+  std::vector<std::future<result<json>>> begun, waiting;
+  const auto ask_for = [&](const std::string& what) {
+    return std::async(std::launch::async, [&folder, what] {
+      return control_request(folder.path, what, {{"sector", 8}}, std::nullopt);
+    });
+  };
+  for (int i = 0; i < 4; ++i)
+    begun.push_back(ask_for("remap"));
+  while (hanging.hanging < 4) // as many as there are threads for slow requests
+    std::this_thread::yield();
+  for (int i = 0; i < 3; ++i)
+    waiting.push_back(ask_for("unmap"));
+  while ((*server)->waiting() < 3)
+    std::this_thread::yield();
+  (*server)->take_no_more();
+  hanging.release.set_value();
+  server->reset();
+  for (auto& remap : begun)
+    CHECK(remap.get());
+  for (auto& unmap : waiting) {
+    const auto refused = unmap.get();
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().id == "stopping");
+  }
+  CHECK(t.asked().size() == 4); // none of the three was carried out
 }
 
 TEST_CASE("clients that send nonsense, too much or nothing harm nobody") {

@@ -274,8 +274,17 @@ TEST_CASE("a flood of lines that requests bring leaves room in the log for what 
   const auto first = std::find(lines.begin(), lines.end(), "why 0");
   REQUIRE(lines.end() - first == 20);
   CHECK(lines.back() == "why 19");
-  CHECK(*(first - 1) == std::to_string(10'000 - (first - 1 - lines.begin())) +
-                            " lines of the log left out: too many at once");
+  // A slow machine lets some more through, now and then: each gap says how long it was.
+  const std::string gap = " lines of the log left out: too many at once";
+  std::uint64_t left_out = 0, passed = 0;
+  for (auto at = lines.begin(); at != first; ++at)
+    if (at->ends_with(gap))
+      left_out += std::stoull(*at);
+    else
+      ++passed;
+  CHECK((first - 1)->ends_with(gap));
+  CHECK(left_out + passed == 10'000);
+  CHECK(left_out > passed);
 }
 
 TEST_CASE("log levels by name and by number") {

@@ -5,6 +5,7 @@
 #include "fusedisk/control_target.h"
 
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,7 @@ public:
     spare.units = 1100;
     spare.usable_units = 1000;
     spare.allocated_units = 2;
+    spare.free_units = 748; // its head is for add_remap by hand
     spare.sequence = 77;
     spare.super_copies_valid = spare.head_copies_valid = 5;
     spare.weakest_block_copies = 4;
@@ -67,6 +69,8 @@ public:
                                 unsigned spare) override {
     note("add_remap " + std::to_string(d.value) + " " + (s ? std::to_string(s->value) : "auto") + " " +
          std::to_string(n) + " on " + std::to_string(spare));
+    if (in_pieces.contains(spare))
+      return fail("no-spare-capacity", "add_remap", "the longest run on " + std::to_string(spare) + " has 3");
     return remap_reply{12, 1, 0, sector_number(5000)};
   }
   result<salvage_reply> salvage(std::optional<sector_number> s) override {
@@ -142,6 +146,7 @@ public:
   disk_info info_now;
   std::vector<remap_entry> remaps;
   error refusal;
+  std::set<unsigned> in_pieces; // spares on which nothing free lies together
   std::shared_ptr<const set_dump> dump_now;
   unsigned retries = 1;
   log_level level = log_level::info;

@@ -57,7 +57,9 @@ TEST_CASE("what scripts parse has exactly this shape") {
   spare_status second = t.info_now.spares[0];
   t.info_now.spares[0].usable_units = second.usable_units = 2621440; // 10 GiB each
   t.info_now.spares[0].allocated_units = 131072;                     // 512 MiB
+  t.info_now.spares[0].free_units = 2621440 - 131072;
   second.allocated_units = 0;
+  second.free_units = 2621440;
   t.info_now.spares.push_back(second);
   CHECK(say(t, {"spare_stats"}) == "Spare Pool Statistics:\n"
                                    "  Devices: 2 total (1 available, 1 in-use, 0 full, 0 failed)\n"
@@ -105,9 +107,10 @@ TEST_CASE("messages change the pool of spares") {
   for (const char* name : {"3", "BBBBBBBB-7777-8888-9999-000000000000", "/x/third.img", "dust:/x/third.img"})
     say(t, {"add_remap", "8", "auto", "8", name});
   say(t, {"add_remap 8 auto 8"});
-  t.info_now.spares[0].allocated_units = 1000; // full: the next one is taken
+  t.info_now.spares[0].free_units = 0; // full, but for its head: the next one is taken
   say(t, {"add_remap 8 auto 8"});
   t.info_now.spares[1].present = false;
+  t.info_now.spares[1].free_units = 0;
   say(t, {"add_remap 8 auto 8"});
   CHECK(t.asked() == std::vector<std::string>{
                          "spare_add /x/a name.img", "spare_remove 3", "add_remap 8 auto 8 on 3",
@@ -120,6 +123,52 @@ TEST_CASE("messages change the pool of spares") {
   REQUIRE_FALSE(refused);
   CHECK(refused.error().id == "spare-in-use");
   CHECK(refused.error().text() == "Error: Cannot remove spare /x/third.img: 7 active allocations");
+}
+
+TEST_CASE("a spare is full where no remap can be put on it, whatever is free in its head") {
+  fake_target t;
+  auto& first = t.info_now.spares[0];
+  first.usable_units = 8000;
+  first.allocated_units = 6000;
+  first.free_units = 0;
+  spare_status second = first;
+  second.index = 1;
+  second.free_units = 600;
+  t.info_now.spares.push_back(second);
+  CHECK(spare_state(t.info_now.spares[0]) == "full");
+  CHECK(spare_state(t.info_now.spares[1]) == "present");
+  const std::string stats = say(t, {"spare_stats"});
+  CHECK(stats.find("2 total (0 available, 1 in-use, 1 full, 0 failed)") != std::string::npos);
+  CHECK(stats.find("62 MB total, 46 MB allocated, 2 MB free") != std::string::npos);
+  const std::string health = say(t, {"health"});
+  CHECK(health.find("spare /x/spare.img is 100 % full") != std::string::npos);
+  CHECK(health.find("spare /x/spare.img is 90 % full") != std::string::npos);
+  t.info_now.spares[1].free_units = 700;
+  CHECK(say(t, {"health"}).find("90 % full") == std::string::npos);
+  t.info_now.spares[0].draining = true; // takes nothing new for another reason
+  CHECK(spare_state(t.info_now.spares[0]) == "draining");
+  CHECK(say(t, {"spare_stats"}).find(" 0 full") != std::string::npos);
+}
+
+TEST_CASE("add_remap auto asks one spare after another for units next to each other") {
+  fake_target t;
+  spare_status second = t.info_now.spares[0];
+  second.index = 3;
+  second.free_units = 1;
+  t.info_now.spares.push_back(second);
+  second.index = 4;
+  second.free_units = 2;
+  t.info_now.spares.push_back(second);
+  t.in_pieces = {0};
+  say(t, {"add_remap 4 auto 9"}); // two units
+  CHECK(t.asked() == std::vector<std::string>{"add_remap 4 auto 9 on 0", "add_remap 4 auto 9 on 4"});
+  t.in_pieces = {0, 4};
+  const auto refused = run_message(t, {"add_remap 4 auto 9"}, 0);
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().id == "no-spare-capacity");
+  CHECK(refused.error().why == "the longest run on 0 has 3; nor has another spare such a run");
+  say(t, {"add_remap 8 4096 8"}); // of the head, perhaps: the first with anything free
+  CHECK(t.asked().back() == "add_remap 8 4096 8 on 0");
 }
 
 TEST_CASE("each spare's state and protection are told") {

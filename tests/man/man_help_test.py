@@ -6,6 +6,7 @@ Usage: man_help_test.py CHECK --man FOLDER --source FOLDER [--program NAME=PATH]
           synopsis is in --help; the same for each subcommand (a .Ss of COMMANDS)
   errors  every error identifier in the sources is in the page's ERROR IDENTIFIERS list (.It Li), and the other way round
   links   every .Xr to a page of ours leads to a page that exists
+  words   no word of the text is taken for a macro, and so missing from the page: \&No, not No
 """
 
 import argparse
@@ -173,9 +174,39 @@ def check_links(arguments):
     return bad
 
 
+# Macros that are words of the language as well, and that these pages use as macros nowhere behind another.
+WORDS = {"Ad", "An", "At", "Do", "Es", "In", "It", "Ms", "Os", "So", "St"}
+CALLING = re.compile(r"\.([A-Z][a-z0-9]{1,2})(?: (.*))?$")
+MACRO = re.compile(r"[A-Z][a-z0-9]{1,2}$")
+
+
+def words_taken_for_macros(line):
+    """`No` is of use only behind what it ends: where nothing or only macros stand before it, it was meant as a word."""
+    call = CALLING.match(line)
+    if not call or call.group(1) in ("Bl", "Xr"):
+        return []
+    taken, before = [], [call.group(1)]
+    for word in (call.group(2) or "").split():
+        text_before = any(not MACRO.match(w) for w in before)
+        if word in WORDS or (word == "No" and not text_before):
+            taken.append(word)
+        before.append(word)
+    return taken
+
+
+def check_words(arguments):
+    bad = []
+    for path in sorted(glob.glob(os.path.join(arguments.man, "*.[1-9]"))):
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                bad += [f"{os.path.basename(path)}:{number}: '{word}' is taken for a macro; write \\&{word}"
+                        for word in words_taken_for_macros(line.rstrip("\n"))]
+    return bad
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("check", choices=["help", "errors", "links"])
+    parser.add_argument("check", choices=["help", "errors", "links", "words"])
     parser.add_argument("--man", required=True)
     parser.add_argument("--source", required=True)
     parser.add_argument("--program", action="append", default=[])

@@ -238,6 +238,11 @@ TEST_CASE("what the format does not tell is asked for") {
   const auto plan = make_import_plan(more, 0, small, "list");
   REQUIRE_FALSE(plan);
   CHECK(plan.error().id == "no-spare-capacity");
+  // A running set knows better: a spare that takes no new data has no room.
+  CHECK(make_import_plan(fits, 0, small, "list", free));
+  const auto draining = make_import_plan(fits, 0, small, "list", free - 1);
+  REQUIRE_FALSE(draining);
+  CHECK(draining.error().why.find(std::to_string(free - 1) + " are free") != std::string::npos);
 }
 
 TEST_CASE("the list of another drive is refused") {

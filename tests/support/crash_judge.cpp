@@ -44,26 +44,27 @@ std::vector<version> read_all(disk& from, std::uint64_t sectors) {
 }
 
 constexpr version written_meanwhile = 0x70000000;
-constexpr unsigned nobody = static_cast<unsigned>(-1);
-
 bool some_in_flight(const set_state& state) {
   return std::any_of(state.spares.begin(), state.spares.end(), [](const spare_part& p) {
     return p.role == spare_role::adding || p.role == spare_role::removing;
   });
 }
 
-/// Whom to leave out: with a spare away already that one, as the others must not be used without each other.
-std::optional<unsigned> who_is_absent(const set_state& state, std::uint64_t number) {
-  std::vector<unsigned> members;
-  for (unsigned n = 0; n < state.spares.size(); ++n) {
+/// Whom to leave out: with spares away already those, as the others must not be used without each other.
+absent_spares who_is_absent(const set_state& state, std::uint64_t number) {
+  std::vector<unsigned> members, away;
+  for (unsigned n = 0; n < state.spares.size(); ++n)
     if (state.spares[n].role == spare_role::away)
-      return n;
-    if (state.spares[n].role == spare_role::member)
+      away.push_back(n);
+    else if (state.spares[n].role == spare_role::member)
       members.push_back(n);
-  }
-  if (members.size() < 2)
-    return std::nullopt;
-  return members[number % members.size()];
+  if (!away.empty())
+    return members.empty() ? absent_spares{} : away;
+  return members.size() < 2 ? absent_spares{} : absent_spares{members[number % members.size()]};
+}
+
+bool is_in(const absent_spares& absent, unsigned n) {
+  return std::find(absent.begin(), absent.end(), n) != absent.end();
 }
 
 } // namespace
@@ -104,17 +105,17 @@ struct crash_judge::devices {
   /// With every spare of the set but `absent`; of those that were just being added or removed: with them,
   /// and where that is refused because one is none, without.
   [[nodiscard]] result<std::unique_ptr<disk>> open(const set_state& state, open_options options,
-                                                   std::optional<unsigned> absent = std::nullopt) const {
+                                                   const absent_spares& absent = {}) const {
     const auto attempt = [&](bool in_flight) {
       std::vector<std::shared_ptr<store>> given;
       for (unsigned n = 0; n < spares.size(); ++n) {
         const spare_role role = state.spares[n].role;
-        if (role == spare_role::none || absent == n)
+        if (role == spare_role::none || is_in(absent, n))
           continue;
         if (in_flight || role == spare_role::member || role == spare_role::away)
           given.push_back(spares[n]);
       }
-      options.degraded = options.degraded || absent.has_value();
+      options.degraded = options.degraded || !absent.empty();
       return disk::open(main, given, options);
     };
     auto opened = attempt(true);
@@ -153,16 +154,18 @@ std::string crash_judge::check_metadata(const set_state& state, const devices& o
   return text;
 }
 
-std::vector<const page_image*> crash_judge::all_but(const set_state& state, unsigned absent) {
+std::vector<const page_image*> crash_judge::all_but(const set_state& state, const absent_spares& absent) {
   std::vector<const page_image*> there;
   for (unsigned n = 0; n < state.spares.size(); ++n)
-    if (n != absent && state.spares[n].role != spare_role::none)
+    if (!is_in(absent, n) && state.spares[n].role != spare_role::none)
       there.push_back(&state.spares[n].content);
   return there;
 }
 
 crash_judge::observation crash_judge::look(const set_state& state) {
   const devices on(state);
+  std::uint64_t next = numbers_apart(state);
+  const counted_numbers numbers(next);
   observation seen;
   const std::uint64_t sectors = state.truth.sectors();
   {
@@ -186,26 +189,38 @@ crash_judge::observation crash_judge::look(const set_state& state) {
   }
   if (state.pool() && options_.absent_every != 0 && images_ % options_.absent_every == 0 &&
       seen.failure.empty())
-    if (const auto absent = options_.only_absent ? options_.only_absent
-                                                 : who_is_absent(state, images_ / options_.absent_every))
-      if (!checker_.some_stale(all_but(state, nobody), all_but(state, *absent)))
-        look_without(state, *absent, seen);
+    if (const auto absent = options_.only_absent ? absent_spares{*options_.only_absent}
+                                                 : who_is_absent(state, images_ / options_.absent_every);
+        !absent.empty() && !checker_.some_stale(all_but(state, {}), all_but(state, absent)))
+      look_without(state, absent, seen);
   return seen;
 }
 
-/// The set without one spare; then, with changes made meanwhile, with it again.
-void crash_judge::look_without(const set_state& state, unsigned absent, observation& seen) {
+/// Do those that are there know the maps of those that are not?
+bool crash_judge::maps_known_without(const set_state& state, const absent_spares& absent) {
+  std::vector<unsigned> places;
+  for (const unsigned n : absent)
+    places.push_back(state.spares[n].place);
+  return checker_.maps_are_known(all_but(state, absent), places);
+}
+
+/// The set without some spares; then, with changes made meanwhile, with them again.
+void crash_judge::look_without(const set_state& state, const absent_spares& absent, observation& seen) {
   const devices on(state);
   const std::uint64_t sectors = state.truth.sectors(), number = images_;
-  seen.which = "without " + spare_name(absent);
-  seen.may_fail = checker_.named_units(state.spares[absent].content, all_but(state, absent));
+  std::uint64_t next = numbers_apart(state);
+  const counted_numbers numbers(next);
+  seen.which = "without";
+  for (const unsigned n : absent) {
+    seen.which += " " + spare_name(n);
+    seen.may_fail.merge(checker_.named_units(state.spares[n].content, all_but(state, absent)));
+  }
   {
     const auto opened = on.open(state, options_.open, absent);
     if (!opened) {
       ++counts_.refused_opens;
-      const bool known = checker_.map_is_known(all_but(state, absent), state.spares[absent].place) &&
-                         !checker_.lacks_a_map(all_but(state, absent));
-      if ((opened.error().id != "spare-unprotected" && opened.error().id != "spare-missing") || known)
+      if ((opened.error().id != "spare-unprotected" && opened.error().id != "spare-missing") ||
+          maps_known_without(state, absent))
         seen.failure = seen.which + " does not open: " + opened.error().id + ": " + opened.error().text();
       return;
     }
@@ -293,31 +308,35 @@ bool crash_judge::compare(const observation& seen, const oracle& truth, const st
   return true;
 }
 
+/// Who is there at the open after a crash: those that are away come back, or stay away where a set of the others alone
+/// must open; of those that are there one goes now and then.
+void crash_judge::choose_who_comes(set_state& state) {
+  const absent_spares absent = state.pool() ? who_is_absent(state, images_) : absent_spares{};
+  const bool goes = state.degraded() ? images_ / 3 % 2 != 0 : images_ / 3 % 3 == 0;
+  const bool leave_out = goes && !absent.empty() && maps_known_without(state, absent) &&
+                         !checker_.some_stale(all_but(state, {}), all_but(state, absent));
+  for (spare_part& p : state.spares)
+    p.role = p.role == spare_role::away ? spare_role::member : p.role;
+  for (const unsigned n : absent)
+    state.spares[n].role = leave_out ? spare_role::away : state.spares[n].role;
+}
+
 /// Crashes while the open mends what a crash left behind, and in what is done next.
 void crash_judge::replay_mending(set_state state, const std::string& name) {
-  const auto absent = state.pool() ? who_is_absent(state, images_) : std::nullopt;
-  const bool stale =
-      absent.has_value() && checker_.some_stale(all_but(state, nobody), all_but(state, *absent));
-  const bool any_away = std::any_of(state.spares.begin(), state.spares.end(),
-                                    [](const spare_part& p) { return p.role == spare_role::away; });
-  // An away spare comes back at this open, or stays away; of those that are there one goes now and then.
-  if (any_away && images_ / 3 % 2 == 0)
-    for (spare_part& p : state.spares)
-      p.role = p.role == spare_role::away ? spare_role::member : p.role;
-  else if (absent && !stale && images_ / 3 % 3 == 0 &&
-           checker_.map_is_known(all_but(state, *absent), state.spares[*absent].place) &&
-           !checker_.lacks_a_map(all_but(state, *absent)))
-    state.spares[*absent].role = spare_role::away;
+  choose_who_comes(state);
+  state.drawn = numbers_apart(state);
   crash_run second(state, options_.open);
-  if (!second.open())
-    return; // look() has said so
-  second.adopt();
-  if (options_.after_open)
-    options_.after_open(second, images_);
+  const bool opened = second.open();
+  if (opened) {
+    second.adopt();
+    if (options_.after_open)
+      options_.after_open(second, images_);
+  }
   second.finish();
-  for (const std::string& what : second.violations())
-    note(name + "; opened, then: " + what);
-  replay(second, name + "; opened", 0, false);
+  for (const std::string& what : second.violations()) // with all spares look() has seen it open
+    note(name + "; opened" + (second.at_epoch(0).degraded() ? " without a spare" : "") + ", then: " + what);
+  if (opened)
+    replay(second, name + "; opened", 0, false);
 }
 
 void crash_judge::replay(const crash_run& run, const std::string& name, std::size_t from, bool first) {
@@ -344,7 +363,7 @@ void crash_judge::replay(const crash_run& run, const std::string& name, std::siz
     for (const spare_part& each : after.spares)
       key = hash_faults(each.faults, key) * 31 + static_cast<std::uint64_t>(each.role);
     if (first && options_.images != nullptr)
-      options_.images->insert(key);
+      options_.images->insert(crash.hash);
     const observation& seen = observe(after, key);
     if (!compare(seen, after.truth, where))
       return violations_.size() < options_.most_violations;
@@ -379,7 +398,7 @@ bool crash_judge::judge(const crash_run& run, const std::string& name, std::size
   for (const std::string& what : run.violations())
     note(name + ": " + what);
   replay(run, name, from, true);
-  memory_.clear(); // sessions are random: the next run's images are others
+  memory_.clear(); // most images of the next run are others
   return violations_.empty();
 }
 

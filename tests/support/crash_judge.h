@@ -29,11 +29,12 @@ struct judge_options {
   unsigned absent_every = 2; ///< of sets of several spares, every so many new images are opened without one
   std::optional<unsigned> only_absent; ///< then without this one; else without each in turn
   std::size_t most_violations = 3;     ///< then the judge stops
-  /// Gathers the images that were checked, by 64 bits of hash over everything that the disks and their faults
-  /// are: the same one left by two sequences counts once. Not those of crashes after a crash. Nothing: not
-  /// gathered.
+  /// Gathers the images that were checked, by 64 bits of hash over what the disks hold: the same one left by two
+  /// sequences counts once, whatever sectors fail then. Not those of crashes after a crash. Nothing: not gathered.
   std::unordered_set<std::uint64_t>* images = nullptr;
 };
+
+using absent_spares = std::vector<unsigned>; ///< numbers in the state
 
 struct judge_counts {
   std::uint64_t degraded_opens = 0, refused_opens = 0; ///< without a spare; refused: it has no protection
@@ -57,9 +58,9 @@ private:
   struct observation {
     std::string failure; ///< what is wrong whatever the oracle says
     std::vector<version> sectors;
-    // and without one of the spares, then with it again
+    // and without some of the spares, then with them again
     std::vector<version> without;
-    std::set<std::uint64_t> may_fail; ///< units that the spare's tables name
+    std::set<std::uint64_t> may_fail; ///< units that the tables of those spares name
     std::uint64_t written = no_unit;  ///< unit that was written as a whole meanwhile
     std::vector<version> back;
     std::string which;
@@ -69,9 +70,12 @@ private:
   [[nodiscard]] set_state state_after(const crash_run& run, const crash_state& crash) const;
   const observation& observe(const set_state& state, std::uint64_t key);
   [[nodiscard]] observation look(const set_state& state);
-  void look_without(const set_state& state, unsigned absent, observation& seen);
+  void look_without(const set_state& state, const absent_spares& absent, observation& seen);
+  [[nodiscard]] bool maps_known_without(const set_state& state, const absent_spares& absent);
+  void choose_who_comes(set_state& state);
   [[nodiscard]] std::string check_metadata(const set_state& state, const devices& on, disk& opened);
-  [[nodiscard]] static std::vector<const page_image*> all_but(const set_state& state, unsigned absent);
+  [[nodiscard]] static std::vector<const page_image*> all_but(const set_state& state,
+                                                              const absent_spares& absent);
   [[nodiscard]] static std::string compare_without(const observation& seen, const oracle& truth);
   void replay_mending(set_state state, const std::string& name);
   void replay(const crash_run& run, const std::string& name, std::size_t from, bool first);

@@ -11,14 +11,14 @@ namespace dmremap::test {
 namespace {
 
 set_state format(std::uint64_t units, std::uint32_t main_block, std::vector<std::uint32_t> spare_blocks,
-                 unsigned blanks) {
+                 unsigned blanks, std::uint64_t spare_bytes) {
   memory_store main(units * unit_bytes, main_block);
   std::vector<std::byte> content(units * unit_bytes);
   fill_tags(content, 0, 1);
   std::vector<std::unique_ptr<memory_store>> made;
   std::vector<store*> spares;
   for (const std::uint32_t block : spare_blocks) {
-    made.push_back(std::make_unique<memory_store>(16 << 20, block));
+    made.push_back(std::make_unique<memory_store>(spare_bytes, block));
     spares.push_back(made.back().get());
   }
   format_options options;
@@ -27,17 +27,18 @@ set_state format(std::uint64_t units, std::uint32_t main_block, std::vector<std:
   options.spare_uuid = "66666666-7777-4888-9999-aaaaaaaaaaaa";
   if (!main.write(content, 0))
     throw std::runtime_error("the memory store does not write");
+  set_state state;
+  const counted_numbers numbers(state.drawn);
   const auto formatted = disk::format(main, spares, options);
   if (!formatted)
     throw std::runtime_error("format: " + formatted.error().text());
-  set_state state;
   state.main = main.image();
   state.main_block = main_block;
   state.truth = oracle(units * unit_sectors, 1);
   for (unsigned n = 0; n < spare_blocks.size(); ++n)
     state.spares.push_back({made[n]->image(), {}, spare_blocks[n], spare_role::member, n});
   for (unsigned n = 0; n < blanks; ++n)
-    state.spares.push_back({page_image(16 << 20), {}, 512, spare_role::none, 0});
+    state.spares.push_back({page_image(spare_bytes), {}, 512, spare_role::none, 0});
   return state;
 }
 
@@ -55,15 +56,16 @@ std::shared_ptr<memory_store> make_spare(const spare_part& of, std::size_t n) {
   return made;
 }
 
-set_state format_set(std::uint64_t units, std::uint32_t main_block, std::uint32_t spare_block) {
-  return format(units, main_block, {spare_block}, 0);
+set_state format_set(std::uint64_t units, std::uint32_t main_block, std::uint32_t spare_block,
+                     std::uint64_t spare_bytes) {
+  return format(units, main_block, {spare_block}, 0, spare_bytes);
 }
 
 set_state format_pool(std::uint64_t units, unsigned spares, unsigned blanks) {
   std::vector<std::uint32_t> blocks;
   for (unsigned n = 0; n < spares; ++n)
     blocks.push_back(n % 2 == 0 ? 512 : 4096);
-  return format(units, 512, std::move(blocks), blanks);
+  return format(units, 512, std::move(blocks), blanks, 16 << 20);
 }
 
 crash_run::crash_run(const set_state& start, const open_options& options) : options_(options), now_(start) {
@@ -76,6 +78,7 @@ crash_run::crash_run(const set_state& start, const open_options& options) : opti
     now_.spares[n].content = page_image();
   }
   epochs_.push_back(now_);
+  numbers_.emplace(now_.drawn);
 }
 
 crash_run::~crash_run() = default;
@@ -106,15 +109,29 @@ void crash_run::note(const std::string& what) {
   violations_.push_back(what);
 }
 
-bool crash_run::open() {
+result<void> crash_run::open_what_is_there() {
   auto opened = try_open(true);
   if (!opened && (opened.error().id == "no-superblock" || opened.error().id == "foreign-spare" ||
                   opened.error().id == "mixed-superblocks"))
     opened = try_open(false);
+  return opened;
+}
+
+bool crash_run::open() {
+  leave_caches_behind();
+  auto opened = open_what_is_there();
+  if (!opened && refused_rightly(opened.error())) { // then all are needed
+    for (unsigned n = 0; n < now_.spares.size(); ++n)
+      if (is_away(n))
+        come_back(n);
+    opened = open_what_is_there();
+  }
   if (!opened) {
-    note("does not open: " + opened.error().text());
+    note("does not open: " + opened.error().id + ": " + opened.error().text());
     return false;
   }
+  vanishings_ = 0;
+  met_at_.clear();
   context_ = disk_->make_context();
   settle_roles();
   mark("open");
@@ -233,7 +250,7 @@ void crash_run::flush() {
     now_.truth.end_flush(begun);
   } else {
     now_.truth.fail_flush(begun);
-    if (!some_away())
+    if (!meets_a_vanishing("flush"))
       note_failure("flush failed");
   }
   mark("flush answered");
@@ -290,12 +307,14 @@ void crash_run::remap(std::uint64_t unit) {
 }
 
 void crash_run::unmap(std::uint64_t unit) {
-  const bool expected = now_.mapped.contains(unit) && !touches_lost(unit * unit_sectors, unit_sectors) &&
-                        !write_bad(unit) && !some_away();
+  const bool possible = now_.mapped.contains(unit) && !touches_lost(unit * unit_sectors, unit_sectors) &&
+                        !write_bad(unit) && !now_.away_units.contains(unit);
+  const bool expected = possible && !named_by_one_away(unit);
+  const bool dying = on_a_dying_spare(unit);
   const auto done = disk_->unmap(sector_number(unit * unit_sectors));
-  if (done && !expected && !some_away())
+  if (done && !possible && !dying)
     note_failure("an unmap succeeds that cannot");
-  if (!done && expected)
+  if (!done && expected && !meets_a_vanishing("unmap"))
     note_failure("unmap failed: " + done.error().text());
   if (done) {
     now_.mapped.erase(unit);
@@ -332,7 +351,7 @@ void crash_run::close_and_reopen() {
     now_.truth.end_flush(begun);
   else
     now_.truth.fail_flush(begun);
-  if (!closed && !some_away())
+  if (!closed && !meets_a_vanishing("close"))
     note_failure("close failed: " + closed.error().text());
   mark("closed");
   context_.reset();
@@ -353,7 +372,7 @@ void crash_run::sync() {
     now_.truth.end_flush(begun);
   else
     now_.truth.fail_flush(begun);
-  if (!done && !some_away())
+  if (!done && !meets_a_vanishing("sync"))
     note_failure("sync failed: " + done.error().text());
   mark("sync answered");
 }
@@ -361,6 +380,8 @@ void crash_run::sync() {
 void crash_run::add_remap(std::uint64_t unit, std::uint64_t source) {
   const std::uint64_t first = unit * unit_sectors;
   const bool expected = !now_.mapped.contains(unit);
+  while (expected && !now_.chosen_units.insert(source).second)
+    ++source;
   if (expected)
     now_.truth.begin(first, unit_sectors, zeros_version);
   mark("add_remap begins");
@@ -425,6 +446,7 @@ void crash_run::finish() {
   }
   context_.reset();
   disk_.reset();
+  numbers_.reset();
 }
 
 set_state crash_run::state() const {

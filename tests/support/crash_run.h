@@ -2,12 +2,15 @@
 #pragma once
 
 #include "engine/disk.h"
+#include "engine/uuid.h"
 #include "tests/support/crash_store.h"
 #include "tests/support/oracle.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -41,27 +44,43 @@ struct set_state {
   std::set<std::uint64_t> mapped;               ///< main units
   std::set<std::uint64_t> away_units;           ///< of them: on a spare that is away
   std::map<std::uint64_t, version> lost_values; ///< lost sectors: what main held when they were lost
+  std::set<std::uint64_t> chosen_units;         ///< spare units that an add_remap has named: no zeros any more
+
+  std::uint64_t drawn = 0; ///< numbers that were drawn on the way here where a program draws random ones
 
   [[nodiscard]] page_image& spare() { return spares.front().content; }
   [[nodiscard]] const page_image& spare() const { return spares.front().content; }
   [[nodiscard]] bool pool() const { return spares.size() > 1; }
+  [[nodiscard]] bool degraded() const {
+    return std::any_of(spares.begin(), spares.end(),
+                       [](const spare_part& p) { return p.role == spare_role::away; });
+  }
 };
 
 /// The path by which a run's spare is known.
 [[nodiscard]] std::string spare_name(std::size_t n);
 [[nodiscard]] std::shared_ptr<memory_store> make_spare(const spare_part& of, std::size_t n);
 
-/// A fresh set: `units` main units whose sectors all hold version 1, a spare of 16 MiB, fixed UUIDs.
+/// A fresh set: `units` main units whose sectors all hold version 1, a spare, fixed UUIDs.
 [[nodiscard]] set_state format_set(std::uint64_t units, std::uint32_t main_block = 512,
-                                   std::uint32_t spare_block = 512);
+                                   std::uint32_t spare_block = 512, std::uint64_t spare_bytes = 16 << 20);
 /// The same with several spares, and so many blank devices that could become spares.
 [[nodiscard]] set_state format_pool(std::uint64_t units, unsigned spares, unsigned blanks);
 
+/// Numbers for what is tried on the disks of a state alone: none that those who made it may have drawn, nor what they
+/// draw later on.
+[[nodiscard]] inline std::uint64_t numbers_apart(const set_state& state) {
+  return state.drawn + (std::uint64_t{1} << 32);
+}
+
 /// Opens a set on crash stores and carries out operations, telling the oracle beforehand and afterwards what
-/// may be seen. Whatever goes otherwise than expected is noted in violations(). One thread.
+/// may be seen. Whatever goes otherwise than expected is noted in violations(). One thread, whose session numbers and
+/// UUIDs are counted from the start's until finish(): runs that begin alike write alike.
 class crash_run {
 public:
   crash_run(const set_state& start, const open_options& options);
+  crash_run(const crash_run&) = delete;
+  crash_run& operator=(const crash_run&) = delete;
   ~crash_run();
 
   /// Decides on writes to a member from now on; see write_fate.
@@ -83,7 +102,7 @@ public:
   void unmap(std::uint64_t unit);
   void salvage();
   void sync();
-  /// Spare unit `source` must never have been used: it shows zeros.
+  /// Spare unit `source` or, where that was named before, one behind it must never have been used: it shows zeros.
   void add_remap(std::uint64_t unit, std::uint64_t source);
   void close_and_reopen();
   /// As if the process was killed: the drives keep what is in their caches.
@@ -106,11 +125,13 @@ public:
   void add_spare();
   void remove_spare(unsigned n);
   void evacuate(unsigned n);
-  /// From now on the spare does not answer; after so many more writes.
+  /// From now on the spare does not answer; after so many more writes. Nothing is done where no spare would be left.
   void vanish(unsigned n, std::uint64_t good_writes = 0);
   /// Killed, and opened again with every spare that was away.
   void reopen_with_all();
-  /// Killed, and opened again without the spare.
+  /// Killed, and opened again with this one of those that were away.
+  void reopen_with(unsigned n);
+  /// Killed, and opened again without the spare. Nothing is done where no spare would be left.
   void reopen_without(unsigned n);
   /// The first spare that is away will not come back.
   void forget();
@@ -151,10 +172,22 @@ private:
   void look_where();
   void settle_moved(const place_map& before);
   [[nodiscard]] bool may_fail(std::uint64_t first, std::uint64_t count) const;
-  [[nodiscard]] bool some_away() const;
+  [[nodiscard]] bool some_away() const { return now_.degraded(); }
+  [[nodiscard]] bool is_away(unsigned n) const { return now_.spares.at(n).role == spare_role::away; }
+  [[nodiscard]] bool is_member(unsigned n) const {
+    return n < now_.spares.size() && now_.spares[n].role == spare_role::member;
+  }
+  void come_back(unsigned n);
+  void leave_caches_behind();
+  [[nodiscard]] bool refused_rightly(const error& why) const;
+  [[nodiscard]] bool named_by_one_away(std::uint64_t unit) const;
+  [[nodiscard]] bool on_a_dying_spare(std::uint64_t unit) const;
+  [[nodiscard]] bool others_take_data(unsigned n) const;
+  [[nodiscard]] bool meets_a_vanishing(const std::string& what);
   [[nodiscard]] change foresee_write(std::uint64_t unit, std::uint64_t first, std::uint64_t count) const;
   [[nodiscard]] bool touches_lost(std::uint64_t first, std::uint64_t count) const;
   [[nodiscard]] bool write_bad(std::uint64_t unit) const;
+  [[nodiscard]] result<void> open_what_is_there();
   void mark(const std::string& label);
   void note(const std::string& what);
   void note_failure(const std::string& what);
@@ -176,7 +209,10 @@ private:
   bool tolerant_ = false;
   place_map where_; ///< of sets of several spares
   std::set<unsigned> draining_;
+  unsigned vanishings_ = 0;                ///< since the open
+  std::map<std::string, unsigned> met_at_; ///< by kind of request: how many there were when one failed last
   std::vector<std::string> violations_;
+  std::optional<counted_numbers> numbers_; // into now_
 };
 
 } // namespace dmremap::test

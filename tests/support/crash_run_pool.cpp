@@ -4,13 +4,67 @@
 
 #include "engine/units.h"
 
+#include "tests/support/spare_check.h"
+
 #include <algorithm>
+#include <utility>
 
 namespace dmremap::test {
 
-bool crash_run::some_away() const {
-  return std::any_of(now_.spares.begin(), now_.spares.end(),
-                     [](const spare_part& p) { return p.role == spare_role::away; });
+/// An open without those that are away.
+bool crash_run::refused_rightly(const error& why) const {
+  if (!some_away() || (why.id != "spare-unprotected" && why.id != "spare-missing"))
+    return false;
+  std::vector<page_image> images;
+  for (const unsigned n : given())
+    images.push_back(spare_memory_[n]->image());
+  std::vector<const page_image*> present;
+  for (const page_image& each : images)
+    present.push_back(&each);
+  std::vector<unsigned> absent;
+  for (const spare_part& p : now_.spares)
+    if (p.role == spare_role::away)
+      absent.push_back(p.place);
+  return !spare_checker().maps_are_known(present, absent);
+}
+
+/// The daemon that knew of writes in the cache of a spare that is away is gone, too: nobody can flush or fail them.
+void crash_run::leave_caches_behind() {
+  for (const auto& [unit, at] : where_)
+    if (is_away(at.spare))
+      now_.truth.leave_behind(unit * unit_sectors, unit_sectors);
+}
+
+/// A slot for the unit is, or may be, on a spare that is away, though another one serves it.
+bool crash_run::named_by_one_away(std::uint64_t unit) const {
+  std::vector<page_image> others;
+  for (const unsigned n : given())
+    others.push_back(spare_memory_[n]->image());
+  std::vector<const page_image*> all;
+  for (const page_image& each : others)
+    all.push_back(&each);
+  spare_checker checker;
+  for (unsigned n = 0; n < now_.spares.size(); ++n)
+    if (is_away(n) && checker.named_units(spare_memory_[n]->image(), all).contains(unit))
+      return true;
+  return false;
+}
+
+/// What serves the unit counts as away, but still takes some writes.
+bool crash_run::on_a_dying_spare(std::uint64_t unit) const {
+  const auto at = where_.find(unit);
+  return at != where_.end() && spare_memory_[at->second.spare]->faults().all_after_writes != 0;
+}
+
+bool crash_run::others_take_data(unsigned n) const {
+  const auto all = given();
+  return std::any_of(all.begin(), all.end(), [&](unsigned m) { return m != n && !draining_.contains(m); });
+}
+
+/// A request that needs all that was in use may fail once where a spare has gone since the last one of its kind failed.
+/// Asked only where it has failed.
+bool crash_run::meets_a_vanishing(const std::string& what) {
+  return std::exchange(met_at_[what], vanishings_) < vanishings_;
 }
 
 /// Is a failure no surprise, because a spare that is away serves one of the units, or no spare takes new
@@ -127,35 +181,33 @@ void crash_run::add_spare() {
 }
 
 void crash_run::remove_spare(unsigned n) {
-  spare_part& p = now_.spares.at(n);
-  if (p.role != spare_role::member)
+  if (!is_member(n))
     return;
+  spare_part& p = now_.spares[n];
   const bool serves =
       std::any_of(where_.begin(), where_.end(), [&](const auto& each) { return each.second.spare == n; });
-  const bool expected = !serves && given().size() > 1;
+  const bool possible = !serves && given().size() > 1;
+  const bool expected = possible && (!some_away() || others_take_data(n)); // the map of one that is away moves
   p.role = spare_role::removing;
   mark("remove begins");
   const auto removed = disk_->remove_spare(p.place);
   p.role = removed ? spare_role::none : spare_role::member;
-  if (removed && !expected)
+  if (removed && !possible)
     note("a spare that serves units is removed");
-  if (!removed && expected && !some_away())
+  if (!removed && expected && !meets_a_vanishing("remove"))
     note_failure("spare remove failed: " + removed.error().text());
   mark("remove answered");
 }
 
 void crash_run::evacuate(unsigned n) {
-  const spare_part& p = now_.spares.at(n);
-  if (p.role == spare_role::none)
+  if (n >= now_.spares.size() || now_.spares[n].role == spare_role::none)
     return;
+  const spare_part& p = now_.spares[n];
   draining_.insert(n);
-  const auto all = given();
-  const bool expected =
-      p.role == spare_role::member && !some_away() &&
-      std::any_of(all.begin(), all.end(), [&](unsigned m) { return !draining_.contains(m); });
+  const bool expected = p.role == spare_role::member && others_take_data(n);
   const place_map before = where_;
   const auto moved = disk_->evacuate_spare(p.place);
-  if (!moved && expected)
+  if (!moved && expected && !meets_a_vanishing("evacuate"))
     note_failure("evacuate failed: " + moved.error().text());
   if (moved)
     settle_moved(before);
@@ -166,9 +218,10 @@ void crash_run::evacuate(unsigned n) {
 }
 
 void crash_run::vanish(unsigned n, std::uint64_t good_writes) {
-  spare_part& p = now_.spares.at(n);
-  if (p.role != spare_role::member || given().size() < 2 || some_away())
-    return; // two away at once may well be too many
+  if (!is_member(n) || given().size() < 2)
+    return;
+  spare_part& p = now_.spares[n];
+  ++vanishings_;
   auto faults = spare_memory_[n]->faults();
   faults.all = io_error::gone;
   faults.all_after_writes = good_writes;
@@ -177,27 +230,32 @@ void crash_run::vanish(unsigned n, std::uint64_t good_writes) {
   mark(spare_name(n) + " vanishes");
 }
 
+void crash_run::come_back(unsigned n) {
+  auto faults = spare_memory_[n]->faults();
+  faults.all.reset();
+  spare_memory_[n]->set_faults(faults);
+  now_.spares[n].role = spare_role::member;
+}
+
 void crash_run::reopen_with_all() {
-  for (std::size_t n = 0; n < now_.spares.size(); ++n) {
-    if (now_.spares[n].role != spare_role::away)
-      continue;
-    auto faults = spare_memory_[n]->faults();
-    faults.all.reset();
-    spare_memory_[n]->set_faults(faults);
-    now_.spares[n].role = spare_role::member;
-  }
+  for (unsigned n = 0; n < now_.spares.size(); ++n)
+    if (is_away(n))
+      come_back(n);
+  kill_and_reopen();
+}
+
+void crash_run::reopen_with(unsigned n) {
+  if (n >= now_.spares.size() || !is_away(n))
+    return;
+  come_back(n);
   kill_and_reopen();
 }
 
 void crash_run::reopen_without(unsigned n) {
-  if (now_.spares.at(n).role != spare_role::member || given().size() < 2 || some_away())
-    return; // two away at once may well be too many
+  if (!is_member(n) || given().size() < 2)
+    return;
   now_.spares[n].role = spare_role::away;
   mark(spare_name(n) + " is left out");
-  // The daemon that knew of writes in its cache is gone, too: nobody can flush or fail them.
-  for (const auto& [unit, at] : where_)
-    if (at.spare == n)
-      now_.truth.leave_behind(unit * unit_sectors, unit_sectors);
   kill_and_reopen();
 }
 

@@ -20,6 +20,13 @@ public:
     left_ = static_cast<std::int64_t>(requests);
   }
   void revive() { left_ = immortal; }
+  /// It will not die any more; false where it is dead already.
+  bool outlive() {
+    std::int64_t left = left_.load();
+    while (left > 0 && !left_.compare_exchange_weak(left, immortal)) {
+    }
+    return left > 0;
+  }
   [[nodiscard]] bool dead() const { return left_.load() <= 0; }
   [[nodiscard]] memory_store& inner() { return *inner_; }
 

@@ -9,7 +9,7 @@ namespace dmremap::test {
 
 namespace {
 
-constexpr std::uint64_t a = unit_a * unit_sectors, b = unit_b * unit_sectors;
+constexpr std::uint64_t a = unit_a * unit_sectors, b = unit_b * unit_sectors, c = b + unit_sectors;
 constexpr std::uint64_t weak = 5; ///< the sector of a unit that goes bad
 
 const operation all[] = {
@@ -60,16 +60,32 @@ const operation all[] = {
     {"close", [](crash_run& r) { r.close_and_reopen(); }},
 };
 
+const operation more[] = {
+    {"write C whole", [](crash_run& r) { r.write(c, unit_sectors); }},
+    {"unmap C", [](crash_run& r) { r.unmap(unit_b + 1); }},
+    {"remove 2", [](crash_run& r) { r.remove_spare(2); }},
+    {"evacuate 2", [](crash_run& r) { r.evacuate(2); }},
+    {"vanish 2", [](crash_run& r) { r.vanish(2); }},
+    {"vanish 0 soon", [](crash_run& r) { r.vanish(0, 4); }},
+    {"without 2", [](crash_run& r) { r.reopen_without(2); }},
+    {"0 back", [](crash_run& r) { r.reopen_with(0); }},
+    {"1 back", [](crash_run& r) { r.reopen_with(1); }},
+};
+
 } // namespace
 
 std::span<const operation> pool_operations() {
   return all;
 }
+std::span<const operation> more_pool_operations() {
+  return more;
+}
 
 const operation& find_pool_operation(const std::string& name) {
-  for (const operation& candidate : all)
-    if (name == candidate.name)
-      return candidate;
+  for (const auto& list : {pool_operations(), more_pool_operations()})
+    for (const operation& candidate : list)
+      if (name == candidate.name)
+        return candidate;
   throw std::logic_error("no such operation: " + name);
 }
 

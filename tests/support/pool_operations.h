@@ -7,7 +7,9 @@ namespace dmremap::test {
 
 /// Everything that can be done to a set of several spares and its units A and B.
 [[nodiscard]] std::span<const operation> pool_operations();
-/// By name. Aborts the program where there is none: a misspelt test.
+/// And what only long sequences do: with a third spare, with a third unit, and spares that come back one by one.
+[[nodiscard]] std::span<const operation> more_pool_operations();
+/// By name, of either list. Aborts the program where there is none: a misspelt test.
 [[nodiscard]] const operation& find_pool_operation(const std::string& name);
 
 /// Where a sequence starts, with two spares and a blank device that can be added: "fresh"; "spread": A is on

@@ -52,6 +52,9 @@ public:
   /// Is one of them, by their newest record, only to be used with a map that lies on a spare that is not
   /// among them? Then they must be refused.
   [[nodiscard]] bool lacks_a_map(const std::vector<const page_image*>& present);
+  /// Must a set of these spares open without those whose places in its list these are?
+  [[nodiscard]] bool maps_are_known(const std::vector<const page_image*>& present,
+                                    const std::vector<unsigned>& absent);
   /// Main units that any valid copy of a table block of the spare names, on the spare itself and on others.
   [[nodiscard]] std::set<std::uint64_t> named_units(const page_image& spare,
                                                     const std::vector<const page_image*>& others);
