@@ -330,7 +330,8 @@ def run(mode, jobs, tally, folder, token):
             say(f"== the tests labelled {label} need root and were not run; run: sudo scripts/test")
             tally.skipped.append(f"release: all tests labelled {label}")
             continue
-        run_ctest(preset, label, jobs if label == "unit" else 1, tally, environment, folder)
+        # More than two end-to-end tests at once would wait for each other's processor time, whatever the machine.
+        run_ctest(preset, label, jobs if label == "unit" else min(jobs, 2), tally, environment, folder)
     if mode == "all":
         # Always the same inputs, as far as the time goes: what a run of all tests says must be repeatable. `fuzz` explores.
         run_fuzzers(jobs, tally, environment, folder, os.path.join(folder, "learned"), seed=1)

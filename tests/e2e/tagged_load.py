@@ -18,13 +18,14 @@ class Area(threading.Thread):
 
     may_fail(sector): whether a read of this sector alone may answer EIO. A sector of a unit whose read failed and that
     was written whole since must read again, whatever may_fail says, where `mends` is set.
-    may_refuse: whether a write may fail."""
+    may_refuse: whether a write may fail. flushes: whether it flushes now and then."""
 
-    def __init__(self, device, first, count, seed, may_fail, may_refuse=False, mends=True, before=0):
+    def __init__(self, device, first, count, seed, may_fail, may_refuse=False, mends=True, before=0, flushes=True):
         super().__init__(name=f"sectors {first} to {first + count - 1}")
         self.device, self.first, self.count = device, first, count
         self.chance = random.Random(f"{seed} {first}")
         self.may_fail, self.may_refuse, self.mends = may_fail, may_refuse, mends
+        self.flushes = flushes
         self.oracle = Oracle(before)
         self.over = threading.Event()
         self.write_number = 0
@@ -49,7 +50,7 @@ class Area(threading.Thread):
             self.write(first, count)
         elif kind < 0.48:
             self.write(first, count, zeros=True)
-        elif kind < 0.97:
+        elif kind < 0.97 or not self.flushes:
             self.compare(first, count)
         else:
             self.flush()

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A region that blocks for seconds on every read slows nothing else, with any number of workers."""
+"""A region that blocks for seconds on every read slows nothing else, with any number of workers; nor does one whose
+reads fail after that, so that each of them is held in its rescue.
+"""
 
 import json
 import os
@@ -18,6 +20,10 @@ DELAY_MS = 2500
 AT_ONCE = 24                # reads that hang together, more than there are workers
 RATIO = 0.7
 MOST_TURNS = 9
+FAILING_MS = 500            # a read that fails; the rescue of a unit makes sixteen more of them
+FAILING_AT_ONCE = 100
+APART = 40                  # sectors between them, so that no two become one request
+LOST = [64 + 8 * i for i in range(10)]  # sectors elsewhere that are lost: to write one is a table change
 
 
 class HangRegion(harness.TestCase):
@@ -50,13 +56,69 @@ class HangRegion(harness.TestCase):
                 for row in rows:
                     hanging[row].append(self.rate(*row))
                 self.flush_elsewhere()
-                self.assertEqual(hangers.hanging(), AT_ONCE, "the region really hung all the while")
+            # Each thread reads without a pause, and each of these reads hung: so did the region all the while.
+            self.assertGreaterEqual(len(hangers.took), AT_ONCE)
+            self.assertGreaterEqual(min(hangers.took), DELAY_MS / 1000, "every read of the region hung")
             ratios = {row: statistics.median(hanging[row]) / statistics.median(free[row]) for row in rows}
             if turn >= 2 and min(ratios.values()) >= RATIO:
                 break
         for (mode, depth), ratio in ratios.items():
             print(f"workers={workers} {mode} depth {depth}: {ratio:.2f}", flush=True)
         self.assertGreaterEqual(min(ratios.values()), RATIO, f"workers={workers}: {free} {hanging}")
+        self.set.dust_on("clearbadblocks")
+        self.loop.detach()
+        self.set.stop()
+
+    def test_failing_reads(self):
+        """Many units of a bad region in their rescue at once: table changes elsewhere and a flush do not wait."""
+        self.set = harness.Set(self.workspace, main_size=MAIN_SIZE, spare_size=32 * MIB, dust=True)
+        self.fill()
+        self.set.create()
+        self.set.start()
+        self.loop = self.set.loop()
+        with DirectFile(self.loop.path, write=True) as device:
+            for sector in LOST:
+                self.set.dust_on("addbadblock", sector, "read", 1)
+                self.assertRaisesRegex(OSError, "Input/output", device.read, sector * SECTOR, SECTOR)
+            self.assertEqual(self.set.lost(), set(LOST))
+            self.set.dust_on("addbadblock", REGION.start, "read", len(REGION))
+            before = self.set.dust_failures()[0]
+            self.set.delay_reads(REGION.start, len(REGION), FAILING_MS)
+            took, wrong = [], []
+
+            def read(number):
+                started = time.monotonic()
+                try:
+                    device.read((REGION.start + APART * number) * SECTOR, UNIT)
+                    wrong.append(number)
+                except OSError:
+                    took.append(time.monotonic() - started)
+
+            threads = [threading.Thread(target=read, args=(n,)) for n in range(FAILING_AT_ONCE)]
+            for thread in threads:
+                thread.start()
+            # Each fails twice before its unit is read in pieces: by then all of them have begun with that.
+            harness.wait_until(lambda: self.set.dust_failures()[0] - before >= 2 * FAILING_AT_ONCE, 60, "the rescues hang")
+            waited = []
+            for i, sector in enumerate(LOST):
+                started = time.monotonic()
+                device.write(sector * SECTOR, harness.pattern(i, SECTOR))
+                if i % 2:
+                    os.fsync(device.fd)
+                waited.append(time.monotonic() - started)
+            still, answered = [t for t in threads if t.is_alive()], len(took)
+            for thread in threads:
+                thread.join(120)
+            print(f"{FAILING_AT_ONCE} rescues of at least {min(took):.1f} s; writes elsewhere at most {max(waited):.2f} s",
+                  flush=True)
+            self.assertLess(max(waited), 4 * FAILING_MS / 1000)
+            self.assertEqual((len(still), answered), (FAILING_AT_ONCE, 0), "all of them hung all the while")
+            self.assertEqual((wrong, len(took)), ([], FAILING_AT_ONCE))
+            self.assertGreaterEqual(min(took), 18 * FAILING_MS / 1000, "every read of the region hung")
+            for i, sector in enumerate(LOST):
+                self.assertEqual(device.read(sector * SECTOR, SECTOR), harness.pattern(i, SECTOR))
+            bad = {REGION.start + APART * n + s for n in range(FAILING_AT_ONCE) for s in range(UNIT // SECTOR)}
+            self.assertEqual(self.set.lost(), bad)
         self.set.dust_on("clearbadblocks")
         self.loop.detach()
         self.set.stop()
@@ -92,8 +154,7 @@ class Hangers:
     def __init__(self, test):
         self.test, self.set = test, test.set
         self.over = threading.Event()
-        self.under_way = 0
-        self.lock = threading.Lock()
+        self.took = []  # seconds of each read
         self.all_begun = threading.Barrier(AT_ONCE + 1)
         self.threads = [threading.Thread(target=self.read, args=(i,)) for i in range(AT_ONCE)]
         self.problems = []
@@ -112,24 +173,17 @@ class Hangers:
         self.set.delay_reads(REGION.start, len(REGION), 0)
         self.test.assertEqual(self.problems, [])
 
-    def hanging(self):
-        with self.lock:
-            return self.under_way
-
     def read(self, number):
         try:
             with DirectFile(self.test.loop.path) as device:
                 sector = REGION.start + 64 * number
-                with self.lock:
-                    self.under_way += 1
                 self.all_begun.wait(60)
                 while not self.over.is_set():
+                    started = time.monotonic()
                     device.read(sector * SECTOR, 8 * SECTOR)
+                    self.took.append(time.monotonic() - started)
         except Exception as problem:
             self.problems.append(repr(problem))
-        finally:
-            with self.lock:
-                self.under_way -= 1
 
 
 if __name__ == "__main__":

@@ -98,7 +98,8 @@ class Device(nbd.NbdCase):
             area.write(unit * UNIT_SECTORS, UNIT_SECTORS)
         self.assertEqual(area.figures["refused writes"], 0)
         switch.touch()
-        spent = self.fail_writes(area, range(1000, 1400))
+        # What is on the spare is written all the while, twice for each failure: that says nothing of main.
+        spent = self.fail_writes(area, range(1000, 1400), rewrites=2)
         self.assertIn("breaker", self.set.do("status", check=False).stdout)
         # Reads go on, and so do writes of what is on the spare already.
         for unit in BY_HAND:
@@ -126,11 +127,14 @@ class Device(nbd.NbdCase):
         self.compare([area], "after a restart")
         self.close()
 
-    def fail_writes(self, area, units, each=1):
-        """Writes of that many units each, which main fails; how many remaps they cost until the breaker opened."""
+    def fail_writes(self, area, units, each=1, rewrites=0):
+        """Writes of that many units each, which main fails; how many remaps they cost until the breaker opened. After each
+        of them so many of units that are on the spare, which it takes."""
         before, refused = len(self.set.remaps()), area.figures["refused writes"]
         for unit in units[::each]:
             area.write(unit * UNIT_SECTORS, each * UNIT_SECTORS)
+            for n in range(rewrites):
+                area.write(BY_HAND[(unit + n) % len(BY_HAND)] * UNIT_SECTORS, UNIT_SECTORS)
         spent = len(self.set.remaps()) - before
         refused = area.figures["refused writes"] - refused
         status = self.status(code=4)
