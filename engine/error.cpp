@@ -16,9 +16,11 @@ io_error classify_errno(int value) noexcept {
   case ECONNABORTED: // a FUSE or network member whose server ends while the request is with it
   case ECONNRESET:
   case EPIPE:
+  case EINVAL: // a store checks alignment and range itself: whoever still answers this, it is not for the request
     return io_error::gone;
   case ENOSPC:
   case EDQUOT:
+  case EFBIG: // RLIMIT_FSIZE holds inside a file, too
     return io_error::no_space;
   case ENOMEM:
   case EAGAIN:
@@ -32,9 +34,6 @@ io_error classify_errno(int value) noexcept {
   case EPERM:
   case EBADF:
     return io_error::read_only;
-  case EINVAL:
-  case EFBIG:
-    return io_error::invalid;
   default: // EIO, ENODATA, EILSEQ, EREMOTEIO and what no list foresees
     return io_error::medium;
   }

@@ -292,6 +292,8 @@ io_result file_store::zero(std::uint64_t offset, std::uint64_t length) {
   // BLKDISCARD promises no zeros.
   while (::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
                      static_cast<off_t>(length)) != 0) {
+    if (errno == EINVAL) // of the two kinds of holes, or of a file system's own: it cannot
+      return io_fail(io_error::unsupported);
     if (errno != EINTR)
       return io_fail(classify_write(errno, offset + length));
   }

@@ -95,6 +95,19 @@ TEST_CASE("a loop device that lost its file is gone for reads and writes", "[fil
   CHECK(is(s->write(data.span(), 128 << 10), io_error::gone));
 }
 
+TEST_CASE("a device that calls good requests invalid is gone: its answer says nothing of the caller or the place",
+          "[file_store][root]") {
+  const temp_dir dir;
+  const loop_device loop(dir.file("a", 1 << 20), loop_device::options{});
+  auto s = *file_store::open(loop.path(), {});
+  REQUIRE(s->block_size() == 512);
+  REQUIRE(loop.set_block_size(4096)); // direct I/O of half a kilobyte: EINVAL
+  shifted_buffer data(512, 0);
+  CHECK(is(s->read(data.span(), 512), io_error::gone));
+  CHECK(is(s->write(data.span(), 512), io_error::gone));
+  CHECK(is(s->zero(512, 512), io_error::unsupported)); // whoever asks writes zeros then
+}
+
 TEST_CASE("zeroing a range of a file frees it", "[file_store]") {
   const temp_dir dir;
   const auto path = dir.text_file("a", std::string(1 << 20, 'x'));

@@ -76,6 +76,10 @@ public:
   }
   /// Takes over a new size of the file below.
   [[nodiscard]] bool set_capacity() const { return ::ioctl(fd_.get(), LOOP_SET_CAPACITY) == 0; }
+  /// From now on the device takes whole blocks of that size alone.
+  [[nodiscard]] bool set_block_size(unsigned long bytes) const {
+    return ::ioctl(fd_.get(), LOOP_SET_BLOCK_SIZE, bytes) == 0;
+  }
   /// "loop3"
   [[nodiscard]] std::string name() const { return path_.substr(5); }
 
