@@ -14,6 +14,7 @@ evacuation_state spare_pool::evacuation() const {
 
 result<evacuation_state> spare_pool::evacuate(unsigned index) {
   const std::lock_guard change(change_mutex_);
+  CHECK_OK(check_running());
   const auto info = TRY(set_.info());
   const auto* spare = TRY(listed(info, index));
   if (read_only_)
@@ -29,8 +30,14 @@ result<evacuation_state> spare_pool::evacuate(unsigned index) {
       return fail("stopping", set_name_, "the daemon stops");
     if (evacuation_.running)
       return fail("evacuation-running", evacuation_.path, "is being emptied already; one at a time");
+  }
+  const auto units = TRY(set_.plan_evacuate(index)); // what does not fit is refused before anything moves
+  {
+    const std::lock_guard lock(evacuation_mutex_); // only who holds change_mutex_ lets one begin
+    if (stopped_) // while it was planned
+      return fail("stopping", set_name_, "the daemon stops");
     const auto number = evacuation_.number + 1;
-    evacuation_ = {number, true, spare->uuid, spare->path, 0, spare->allocated_units, {}, std::nullopt};
+    evacuation_ = {number, true, spare->uuid, spare->path, 0, units, {}, std::nullopt};
     stop_evacuation_ = false;
   }
   if (evacuator_.joinable())
