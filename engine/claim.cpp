@@ -183,8 +183,24 @@ result<std::shared_ptr<claim>> claim::take_disk(dev_t disk, const std::vector<by
   if (!self->lock_)
     return fail("claim-failed", file, std::string("cannot be opened: ") + std::strerror(errno));
   CHECK_OK(self->lock_all(self->lock_.get(), path));
+  CHECK_OK(self->lock_node());
   self->write_record();
   return self;
+}
+
+/// The locks of all processes on a node in /dev meet, wherever their run folders are. No write goes through it: a lock
+/// for writing wants a descriptor for writing.
+result<void> claim::lock_node() {
+  const std::string node = node_of(target_.device);
+  if (node.empty())
+    return {};
+  node_ = unique_fd(::open(node.c_str(), (shared_ ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW));
+  struct stat st {};
+  if (!node_ || ::fstat(node_.get(), &st) != 0 || !S_ISBLK(st.st_mode) || st.st_rdev != target_.device) {
+    node_.reset();
+    return {};
+  }
+  return lock_all(node_.get(), path_);
 }
 
 result<std::shared_ptr<claim>> claim::take_file(int fd, const claim_target& target,
@@ -212,8 +228,11 @@ claim::~claim() {
 }
 
 bool claim::others_write() const {
-  struct flock lock = lock_of(F_RDLCK, {0, no_end}); // conflicts with claims for writing only
-  return lock_ && ::fcntl(lock_.get(), F_OFD_GETLK, &lock) == 0 && lock.l_type == F_WRLCK;
+  const auto written = [](const unique_fd& fd) {
+    struct flock lock = lock_of(F_RDLCK, {0, no_end}); // conflicts with claims for writing only
+    return fd && ::fcntl(fd.get(), F_OFD_GETLK, &lock) == 0 && lock.l_type == F_WRLCK;
+  };
+  return written(lock_) || written(node_);
 }
 
 void claim::name(const std::string& set) {

@@ -34,7 +34,8 @@ struct claim_owner {
 
 /// Claims on ranges of one disk or file, held against all other processes and all other claims of this one,
 /// until the object is gone. Open-file-description locks, so that nothing stays behind after a kill: on the
-/// file itself, or for a disk on claims_dir()/MAJOR:MINOR at the ranges' whole-disk offsets. Beside them a
+/// file itself, or for a disk on claims_dir()/MAJOR:MINOR at the ranges' whole-disk offsets and, where this process may
+/// open it, on the disk's own node in /dev, which processes with another claims_dir() share. Beside them a
 /// text record says who it is. Where others only read, a claim for writing waits for up to two seconds.
 class claim {
 public:
@@ -53,12 +54,13 @@ public:
   /// Writes the set's name and this process's id into the owner record. Best effort: for messages only. Not
   /// thread-safe.
   void name(const std::string& set);
-  /// For a disk: whether another claim for writing exists anywhere on it.
+  /// For a disk: whether another claim for writing exists anywhere on it, as far as both can be seen.
   [[nodiscard]] bool others_write() const;
 
 private:
   claim() = default;
   [[nodiscard]] result<void> lock_all(int fd, const std::string& path);
+  [[nodiscard]] result<void> lock_node();
   void write_record();
 
   claim_target target_;
@@ -66,6 +68,7 @@ private:
   bool shared_ = false;
   std::string path_, set_;
   unique_fd lock_;   // disks only
+  unique_fd node_;   // likewise; not where this process may not open the whole disk
   unique_fd record_; // locked while the claim lives
   std::string record_path_;
 };

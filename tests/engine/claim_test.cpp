@@ -145,6 +145,24 @@ TEST_CASE("two sets share one disk by ranges", "[claim][root]") {
   CHECK(f.id_of({loop.path()}) == "members-overlap");
 }
 
+TEST_CASE("claims on a disk hold against processes with another run folder", "[claim][root]") {
+  const fixture f;
+  loop_device loop(partitioned_file(f.dir), {});
+  const std::string part = loop.add_partition(2048, 6144);
+  auto first = f.open({loop.path() + "@512+512"}); // exclusive, so that the second is not
+  REQUIRE(first);
+  const auto second = f.open({loop.path() + "@4096+512"});
+  REQUIRE(second);
+  first->clear(); // nobody holds the disk exclusively now
+  const scoped_env elsewhere{"DMREMAP_RUN_DIR", f.dir / "other"};
+  CHECK(f.id_of({loop.path() + "@4096+512"}) == "in-use");
+  CHECK(f.id_of({loop.path() + "@4096+512"}, access_mode::read_only) == "in-use");
+  CHECK(f.id_of({loop.path() + "@4088+512"}) == "members-overlap");
+  CHECK(f.id_of({loop.path()}) == "members-overlap");
+  CHECK(f.id_of({part}) == "members-overlap");
+  CHECK(f.id_of({loop.path() + "@8192+512"}) == "opened");
+}
+
 TEST_CASE("a range of a disk that somebody else holds exclusively is refused", "[claim][root]") {
   const fixture f;
   const loop_device loop(f.dir.file("b", 1 << 20), {});
