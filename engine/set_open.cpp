@@ -121,7 +121,13 @@ result<void> remap_set::load_away(unsigned index, std::unique_ptr<spare_metadata
                   "has no readable copy of its map on spare " + std::to_string(from) + ": it must be present",
                   "spare-unprotected"));
     if (!loaded) {
-      CHECK_OK(head->load_tables(false));
+      if (const auto read = head->load_tables(false); !read && read.error().id == "block-destroyed")
+        return tl::make_unexpected(
+            missing(newest, index,
+                    "has a damaged copy of its map on spare " + std::to_string(from) + ": it must be present",
+                    "spare-unprotected"));
+      else
+        CHECK_OK(read);
       head->super.sixth_host = from;
       spares_[index] = std::make_unique<pool_spare>(std::move(head));
       copy_set_fields(newest, spares_[index]->meta->super);

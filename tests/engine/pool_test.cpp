@@ -98,7 +98,7 @@ TEST_CASE("an unprotected spare must be there") {
   options.degraded = true;
   const auto refused = f.try_open(options);
   REQUIRE_FALSE(refused.has_value());
-  REQUIRE((refused.error().id == "spare-unprotected" || refused.error().id == "block-destroyed"));
+  REQUIRE(refused.error().id == "spare-unprotected");
   f.spares[1]->clear_faults();
   f.open(true);
   REQUIRE(f.shows(4) == "its spare is absent");

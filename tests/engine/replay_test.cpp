@@ -16,6 +16,7 @@
 // the sequences of one length come in an order of their own for each DMREMAP_REPLAY_SEED, and the report says
 // how many of them were reached. The seed also says which longer ones there are.
 // DMREMAP_REPLAY_PART=3/8: of the sequences of three and more, the third eighth alone; eight such runs make a whole.
+// DMREMAP_REPLAY_ONLY="pool gone | all back | evacuate 0": that sequence alone, as a report names it, in all its states.
 #include "tests/support/crash_judge.h"
 #include "tests/support/pool_operations.h"
 #include "tests/support/sanitized.h"
@@ -46,6 +47,11 @@ bool all_of_three() {
 }
 bool only_by_seed() {
   return asked_for("seed");
+}
+
+/// The name of the one sequence that was asked for.
+const char* the_only() {
+  return std::getenv("DMREMAP_REPLAY_ONLY");
 }
 
 std::uint64_t seed() {
@@ -92,14 +98,15 @@ totals& found_so_far() {
 }
 
 judge_options options_for(std::uint64_t round) {
+  const bool deep = nightly() || the_only() != nullptr;
   judge_options options;
   options.images = &found_so_far().images;
   options.limits.seed = seed() * 1000 + round;
-  options.limits.exhaustive = nightly() ? 8 : 6;
-  options.limits.combinations = nightly() ? 1024 : 160;
-  options.limits.torn_together = nightly() ? 32 : 4;
-  options.mending_every = nightly() ? 20 : 300;
-  options.reopen_every = nightly() ? 1 : 8;
+  options.limits.exhaustive = deep ? 8 : 6;
+  options.limits.combinations = deep ? 1024 : 160;
+  options.limits.torn_together = deep ? 32 : 4;
+  options.mending_every = deep ? 20 : 300;
+  options.reopen_every = deep ? 1 : 8;
   options.after_open = [](crash_run& run, std::uint64_t number) {
     const auto all = operations_on_a();
     all[number % all.size()].run(run);
@@ -109,17 +116,18 @@ judge_options options_for(std::uint64_t round) {
 
 judge_options pool_options_for(std::uint64_t round, std::size_t operations) {
   judge_options options = options_for(round);
+  const bool deep = nightly() || the_only() != nullptr;
   // Of what there is much, each is told apart by what was written at all; torn writes are for the others.
-  const bool many = !nightly() && (all_of_three() ? operations >= 2 : operations == 2 || operations > 3);
+  const bool many = !deep && (all_of_three() ? operations >= 2 : operations == 2 || operations > 3);
   options.limits.tears = !many || round % 8 == 0;
-  options.limits.exhaustive = nightly() ? 8 : many ? 2 : 4;
-  options.limits.samples = nightly() ? 24 : many ? 1 : 6;
-  options.limits.combinations = nightly() ? 512 : many ? 8 : 24;
-  options.limits.torn_together = nightly() ? 16 : 1;
-  options.limits.random_tears = nightly() ? 2 : 0;
+  options.limits.exhaustive = deep ? 8 : many ? 2 : 4;
+  options.limits.samples = deep ? 24 : many ? 1 : 6;
+  options.limits.combinations = deep ? 512 : many ? 8 : 24;
+  options.limits.torn_together = deep ? 16 : 1;
+  options.limits.random_tears = deep ? 2 : 0;
   // A crash after a crash costs some hundred times what the first one does.
-  options.mending_every = !nightly() || operations > 2 ? 1999 : operations == 2 ? 400 : 100;
-  options.absent_every = nightly() ? 1 : all_of_three() && operations > 2 ? 6 : 2;
+  options.mending_every = !deep || operations > 2 ? 1999 : operations == 2 ? 400 : 100;
+  options.absent_every = deep ? 1 : all_of_three() && operations > 2 ? 6 : 2;
   options.after_open = [](crash_run& run, std::uint64_t number) {
     const auto all = pool_operations();
     all[number % all.size()].run(run);
@@ -158,6 +166,8 @@ public:
   /// to 12 operations of `any`.
   void run_all(const std::vector<const operation*>& firsts, const std::vector<const operation*>& all,
                unsigned keep, unsigned keep_three, const std::vector<const operation*>& any, unsigned by_seed) {
+    if (the_only() != nullptr)
+      return run_only(firsts, any);
     if (sanitized) {
       keep *= sanitized_threads ? 397 : 101;
       keep_three *= sanitized_threads ? 397 : 101;
@@ -209,6 +219,28 @@ public:
   }
 
 private:
+  /// The sequence that was asked for, where it is one from this start.
+  void run_only(const std::vector<const operation*>& firsts, const std::vector<const operation*>& any) {
+    std::vector<const operation*> known = firsts;
+    known.insert(known.end(), any.begin(), any.end());
+    const std::string name = the_only(), mark = " | ";
+    std::size_t at = std::min(name.find(mark), name.size());
+    if (name.substr(0, at) != name_)
+      return;
+    sequence wanted;
+    while (at < name.size()) {
+      const std::size_t from = at + mark.size();
+      at = std::min(name.find(mark, from), name.size());
+      const std::string word = name.substr(from, at - from);
+      const auto found =
+          std::find_if(known.begin(), known.end(), [&](const operation* each) { return word == each->name; });
+      if (found == known.end())
+        throw std::invalid_argument("DMREMAP_REPLAY_ONLY: there is no operation " + word);
+      wanted.push_back(*found);
+    }
+    run_some("as asked", {wanted}, 1);
+  }
+
   /// All of them, or as many as fit until so much of the start's time is over.
   void run_some(const char* lengths, std::vector<sequence> chosen, double until) {
     if (chosen.empty())
@@ -345,7 +377,7 @@ TEST_CASE("the crashes were enough") {
   if (single_tests_chosen())
     return;
   CHECK(found.cases == all_cases);
-  const bool whole = part().second == 1 && !time_for_each();
+  const bool whole = part().second == 1 && !time_for_each() && the_only() == nullptr;
   if (whole && !only_by_seed() && !sanitized) // else only some were asked for
     CHECK(found.images.size() >= 100000);
 }

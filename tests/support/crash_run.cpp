@@ -183,6 +183,8 @@ crash_run::change crash_run::foresee_write(std::uint64_t unit, std::uint64_t fir
                                            std::uint64_t count) const {
   const std::uint64_t from = std::max(first, unit * unit_sectors);
   const std::uint64_t to = std::min(first + count, (unit + 1) * unit_sectors);
+  if (const auto at = where_.find(unit); at != where_.end()) // a request that failed may have ended the loss, too
+    return (at->second.lost >> (from % unit_sectors) & ((1U << (to - from)) - 1)) != 0 ? change::table : change::none;
   if (now_.mapped.contains(unit))
     return touches_lost(from, to - from) ? change::table : change::none;
   return write_bad(unit) ? change::table : change::none;

@@ -299,6 +299,8 @@ void crash_run::read_from_bad_place(std::uint64_t unit) {
   if (at == where_.end() || now_.spares[at->second.spare].role != spare_role::member)
     return;
   const place held = at->second;
+  if (held.lost != 0) // such a read fails before the place is asked
+    return;
   const place_map before = where_;
   // A drive with larger blocks cannot read less than one.
   const std::uint64_t step = now_.spares[held.spare].block / sector_bytes;
