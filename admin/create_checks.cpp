@@ -76,11 +76,8 @@ result<member_measure> measure_member(const member_spec& spec) {
 }
 
 result<void> check_name(const std::string& name, bool persist) {
-  if (!valid_set_name(name))
-    return fail(
-        "bad-name", name,
-        "is no name for a set: 1 to 63 letters, digits and -_.+, starting with a letter, a digit or _",
-        exit_code::usage);
+  if (!valid_new_set_name(name))
+    return fail("bad-name", name, std::string("is no name for a set: ") + set_name_rule, exit_code::usage);
   if (const auto set = find_running_set(name); set && set->alive)
     return fail("name-taken", name, "a set of this name is running; choose another name");
   if (!persist)

@@ -8,13 +8,13 @@
 #include "admin/spare_status.h"
 #include "admin/stopped_set.h"
 #include "engine/member.h"
+#include "engine/paths.h"
 #include "engine/shell_word.h"
 
 #include <algorithm>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <ostream>
-#include <strings.h>
 #include <sys/stat.h>
 
 namespace dmremap::admin {
@@ -310,7 +310,7 @@ std::vector<finding> findings_of_status(const json& status) {
 result<exit_code> doctor(context& c, const std::string& name) {
   std::vector<diagnosis> all;
   for (const auto& set : list_sets(true))
-    if (name.empty() || set.name == name || strcasecmp(set.uuid.c_str(), name.c_str()) == 0)
+    if (name.empty() || means_set(name, set.name, set.uuid))
       all.push_back(TRY(examine(set)));
   if (all.empty() && !name.empty())
     return fail("no-such-set", name,

@@ -4,6 +4,7 @@
 #include "engine/durable_file.h"
 #include "engine/paths.h"
 #include "engine/unique_fd.h"
+#include "engine/uuid.h"
 
 #include <algorithm>
 #include <boost/filesystem.hpp>
@@ -217,11 +218,13 @@ config_list list_set_configs() {
 }
 
 result<set_config> find_set_config(const std::string& name_or_uuid) {
-  auto by_name = load_set_config(name_or_uuid);
-  if (by_name || by_name.error().id != "no-such-set")
-    return by_name;
+  if (!parse_uuid(name_or_uuid)) {
+    auto by_name = load_set_config(name_or_uuid);
+    if (by_name || by_name.error().id != "no-such-set")
+      return by_name;
+  }
   for (auto& config : list_set_configs().sets)
-    if (strcasecmp(config.uuid.c_str(), name_or_uuid.c_str()) == 0)
+    if (means_set(name_or_uuid, config.name, config.uuid))
       return config;
   return fail(
       "no-such-set", name_or_uuid,

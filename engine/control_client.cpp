@@ -12,7 +12,6 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <poll.h>
-#include <strings.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -181,8 +180,7 @@ std::vector<running_set> list_running_sets() {
 std::optional<running_set> find_running_set(const std::string& name_or_uuid) {
   std::optional<running_set> found;
   for (auto& set : list_running_sets()) {
-    const bool same = set.name == name_or_uuid || strcasecmp(set.uuid.c_str(), name_or_uuid.c_str()) == 0;
-    if (same && (!found || (set.alive && !found->alive)))
+    if (means_set(name_or_uuid, set.name, set.uuid) && (!found || (set.alive && !found->alive)))
       found = std::move(set);
   }
   return found;

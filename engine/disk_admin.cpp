@@ -39,9 +39,8 @@ void disk::end_changes() {
 result<std::string> disk::format(store& main, std::span<store* const> spares, const format_options& options) {
   if (spares.empty() || spares.size() > max_spares)
     return fail("bad-spare-count", options.name, "a set has 1 to 16 spares", exit_code::usage);
-  if (!valid_set_name(options.name))
-    return fail("bad-name", options.name,
-                "a name has 1 to 63 letters, digits and -_.+ and begins with a letter, digit or _",
+  if (!valid_new_set_name(options.name))
+    return fail("bad-name", options.name, std::string("is no name for a set: ") + set_name_rule,
                 exit_code::usage);
   if (main.size() < unit_bytes)
     return fail("main-too-small", main.identity().path, "main has no whole unit of 4096 bytes");
@@ -414,10 +413,8 @@ result<void> disk::sync() {
 
 result<void> disk::rename(const std::string& new_name) {
   impl& i = *impl_;
-  if (!valid_set_name(new_name))
-    return fail("bad-name", new_name,
-                "a name has 1 to 63 letters, digits and -_.+ and begins with a letter, digit or _",
-                exit_code::usage);
+  if (!valid_new_set_name(new_name))
+    return fail("bad-name", new_name, std::string("is no name for a set: ") + set_name_rule, exit_code::usage);
   if (i.options.read_only)
     return fail("read-only", "rename", "the set is open read-only");
   const std::lock_guard admin(i.admin_mutex);

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "engine/paths.h"
 
+#include "engine/uuid.h"
+
 #include <algorithm>
 #include <cstdlib>
+#include <strings.h>
 #include <unistd.h>
 
 namespace dmremap {
@@ -52,6 +55,12 @@ bool valid_set_name(const std::string& name) {
   return !name.empty() && name.size() <= 63 && plain(name.front()) &&
          std::all_of(name.begin(), name.end(),
                      [&](char c) { return plain(c) || c == '-' || c == '.' || c == '+'; });
+}
+
+bool valid_new_set_name(const std::string& name) { return valid_set_name(name) && !parse_uuid(name); }
+
+bool means_set(const std::string& asked, const std::string& name, const std::string& uuid) {
+  return parse_uuid(asked) ? strcasecmp(asked.c_str(), uuid.c_str()) == 0 : asked == name;
 }
 
 } // namespace dmremap

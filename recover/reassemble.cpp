@@ -2,8 +2,10 @@
 #include "recover/reassemble.h"
 
 #include "engine/loop_control.h"
+#include "engine/paths.h"
 #include "engine/program_context.h"
 #include "engine/set_attach.h"
+#include "engine/uuid.h"
 #include "recover/cli.h"
 #include "recover/judge.h"
 
@@ -11,7 +13,6 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <strings.h>
 
 namespace dmremap::recover {
 namespace {
@@ -150,13 +151,9 @@ void tell(const program_context& c, const outcome& o, bool dry_run) {
     c.out << set.name << ' ' << o.made->loop << '\n';
 }
 
-bool is_named(const set_view& set, const std::string& name) {
-  return set.name == name || strcasecmp(set.uuid.c_str(), name.c_str()) == 0;
-}
-
 /// Two sets of one name that were found: neither is started by name alone.
 bool shares_name(const survey& s, const set_view& set, const std::string& asked) {
-  return strcasecmp(set.uuid.c_str(), asked.c_str()) != 0 &&
+  return !parse_uuid(asked) &&
          std::count_if(s.sets.begin(), s.sets.end(),
                        [&](const set_view& other) { return !other.image && other.name == set.name; }) > 1;
 }
@@ -181,7 +178,7 @@ result<exit_code> reassemble(const program_context& c, const line& l) {
     c.note(fmt::format("not looked at, for want of permission: {}; run it as root", s.unread));
   json rows = json::array();
   for (const auto& set : s.sets) {
-    if (!l.name.empty() && !is_named(set, l.name))
+    if (!l.name.empty() && !means_set(l.name, set.name, set.uuid))
       continue;
     if (is_mere_image(s, set)) {
       c.note(set.name + ": metadata images of it were found, too, which hold no data; they are left alone");

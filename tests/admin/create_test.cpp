@@ -213,6 +213,8 @@ TEST_CASE("rename changes the set and its configuration, or neither") {
   REQUIRE(files.create().status == 0);
   CHECK(dmremap_with({"rename", "set1", "set1", "--json"}).error_id() == "same-name");
   CHECK(dmremap_with({"rename", "set1", "a b", "--json"}).error_id() == "bad-name");
+  const char* const uuid = "11111111-2222-4333-8444-555555555555"; // it could be another set's
+  CHECK(dmremap_with({"rename", "set1", uuid, "--json"}).error_id() == "bad-name");
   REQUIRE(dmremap_with({"rename", "set1", "set2"}).status == 0);
   CHECK(load_set_config("set1").error().id == "no-such-set");
   CHECK(load_set_config("set2")->main == files.main);

@@ -144,7 +144,7 @@ class Create(Refusals):
         self.check_refused(self.create_words(main=f"{one}@0+65536", spare=f"{one}@65528+32768"), "members-overlap")
 
     def test_names(self):
-        for name in ("", "-x", "a/b", "a b", ".hidden", "x" * 64, "ü"):
+        for name in ("", "-x", "a/b", "a b", ".hidden", "x" * 64, "ü", "11111111-2222-4333-8444-555555555555"):
             with self.subTest(name):
                 if name == "-x":
                     self.assertEqual(self.workspace.dmremap(*self.create_words(name=name), check=False).returncode, 2)

@@ -83,6 +83,16 @@ TEST_CASE("sets are listed by name and found by UUID; a bad file does not hide t
   CHECK(find_set_config("zz")->name == "zz");
   CHECK(find_set_config("00000000-0C1F-4c3e-9a56-2f1d7d0a9c11")->name == "aa");
   CHECK(find_set_config("../aa").error().id == "no-such-set");
+  // What looks like a UUID is one, even where an older set is called so.
+  REQUIRE(save_set_config(whole("00000000-0c1f-4c3e-9a56-2f1d7d0a9c11"), config_write::create));
+  CHECK(find_set_config("00000000-0c1f-4c3e-9a56-2f1d7d0a9c11")->name == "aa");
+  CHECK(means_set("aa", "aa", uuid));
+  CHECK_FALSE(means_set("aA", "aa", uuid));
+  CHECK(means_set("6D0E1b7a-0c1f-4c3e-9a56-2f1d7d0a9c11", "aa", uuid));
+  CHECK_FALSE(means_set(uuid, uuid, "00000000-0c1f-4c3e-9a56-2f1d7d0a9c11"));
+  CHECK(valid_set_name(uuid));
+  CHECK_FALSE(valid_new_set_name(uuid));
+  CHECK(valid_new_set_name("6d0e1b7a-0c1f-4c3e-9a56"));
   CHECK(find_set_config("bad").error().id == "bad-config");
 }
 
