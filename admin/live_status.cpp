@@ -51,6 +51,14 @@ std::string notice_for(double age) {
       local_time_before(age), age);
 }
 
+/// Nobody is served by a daemon that hangs, whatever it said last.
+std::string unhealthy(std::string dm_line) {
+  const std::string good = " health=1 ";
+  if (const auto at = dm_line.find(good); at != std::string::npos)
+    dm_line[at + good.size() - 2] = '0';
+  return dm_line;
+}
+
 json stand_in(const running_set& set, const stats_snapshot& last) {
   const double age = seconds_since(last.heartbeat_ns);
   return {{"schema", 1},
@@ -58,6 +66,7 @@ json stand_in(const running_set& set, const stats_snapshot& last) {
           {"uuid", last.uuid},
           {"running", true},
           {"answers", false},
+          {"hangs", !beats(age)},
           {"age_seconds", age},
           {"state", beats(age) ? last.stats.state : "does not answer (was: " + last.stats.state + ")"},
           {"main", {{"path", set.main}}},
@@ -72,7 +81,7 @@ json stand_in(const running_set& set, const stats_snapshot& last) {
           {"stats", stats_json(last.stats)},
           {"spares", set.spares},
           {"notices", {notice_for(age)}},
-          {"dm", last.dm_line}};
+          {"dm", beats(age) ? last.dm_line : unhealthy(last.dm_line)}};
 }
 
 } // namespace

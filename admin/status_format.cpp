@@ -187,7 +187,7 @@ std::string stats_text(const json& stats, const json& spares) {
 
 exit_code status_exit(const json& status) {
   const auto& stats = part_of(status, "stats");
-  if (flag_in(stats, "main_gone") || flag_in(stats, "breaker_open"))
+  if (flag_in(status, "hangs") || flag_in(stats, "main_gone") || flag_in(stats, "breaker_open"))
     return exit_code::damaged;
   const auto& spares = part_of(status, "spares");
   if (spares.is_array())

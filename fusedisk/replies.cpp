@@ -76,7 +76,7 @@ std::string spare_state(const spare_status& spare) {
 
 bool is_healthy(const disk_stats& stats, const disk_info& info) {
   return std::all_of(info.spares.begin(), info.spares.end(),
-                     [](const spare_status& s) { return s.present; }) &&
+                     [](const spare_status& s) { return s.present && spare_state(s) != "failed"; }) &&
          !stats.breaker_open && !stats.main_gone && stats.lost_sectors == 0 && stats.flush_errors == 0;
 }
 

@@ -37,8 +37,10 @@ class StatusHang(harness.TestCase):
         self.assertFalse(now["answers"])
         self.assertEqual((now["name"], now["running"], now["pid"]), ("e2e", True, self.set.daemon.pid))
         self.assertEqual(now["stats"]["remapped_units"], 3)
+        self.assertTrue(now["hangs"])
         for words in ((), ("--format", "dm"), ("--format", "prometheus")):
-            self.status(*words)
+            self.assertEqual(self.status(*words)[0], 4, words)
+        self.assertIn(" health=0 ", self.status("--format", "dm")[1])
         self.assertRegex(self.status()[1], r"(?i)(not answer|no answer)", "it says so")
         self.assertRegex(self.status()[1], r"\d+(\.\d+)? ?(s|sec|seconds)\b", "and since when")
         return now
@@ -48,6 +50,7 @@ class StatusHang(harness.TestCase):
         while not (now := self.status_json())["answers"]:
             self.assertLess(time.monotonic(), deadline, now)
         self.assertLess(now["age_seconds"], 1)
+        self.assertIn(" health=1 ", self.status("--format", "dm")[1])
 
     def make_remaps(self):
         for unit in (5, 6, 900):

@@ -85,6 +85,13 @@ TEST_CASE("the status line tells of errors") {
   CHECK(health.find("4 read errors, 2 write errors") != std::string::npos);
 }
 
+TEST_CASE("a spare without a superblock is nothing healthy") {
+  fake_target t;
+  CHECK(say(t, {"status"}).find(" health=1 ") != std::string::npos);
+  t.info_now.spares[0].super_copies_valid = t.info_now.spares[0].head_copies_valid = 0;
+  CHECK(say(t, {"status"}).find(" health=0 ") != std::string::npos);
+}
+
 TEST_CASE("metadata_status names copies, sequence, state and capacity of each spare") {
   fake_target t;
   const std::string text = say(t, {"metadata_status"});
