@@ -41,12 +41,31 @@ error of_a_known_set(error e) {
   return e;
 }
 
+/// Without links, but does not ask what is mounted there: its daemon may hang.
+boost::filesystem::path place_of(const std::string& mountpoint) {
+  auto path = boost::filesystem::absolute(mountpoint).lexically_normal();
+  if (path.filename().empty() || path.filename() == ".") // "dir/"
+    path = path.parent_path();
+  boost::system::error_code failed;
+  const auto folder = boost::filesystem::canonical(path.parent_path(), failed);
+  return failed ? path : folder / path.filename();
+}
+
+/// A set that runs is not moved to another mount point by the way.
+result<void> check_place(const running_set& set, const std::string& asked) {
+  if (!asked.empty() && place_of(asked) != place_of(set.mountpoint))
+    return fail("served-elsewhere", set.name,
+                "is served at " + set.mountpoint + " already; `dmremap detach " + set.name + "` first");
+  return {};
+}
+
 /// The set served on a loop device, by a daemon that was there or by a new one.
 result<attached_set> attach_one(const context& c, const attach_options& options) {
   CHECK_OK(check_loop_access());
   auto running = find_running_set(options.name);
   result<attached_set> made;
   if (running && running->alive) {
+    CHECK_OK(check_place(*running, options.mountpoint));
     made = put_on_loop(std::move(*running));
   } else {
     if (running) {
@@ -84,6 +103,7 @@ result<plan> plan_attach(const context& c, const attach_options& options) {
   const auto running = find_running_set(options.name);
   json row{{"loop", nullptr}, {"dry_run", true}};
   if (running && running->alive) {
+    CHECK_OK(check_place(*running, options.mountpoint));
     const auto loops = loops_on(running->image);
     row.update({{"name", running->name}, {"uuid", running->uuid}, {"mountpoint", running->mountpoint}});
     if (loops.empty())

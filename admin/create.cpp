@@ -4,6 +4,7 @@
 #include "admin/create_report.h"
 #include "engine/candidate.h"
 #include "engine/config.h"
+#include "engine/control_client.h"
 #include "engine/disk.h"
 #include "engine/metadata_backup.h"
 #include "engine/paths.h"
@@ -220,6 +221,31 @@ result<void> make_plan(const create_options& options, const std::vector<open_mem
   return {};
 }
 
+result<planned_member> measured_alone(const member_spec& spec) {
+  planned_member planned;
+  planned.spec = spec;
+  planned.measure = TRY(measure_member(spec));
+  planned.sectors = planned.measure.sectors;
+  return planned;
+}
+
+/// Members that a daemon serves as the set of this name: they are not opened, and nothing changes.
+result<bool> is_running_already(const create_options& options, const std::vector<member_spec>& members,
+                                create_plan& plan) {
+  const auto running = find_running_set(options.name);
+  if (!running || !running->alive || running->name != options.name || !options.destroy_set.empty() ||
+      !is_made_of(*running, members))
+    return false;
+  plan.uuid = running->uuid;
+  plan.done = create_plan::outcome::opened;
+  plan.main = TRY(measured_alone(members.front()));
+  for (std::size_t n = 1; n < members.size(); ++n) {
+    plan.spares.push_back(TRY(measured_alone(members[n])));
+    plan.spares.back().places = TRY(make_geometry(plan.spares.back().sectors * sector_bytes));
+  }
+  return true;
+}
+
 /// What a later step could not write is found before anything is written.
 result<void> check_config(const create_plan& plan, bool persist) {
   if (plan.done == create_plan::outcome::opened) {
@@ -243,8 +269,8 @@ result<exit_code> create(context& c, const create_options& options) {
   create_plan plan;
   plan.name = options.name;
   const bool persist = config_is_kept() && !options.no_persist;
-  CHECK_OK(check_name(options.name,
-                      false)); // whether its file may be there already is judged when the set is known
+  if (!valid_new_set_name(options.name))
+    return check_name(options.name, false).map([] { return exit_code::ok; });
   if (persist)
     plan.config_file = set_conf_path(options.name);
   const auto want = TRY(wanted(options));
@@ -252,6 +278,14 @@ result<exit_code> create(context& c, const create_options& options) {
   std::vector<member_spec> all = want.spares;
   all.insert(all.begin(), want.main);
   CHECK_OK(check_different(all));
+  if (TRY(is_running_already(options, all, plan))) {
+    if (!options.dry_run)
+      CHECK_OK(keep_config(plan));
+    report_plan(c, plan);
+    return exit_code::ok;
+  }
+  // Whether its file may be there already is judged when the set is known.
+  CHECK_OK(check_name(options.name, false));
   const auto access = options.dry_run ? access_mode::read_only : access_mode::read_write;
   auto members = TRY(open_members(with_roles(want), access));
   CHECK_OK(make_plan(options, members, plan));

@@ -103,6 +103,20 @@ result<void> check_different(const std::vector<member_spec>& members) {
   return {};
 }
 
+bool is_made_of(const running_set& set, const std::vector<member_spec>& members) {
+  const auto same = [](const std::string& text, const member_spec& member) {
+    const auto spec = parse_member(text);
+    const auto identity = spec ? identity_of(spec->path) : "";
+    return !identity.empty() && identity == identity_of(member.path) && spec->start == member.start &&
+           spec->length == member.length;
+  };
+  return !members.empty() && set.spares.size() + 1 == members.size() && same(set.main, members.front()) &&
+         std::all_of(members.begin() + 1, members.end(), [&](const member_spec& member) {
+           return std::any_of(set.spares.begin(), set.spares.end(),
+                              [&](const std::string& spare) { return same(spare, member); });
+         });
+}
+
 result<void> check_main(store& main) {
   // Not all signatures: main may have bad sectors where libblkid would have to read.
   for (const auto& one : probe_set_signatures(main))

@@ -3,6 +3,7 @@
 
 #include "admin/commands.h"
 #include "admin/table_line.h"
+#include "engine/control_client.h"
 #include "engine/member.h"
 
 #include <string>
@@ -20,6 +21,9 @@ namespace dmremap::admin {
 
 /// "same-device" where main and a spare, or two spares, are one device or file without ranges that part them.
 [[nodiscard]] result<void> check_different(const std::vector<member_spec>& members);
+
+/// Whether the running set is made of these members, main first, each by its device or file and its range.
+[[nodiscard]] bool is_made_of(const running_set& set, const std::vector<member_spec>& members);
 
 /// "main-is-spare": main carries the metadata of a spare, ours or upstream's: the two are swapped.
 [[nodiscard]] result<void> check_main(store& main);

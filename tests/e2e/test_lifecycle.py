@@ -289,6 +289,12 @@ class Attach(LifeCycle):
         folder = self.workspace.folder("here")
         attached = Attached(self.workspace, "e2e", folder)
         self.assertEqual(attached.mountpoint, str(folder))
+        self.assertEqual(self.dmremap("attach", "e2e", f"{folder}/../here/"), attached.loop + "\n")
+        elsewhere = str(self.workspace.folder("elsewhere"))
+        for words in (("attach", "e2e", elsewhere), ("attach", "e2e", elsewhere, "-n")):
+            refused = self.dmremap_json(*words, code=1)["error"]
+            self.assertEqual(refused["id"], "served-elsewhere")
+            self.assertIn(str(folder), refused["why"])
         attached.detach()
 
     def test_detach_refuses_while_in_use(self):
@@ -364,6 +370,9 @@ class Commands(LifeCycle):
                 self.assertEqual(harness.sha256_file(spare), made)
                 attached = Attached(self.workspace, name)
                 self.dmremap("remap", name, 88)
+                self.assertEqual(self.dmremap_json("create", name, "--table", text)["outcome"], "opened", "it runs")
+                refused = self.dmremap_json("create", name, "--main", main, "--spare", self.set.spare, code=1)
+                self.assertEqual(refused["error"]["id"], "name-taken")
                 attached.detach()
                 self.dmremap("create", name, "--table", text)
                 attached = Attached(self.workspace, name)
