@@ -80,7 +80,7 @@ json json_of_status(control_target& t) {
           {"answers", true},
           {"age_seconds", 0.0},
           {"spares_age_seconds", dated.age_seconds},
-          {"state", stats.state},
+          {"state", state_words(stats, info)},
           {"main", {{"path", info.main_path}, {"sectors", info.main_sectors}, {"direct", info.main_direct}}},
           {"mountpoint", facts.mountpoint},
           {"image", facts.image},

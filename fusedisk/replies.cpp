@@ -145,8 +145,17 @@ std::string stats_text(const disk_stats& s) {
   return out + "state " + s.state;
 }
 
+std::string state_words(const disk_stats& stats, const disk_info& info) {
+  const auto some = [&](const char* state) {
+    return std::any_of(info.spares.begin(), info.spares.end(),
+                       [&](const spare_status& s) { return spare_state(s) == state; });
+  };
+  return stats.main_gone || stats.breaker_open || some("absent") || !some("failed") ? stats.state
+                                                                                  : "a spare cannot be read";
+}
+
 std::string health_text(const disk_stats& s, const disk_info& info) {
-  std::string out = fmt::format("health={} state={}", is_healthy(s, info) ? 1 : 0, s.state);
+  std::string out = fmt::format("health={} state={}", is_healthy(s, info) ? 1 : 0, state_words(s, info));
   const auto add = [&](bool when, const std::string& text) { out += when ? "\n" + text : ""; };
   add(s.main_gone, fmt::format("main {} does not answer", info.main_path));
   add(s.breaker_open, "automatic remapping has stopped: too many errors at once; reset_breaker goes on");

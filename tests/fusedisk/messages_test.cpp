@@ -90,6 +90,9 @@ TEST_CASE("a spare without a superblock is nothing healthy") {
   CHECK(say(t, {"status"}).find(" health=1 ") != std::string::npos);
   t.info_now.spares[0].super_copies_valid = t.info_now.spares[0].head_copies_valid = 0;
   CHECK(say(t, {"status"}).find(" health=0 ") != std::string::npos);
+  CHECK(say(t, {"health"}) == "health=0 state=a spare cannot be read");
+  t.stats_now.main_gone = true; // which is worse
+  CHECK(say(t, {"health"}).find("health=0 state=ok\n") == 0);
 }
 
 TEST_CASE("metadata_status names copies, sequence, state and capacity of each spare") {
