@@ -56,6 +56,15 @@ struct udev_unref_with {
 template <class Handle, Handle* (*release)(Handle*)>
 using udev_handle = std::unique_ptr<Handle, udev_unref_with<Handle, release>>;
 
+/// "/a/./b/" as "/a/b". What goes up stays: behind a link it goes elsewhere.
+fs::path without_dots(const fs::path& path) {
+  fs::path plain;
+  for (const auto& part : path)
+    if (part != "." && !part.empty())
+      plain /= part;
+  return plain;
+}
+
 /// Held by device-mapper or RAID: what is on it is seen through them.
 bool has_holders(const std::string& sys) {
   boost::system::error_code failed;
@@ -150,7 +159,7 @@ public:
   /// Regular files below the folder, on its own file system: not the images that running sets show there.
   void add_folder(const std::string& name) {
     boost::system::error_code failed;
-    const auto folder = fs::absolute(name).string();
+    const auto folder = without_dots(fs::absolute(name)).string();
     struct stat top {};
     if (::stat(folder.c_str(), &top) != 0)
       return;

@@ -82,6 +82,13 @@ TEST_CASE("a set that is whole is complete, and every copy of it is valid") {
         std::vector<std::pair<std::uint64_t, std::uint64_t>>{{1, 4}, {2, 4}, {3, 4}, {4, 4}});
 }
 
+TEST_CASE("a folder is named as it is, however it was written") {
+  const host h;
+  const image_set a(h, "a", 1);
+  for (const char* way : {"", "/", "/.", "//./"})
+    CHECK(only_set(scan_json({h.images + way}))["spares"][0]["members"][0]["member"] == a.spares[0]);
+}
+
 TEST_CASE("each superblock copy is told from the others by what is wrong with it") {
   const host h;
   const image_set a(h, "a", 1), b(h, "b", 1);
