@@ -121,6 +121,18 @@ private:
           smart("-a", {}));
   }
 
+  /// Not where it was stopped by hand.
+  [[nodiscard]] bool evacuation_failed() const {
+    const auto& error = part_of(part_of(status_, "evacuation"), "error");
+    return error.is_object() && text_in(error, "id") != "cancelled";
+  }
+
+  /// It runs or failed, which is said of it by itself.
+  [[nodiscard]] bool evacuation_is_told(const std::string& spare) const {
+    const auto& evacuation = part_of(status_, "evacuation");
+    return text_in(evacuation, "spare") == spare && (flag_in(evacuation, "running") || evacuation_failed());
+  }
+
   void look_at_spare(const json& spare, std::size_t count) {
     const auto state = text_in(spare, "state", "present");
     const auto path = text_in(spare, "path"), uuid = text_in(spare, "uuid");
@@ -149,6 +161,11 @@ private:
                   " lies on is full: writes that need space there fail with EIO until there "
                   "is room; nothing is lost",
               {"df -h " + path, command("dmremap sync {}")});
+    else if (state == "draining" && !evacuation_is_told(uuid))
+      remark("draining",
+             who + " takes no new data, for emptying it was begun and stopped: go on, or let it take data again",
+             {command("dmremap spare evacuate {} ") + uuid,
+              command("dmremap spare evacuate {} ") + uuid + " --cancel"});
     if (state == "absent")
       return;
     const auto supers = number_in(spare, "super_copies_valid", 5),
@@ -197,7 +214,7 @@ private:
       remark("evacuating",
              fmt::format("spare {} is being emptied: {} of {} units moved", text_in(evacuation, "path"),
                          number_in(evacuation, "done"), number_in(evacuation, "all")));
-    else if (part_of(evacuation, "error").is_object())
+    else if (evacuation_failed())
       problem("evacuation-failed",
               fmt::format("emptying spare {} stopped: {}", text_in(evacuation, "path"),
                           text_in(part_of(evacuation, "error"), "why")),

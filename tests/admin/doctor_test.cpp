@@ -78,6 +78,7 @@ std::vector<ill> all_ills() {
        true,
        {{"evacuation", {{"spare", "u1"}, {"error", {{"why", "no room"}}}}}},
        "dmremap spare evacuate set1 u1"},
+      {"draining", false, one("state", "draining"), "dmremap spare evacuate set1 u-/dev/a --cancel"},
       {"no-capacity",
        true,
        {{"spares", {with(spare("/dev/a"), "free_units", 0)}}},
@@ -147,6 +148,18 @@ TEST_CASE("an evacuation that stopped for want of room needs a spare before it i
   REQUIRE(found.size() == 1);
   CHECK(found[0].next ==
         std::vector<std::string>{"dmremap spare add set1 /dev/NEW", "dmremap spare evacuate set1 u1"});
+}
+
+TEST_CASE("an evacuation that was stopped by hand is no failure") {
+  json status = well();
+  const auto uuid = status["spares"][0]["uuid"];
+  status["evacuation"] = {{"spare", uuid}, {"error", {{"id", "cancelled"}, {"why", "stopped by hand"}}}};
+  CHECK(findings_of_status(status).empty());
+  status["spares"][0]["state"] = "draining"; // and was not taken back
+  CHECK(findings_of_status(status).at(0).id == "draining");
+  status["evacuation"]["error"]["id"] = "medium-error";
+  CHECK(findings_of_status(status).size() == 1);
+  CHECK(findings_of_status(status).at(0).id == "evacuation-failed");
 }
 
 TEST_CASE("smartctl is told of the drive below a member, and not of a file") {
