@@ -298,9 +298,9 @@ void crash_run::read(std::uint64_t first, std::uint64_t count) {
 
 void crash_run::remap(std::uint64_t unit) {
   const auto reply = disk_->remap(sector_number(unit * unit_sectors));
-  if (!reply)
+  if (!reply && !may_fail(unit * unit_sectors, unit_sectors))
     note_failure("remap failed: " + reply.error().text());
-  else if ((reply->units == 1) == now_.mapped.contains(unit) || reply->units + reply->already != 1)
+  if (reply && ((reply->units == 1) == now_.mapped.contains(unit) || reply->units + reply->already != 1))
     note("remap says " + std::to_string(reply->units) + " new, " + std::to_string(reply->already) +
          " old units");
   if (reply && now_.mapped.insert(unit).second) // nothing is promised where it was mapped before
@@ -309,8 +309,9 @@ void crash_run::remap(std::uint64_t unit) {
 }
 
 void crash_run::unmap(std::uint64_t unit) {
-  const bool possible = now_.mapped.contains(unit) && !touches_lost(unit * unit_sectors, unit_sectors) &&
-                        !write_bad(unit) && !now_.away_units.contains(unit);
+  const auto at = where_.find(unit); // a request that failed may have ended a loss
+  const bool lost = at != where_.end() ? at->second.lost != 0 : touches_lost(unit * unit_sectors, unit_sectors);
+  const bool possible = now_.mapped.contains(unit) && !lost && !write_bad(unit) && !now_.away_units.contains(unit);
   const bool expected = possible && !named_by_one_away(unit);
   const bool dying = on_a_dying_spare(unit);
   const auto done = disk_->unmap(sector_number(unit * unit_sectors));
