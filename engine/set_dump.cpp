@@ -4,18 +4,55 @@
 #include <algorithm>
 #include <fmt/format.h>
 #include <set>
+#include <type_traits>
 
 namespace dmremap {
 namespace {
+
+/// A text for which a superblock has no room, or that holds a zero byte, would be cut.
+std::string text_that_is_cut(const superblock& s, const superblock& back) {
+  std::vector<const std::string*> texts;
+  const auto collect = [&]<class Field>(const char*, const Field& field) {
+    if constexpr (std::is_same_v<Field, std::string>)
+      texts.push_back(&field);
+  };
+  each_dump_field(collect, back);
+  std::string cut = s.set_name != back.set_name ? "set_name" : "";
+  auto kept = texts.begin();
+  each_dump_field(
+      [&]<class Field>(const char* name, const Field& field) {
+        if constexpr (std::is_same_v<Field, std::string>)
+          if (*(*kept++) != field && cut.empty())
+            cut = name;
+      },
+      s);
+  return cut;
+}
+
+/// Good bits of chunks that the table does not have: its geometry is plausible.
+bool knows_too_many_chunks(const superblock& s) {
+  for (std::uint32_t c = s.places.chunks(); c < chunk_count; ++c)
+    for (unsigned r = 0; r < s.good.size(); ++r)
+      if (s.is_good(r, c))
+        return true;
+  return false;
+}
 
 /// Only what decoding a superblock, and loading a table, would take.
 std::string objection_to_super(const superblock& s) {
   block_bytes bytes;
   encode_superblock(s, 0, spare_unit(0), bytes);
-  if (const auto back = decode_superblock(bytes, 0, spare_unit(0)); !back || back->set_name != s.set_name)
+  const auto back = decode_superblock(bytes, 0, spare_unit(0));
+  if (!back)
     return "its superblock is impossible";
+  if (const auto cut = text_that_is_cut(s, *back); !cut.empty())
+    return "a superblock has no room for its " + cut;
+  if (std::any_of(s.absent_map.begin(), s.absent_map.end(), [](unsigned m) { return m > max_spares; }))
+    return "a map lies on a spare beyond the last";
   if (!plausible(s.places, s.places.units * unit_bytes))
     return "its geometry is impossible";
+  if (knows_too_many_chunks(s))
+    return "it knows chunks that its table does not have";
   if (s.feature_incompat != 0 || s.feature_ro_compat != 0)
     return "it uses a feature of the format that this version does not know";
   return {};
@@ -58,7 +95,40 @@ std::string objection_to_table(const dumped_spare& d) {
   return {};
 }
 
+bool meet(std::uint64_t a, std::uint64_t a_end, std::uint64_t b, std::uint64_t b_end) {
+  return a < b_end && b < a_end;
+}
+
+/// A restore writes the copy of a guest's table to its host: nothing else may lie there.
+std::string objection_to_sixth(const dumped_spare& guest, const dumped_spare& host, const set_dump& d) {
+  const std::uint64_t start = sixth_on(guest, host), end = start + guest.super.places.table_blocks + 1;
+  if (start == 0)
+    return {};
+  const geometry& g = host.super.places;
+  bool free = end <= g.units;
+  for (unsigned c = 0; c < fixed_supers; ++c)
+    free = free && !meet(start, end, g.super_place(c).value, g.super_place(c).value + 1);
+  for (const std::uint64_t own : g.replica_start)
+    free = free && !meet(start, end, own, own + g.table_blocks + 1);
+  for (const auto& other : d.spares)
+    if (const std::uint64_t at = sixth_on(other, host); &other != &guest && at != 0)
+      free = free && !meet(start, end, at, at + other.super.places.table_blocks + 1);
+  free = free && std::none_of(host.slots.begin(), host.slots.end(), [&](const dumped_slot& one) {
+           return one.value.serves() && one.unit >= start && one.unit < end;
+         });
+  return free ? std::string{}
+              : fmt::format("the place of its table on spare {} is not free", host.super.spare_index);
+}
+
 } // namespace
+
+std::uint32_t sixth_on(const dumped_spare& guest, const dumped_spare& host) {
+  const std::uint32_t start = host.super.hosted_start[guest.super.spare_index];
+  const bool relied_on =
+      guest.away ? guest.map_on == static_cast<int>(host.super.spare_index)
+                 : guest.super.sixth_host == host.super.spare_index && guest.super.sixth_start == start;
+  return &guest != &host && relied_on ? start : 0;
+}
 
 const superblock& set_dump::newest() const {
   return std::max_element(spares.begin(), spares.end(),
@@ -140,6 +210,10 @@ result<void> check_dump(const set_dump& d, const std::string& name) {
     if (auto why = objection_to_table(one); !why.empty())
       return refuse(who + why);
   }
+  for (const auto& guest : d.spares)
+    for (const auto& host : d.spares)
+      if (auto why = objection_to_sixth(guest, host, d); !why.empty())
+        return refuse(fmt::format("spare {}: {}", guest.super.spare_index, why));
   return {};
 }
 

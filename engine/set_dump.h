@@ -54,6 +54,8 @@ struct set_dump {
 
 /// The highest number in a spare's dump: what is newer than the dump has a higher one.
 [[nodiscard]] std::uint64_t highest_sequence(const dumped_spare& spare);
+/// The unit on `host` at which the copy of the table of `guest` begins that the set relies on; 0: none.
+[[nodiscard]] std::uint32_t sixth_on(const dumped_spare& guest, const dumped_spare& host);
 /// As a fresh table has it.
 [[nodiscard]] slot default_slot(const geometry& places, std::uint32_t unit);
 

@@ -38,6 +38,13 @@ bool read_flag(std::string_view text, bool& out) {
   return out || text == "no";
 }
 
+bool read_spare(std::string_view text, int& out) {
+  unsigned index = 0;
+  const bool good = read_number(text, index) && index < max_spares;
+  out = good ? static_cast<int>(index) : -1;
+  return good;
+}
+
 /// Words between spaces; one in quotes is a word with its spaces.
 std::vector<std::string_view> words_of(std::string_view line) {
   std::vector<std::string_view> out;
@@ -51,6 +58,14 @@ std::vector<std::string_view> words_of(std::string_view line) {
     out.push_back(line.substr(at, end - at));
     at = end;
   }
+  return out;
+}
+
+/// As a message can show it: one line, nothing that a terminal obeys.
+std::string shown(std::string_view line) {
+  std::string out(line.substr(0, 80));
+  for (char& c : out)
+    c = c >= ' ' && c <= '~' ? c : '?';
   return out;
 }
 
@@ -89,15 +104,15 @@ public:
       const auto end = std::min(text_.find('\n', at), text_.size());
       const auto words = words_of(text_.substr(at, end - at));
       ++line_;
-      if (!words.empty() && words.front() == "end") {
+      if (!line_is_first_ && !words.empty() && words.front() == "end") {
+        CHECK_OK(finish_set());
         CHECK_OK(finish_spare());
-        CHECK_OK(check_end(words, at, any_checksum));
+        CHECK_OK(check_end(words, at, std::min(end + 1, text_.size()), any_checksum));
         return std::move(dump_);
       }
       if (!words.empty() && !take(words))
         return fail("dump-syntax", fmt::format("{}, line {}", name_, line_),
-                    "is not understood: " +
-                        std::string(text_.substr(at, std::min<std::size_t>(end - at, 80))));
+                    "is not understood: " + shown(text_.substr(at, end - at)));
       if (!words.empty() && words.front() == "spare")
         CHECK_OK(finish_spare());
       if (!words.empty() && words.front() == "spare")
@@ -124,8 +139,11 @@ private:
   }
 
   bool take_set_line(const word_list& w) {
+    if (!set_seen_.insert(std::string(w[0])).second)
+      return false;
+    std::string name;
     if (w[0] == "set")
-      return w.size() == 3 && read_uuid(w[2], set_uuid_);
+      return w.size() == 3 && read_quoted(w[1], name) && read_uuid(w[2], set_uuid_);
     if (w[0] == "live")
       return w.size() == 2 && read_flag(w[1], dump_.live);
     return w[0] == "complete" && w.size() == 2 && read_flag(w[1], dump_.complete);
@@ -157,7 +175,7 @@ private:
       return read_quoted(w[1], d.super.set_name);
     if (w[0] == "map_from") {
       d.away = w[1] != "own";
-      return !d.away || w[1] == "memory" || (read_number(w[1], d.map_on) && d.map_on >= 0);
+      return !d.away || w[1] == "memory" || read_spare(w[1], d.map_on);
     }
     if (w[0] == "session")
       return read_number(w[1], d.super.session, 16);
@@ -191,7 +209,7 @@ private:
                       read_number(w[8], p.hosted_start) && w[9] == "blocks" &&
                       read_number(w[10], p.hosted_blocks) && w[11] == "map_on" &&
                       (w[12] == "-" || (read_number(w[12], p.map_on) && p.map_on++ < max_spares));
-    if (!good || !seen_.insert("place " + std::string(w[1])).second)
+    if (!good || !seen_.insert("place " + std::to_string(p.index)).second)
       return false;
     set_place(s, p);
     return true;
@@ -202,7 +220,7 @@ private:
     std::vector<bool> chunks(chunk_count);
     if (w.size() != 6 || !read_number(w[1], r) || r > own_replicas || w[2] != "start" || w[4] != "good" ||
         !(r == own_replicas ? w[3] == "-" : read_number(w[3], s.places.replica_start[r])) ||
-        !parse_bits(w[5], chunks) || !seen_.insert("replica " + std::string(w[1])).second)
+        !parse_bits(w[5], chunks) || !seen_.insert("replica " + std::to_string(r)).second)
       return false;
     for (std::uint32_t c = 0; c < chunk_count; ++c)
       s.set_good(r, c, chunks[c]);
@@ -246,6 +264,14 @@ private:
     spare_open_ = true;
   }
 
+  /// The lines that stand before the spares.
+  result<void> finish_set() const {
+    for (const char* name : {"set", "live", "complete"})
+      if (set_seen_.count(name) == 0)
+        return fail("dump-syntax", name_, fmt::format("has no line `{}`", name));
+    return {};
+  }
+
   /// Every line that a spare has must be there.
   result<void> finish_spare() {
     if (!spare_open_)
@@ -266,10 +292,14 @@ private:
     return {};
   }
 
-  result<void> check_end(const word_list& w, std::size_t before, bool any_checksum) const {
+  /// `before`, `behind`: where the last line begins, and ends.
+  result<void> check_end(const word_list& w, std::size_t before, std::size_t behind,
+                         bool any_checksum) const {
     std::uint32_t said = 0;
     if (w.size() != 2 || !read_number(w[1], said, 16))
       return fail("dump-syntax", fmt::format("{}, line {}", name_, line_), "`end` has no checksum");
+    if (text_.find_first_not_of(" \t\r\n", behind) != std::string_view::npos)
+      return fail("dump-syntax", name_, "goes on behind its last line `end`: two dumps in one file?");
     const auto found = ::crc32_z(0, reinterpret_cast<const Bytef*>(text_.data()), before);
     if (found != said && !any_checksum)
       return fail("dump-checksum", name_,
@@ -283,7 +313,7 @@ private:
   bool line_is_first_ = true, spare_open_ = false;
   uuid_bytes set_uuid_{}, next_uuid_{};
   std::uint32_t next_index_ = 0;
-  std::set<std::string> seen_;
+  std::set<std::string> set_seen_, seen_; ///< lines of the set; of the spare that is open
   set_dump dump_;
 };
 

@@ -4,6 +4,7 @@
 
 #include "engine/input_file.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
@@ -29,7 +30,7 @@ json spare_json(const dumped_spare& d) {
               {"map_from", !d.away        ? json("own")
                            : d.map_on < 0 ? json("memory")
                                           : json(d.map_on)},
-              {"set_name", s.set_name},
+              {"set_name", escaped(s.set_name)},
               {"session", fmt::format("{:016x}", s.session)},
               {"samples", json::array()},
               {"replicas", json::array()},
@@ -76,27 +77,50 @@ json spare_json(const dumped_spare& d) {
   return object;
 }
 
-/// A value as a word of the text. What is no such value makes a line that the parser refuses.
+/// What is no such value, or not there, makes a line that the parser refuses.
+constexpr const char* no_word = "?";
+
+/// A value as one word of the text.
+std::string word(const json& value) {
+  if (value.is_boolean())
+    return value.get<bool>() ? "yes" : "no";
+  if (value.is_number_unsigned())
+    return fmt::to_string(value.get<std::uint64_t>());
+  if (!value.is_string())
+    return no_word;
+  const auto& text = value.get_ref<const std::string&>();
+  const bool one = std::all_of(text.begin(), text.end(),
+                               [](char c) { return c > ' ' && c <= '~' && c != '"' && c != '#'; });
+  return one && !text.empty() ? text : no_word;
+}
+
 std::string word(const json& object, const char* key) {
   const auto at = object.find(key);
-  if (at == object.end() || at->is_null())
-    return "-";
-  if (at->is_boolean())
-    return at->get<bool>() ? "yes" : "no";
-  if (at->is_string())
-    return at->get<std::string>();
-  return at->is_number_unsigned() ? fmt::to_string(at->get<std::uint64_t>()) : "?";
+  return at != object.end() ? word(*at) : no_word;
+}
+
+/// Where null stands for none.
+std::string word_or_none(const json& object, const char* key) {
+  const auto at = object.find(key);
+  return at != object.end() && at->is_null() ? "-" : word(object, key);
 }
 
 std::string mask(const json& object, const char* key) {
   const auto at = object.find(key);
   return at != object.end() && at->is_number_unsigned() ? fmt::format("{:02x}", at->get<std::uint64_t>())
-                                                        : "?";
+                                                        : no_word;
 }
 
-/// Nothing that a value holds may end its line.
+/// Nothing that a text holds may end it, or its line.
+std::string quoted(const json& text) {
+  if (!text.is_string() || text.get_ref<const std::string&>().find_first_of("\"\n") != std::string::npos)
+    return no_word;
+  return '"' + text.get_ref<const std::string&>() + '"';
+}
+
 std::string quoted(const json& object, const char* key) {
-  return '"' + word(object, key) + '"';
+  const auto at = object.find(key);
+  return at != object.end() ? quoted(*at) : no_word;
 }
 
 struct from_fields {
@@ -111,13 +135,21 @@ struct from_fields {
   }
 };
 
-/// Objects of an array; others are as if they were empty.
+/// Nothing of it is copied: copying JSON is a recursion, and a file may be nested deeply.
+const json& object_of(const json& item) {
+  static const json empty = json::object();
+  return item.is_object() ? item : empty;
+}
+
 template <class Each>
-void each_of(const json& object, const char* key, Each&& each) {
+void each_of(std::string& out, const json& object, const char* key, Each&& each) {
   const auto at = object.find(key);
-  if (at != object.end() && at->is_array())
-    for (const auto& item : *at)
-      each(item.is_object() ? item : json::object());
+  if (at == object.end() || !at->is_array()) {
+    out += fmt::format("  {} {}\n", key, no_word);
+    return;
+  }
+  for (const auto& item : *at)
+    each(item);
 }
 
 void add_spare(std::string& out, const json& o) {
@@ -126,29 +158,27 @@ void add_spare(std::string& out, const json& o) {
   const superblock names;
   each_dump_field(from_fields{o, out}, names);
   out += fmt::format("  session {}\n  supers_good {}\n  samples", word(o, "session"), word(o, "supers_good"));
-  const auto samples = o.find("samples");
-  if (samples != o.end() && samples->is_array())
-    for (const auto& sample : *samples)
-      out += " " + (sample.is_string() ? sample.get<std::string>() : "?");
+  each_of(out, o, "samples", [&](const json& sample) { out += " " + word(sample); });
   out += '\n';
-  each_of(o, "replicas", [&](const json& r) {
-    out +=
-        fmt::format("  replica {} start {} good {}\n", word(r, "replica"), word(r, "start"), word(r, "good"));
+  each_of(out, o, "replicas", [&](const json& item) {
+    const json& r = object_of(item);
+    out += fmt::format("  replica {} start {} good {}\n", word(r, "replica"), word_or_none(r, "start"),
+                       word(r, "good"));
   });
-  each_of(o, "places", [&](const json& p) {
+  each_of(out, o, "places", [&](const json& item) {
+    const json& p = object_of(item);
     out += fmt::format("  place {} {} held {} given {} hosted {} blocks {} map_on {}\n", word(p, "index"),
                        word(p, "uuid"), word(p, "held"), word(p, "given"), word(p, "hosted"),
-                       word(p, "blocks"), word(p, "map_on"));
+                       word(p, "blocks"), word_or_none(p, "map_on"));
   });
-  const auto damage = o.find("damage");
-  if (damage != o.end() && damage->is_array())
-    for (const auto& text : *damage)
-      out += fmt::format("  damage \"{}\"\n", text.is_string() ? text.get<std::string>() : "?");
-  each_of(o, "blocks", [&](const json& b) {
+  each_of(out, o, "damage", [&](const json& text) { out += fmt::format("  damage {}\n", quoted(text)); });
+  each_of(out, o, "blocks", [&](const json& item) {
+    const json& b = object_of(item);
     out +=
         fmt::format("  blocks {}+{} sequence {}\n", word(b, "first"), word(b, "count"), word(b, "sequence"));
   });
-  each_of(o, "slots", [&](const json& s) {
+  each_of(out, o, "slots", [&](const json& item) {
+    const json& s = object_of(item);
     out += fmt::format("  {} {} main {} lost {} answers {} sequence {}\n", word(s, "kind"),
                        word(s, "spare_sector"), word(s, "main_sector"), mask(s, "lost"), mask(s, "answers"),
                        word(s, "sequence"));
@@ -168,7 +198,7 @@ json dump_json(const set_dump& d) {
   const superblock& s = d.newest();
   json doc{{"format", "dmremap-dump"},
            {"version", 1},
-           {"name", s.set_name},
+           {"name", escaped(s.set_name)},
            {"uuid", to_text(s.set_uuid)},
            {"live", d.live},
            {"complete", d.complete},
@@ -187,20 +217,23 @@ result<set_dump> parse_dump_json(const json& doc, const std::string& name, bool 
   std::string text = "dmremap-dump 1\n";
   text += fmt::format("set {} {}\nlive {}\ncomplete {}\n", quoted(doc, "name"), word(doc, "uuid"),
                       word(doc, "live"), word(doc, "complete"));
-  each_of(doc, "spares", [&](const json& spare) { add_spare(text, spare); });
+  each_of(text, doc, "spares", [&](const json& spare) { add_spare(text, object_of(spare)); });
   text += "end " + word(doc, "checksum") + "\n";
   return parse_dump_text(text, name, any_checksum);
 }
 
-result<set_dump> read_dump(const std::string& path, bool any_checksum) {
-  const std::string text = TRY(read_all(path));
+result<set_dump> parse_dump(std::string_view text, const std::string& name, bool any_checksum) {
   const auto first = text.find_first_not_of(" \t\r\n");
-  if (first == std::string::npos || text[first] != '{')
-    return parse_dump_text(text, path, any_checksum);
+  if (first == std::string_view::npos || text[first] != '{')
+    return parse_dump_text(text, name, any_checksum);
   const auto doc = json::parse(text, nullptr, false);
   if (doc.is_discarded())
-    return fail("dump-syntax", path, "is no whole JSON text");
-  return parse_dump_json(doc, path, any_checksum);
+    return fail("dump-syntax", name, "is no whole JSON text");
+  return parse_dump_json(doc, name, any_checksum);
+}
+
+result<set_dump> read_dump(const std::string& path, bool any_checksum) {
+  return parse_dump(TRY(read_all(path)), path, any_checksum);
 }
 
 } // namespace dmremap::recover

@@ -378,14 +378,6 @@ found_sixth look_for_sixth(store& io, const dumped_spare& guest, std::uint64_t s
   return out;
 }
 
-std::uint32_t sixth_on(const dumped_spare& guest, const dumped_spare& host) {
-  const std::uint32_t start = host.super.hosted_start[guest.super.spare_index];
-  const bool relied_on =
-      guest.away ? guest.map_on == static_cast<int>(host.super.spare_index)
-                 : guest.super.sixth_host == host.super.spare_index && guest.super.sixth_start == start;
-  return &guest != &host && relied_on ? start : 0;
-}
-
 result<restore_counts> write_restore(const set_dump& dump, const std::vector<restore_target>& targets,
                                      const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
   return writer(dump, targets, progress).run();

@@ -12,10 +12,7 @@
 /// Writing the metadata of spares from their dumps.
 namespace dmremap::recover {
 
-/// The unit on `host` at which the copy of the table of `guest` begins that the set relies on; 0: none.
-[[nodiscard]] std::uint32_t sixth_on(const dumped_spare& guest, const dumped_spare& host);
-
-/// What lies at the place of such a copy.
+/// What lies at the place of a copy of a guest's table.
 struct found_sixth {
   bool whole = false;   ///< all of it is sound
   bool current = false; ///< and none of it older than the dump

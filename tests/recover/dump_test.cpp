@@ -201,6 +201,123 @@ TEST_CASE("what is no dump is refused, each with its own reason") {
   }
 }
 
+TEST_CASE("a dump is refused where a line is missing, is there twice, or stands behind the end") {
+  const host h;
+  const image_set a(h, "a", 2);
+  const auto text = dump(a.spares).out;
+  CHECK(id_of(text + " \r\n\n").empty());
+  CHECK(id_of(text + text) == "dump-syntax");
+  CHECK(id_of(text + "spare") == "dump-syntax");
+  CHECK(id_of("end 00000000\n") == "dump-syntax");
+  for (const std::string line : {"live no\n", "complete yes\n"}) {
+    CHECK(id_of(with(text, line, "")) == "dump-syntax");
+    CHECK(id_of(with(text, line, line + line)) == "dump-syntax");
+  }
+  CHECK(id_of(with(text, "set \"a\" " + a.uuid + "\n", "")) == "dump-syntax");
+  CHECK(id_of(with(text, "set \"a\"", "set a")) == "dump-syntax");
+  const auto place = text.substr(text.find("  place 0 "), text.find("  place 1 ") - text.find("  place 0 "));
+  CHECK(id_of(with(text, place, place + with(place, "place 0 ", "place 00 "))) == "dump-syntax");
+  const auto bad = parse_dump_text(with(text, "live no", "live \x1b[2J\r"), "test", true);
+  REQUIRE_FALSE(bad);
+  CHECK(bad.error().why.find_first_of("\x1b\r") == std::string::npos);
+}
+
+TEST_CASE("a dump with numbers that do not fit each other is impossible") {
+  const host h;
+  const image_set a(h, "a", 2);
+  const auto text = dump(a.spares).out;
+  for (const char* spare : {"16", "99", "-1"})
+    CHECK(id_of(with(text, "map_from own", std::string("map_from ") + spare)) == "dump-syntax");
+  CHECK(id_of(with(text, "main_serial \"\"", "main_serial \"" + std::string(63, 'x') + '"')).empty());
+  for (const auto& cut : {std::string(64, 'x'), std::string("S\\x00N")})
+    CHECK(id_of(with(text, "main_serial \"\"", "main_serial \"" + cut + '"')) == "dump-impossible");
+  CHECK(id_of(with(text, "replica 0 start 1025 good ", "replica 0 start 1025 good 17,")) ==
+        "dump-impossible"); // a chunk that the table does not have
+  // A restore would write the table of spare 1 to that place of spare 0.
+  const superblock first = a.super(0);
+  const std::string old = std::to_string(first.hosted_start[1]);
+  REQUIRE(first.hosted_start[1] != 0);
+  const std::string used = std::to_string(parsed(text).spares[0].slots.back().unit);
+  for (const std::string& place : {std::string("120"), std::string("1030"), std::string("4090"), used}) {
+    const auto line = text.find("  place 1 ");
+    auto moved = text.substr(0, line) + with(text.substr(line), "hosted " + old, "hosted " + place);
+    const auto guest = moved.find("\nspare 1");
+    REQUIRE(guest > line);
+    moved = moved.substr(0, guest) + with(moved.substr(guest), "sixth_start " + old, "sixth_start " + place);
+    CHECK(id_of(moved) == "dump-impossible");
+  }
+}
+
+TEST_CASE("a dump whose superblock names a spare beyond the last is not made: nobody could read it") {
+  const host h;
+  const image_set a(h, "a", 1);
+  auto d = parsed(dump(a.spares).out);
+  CHECK(check_dump(d, "test"));
+  d.spares[0].super.absent_map[3] = 17;
+  REQUIRE_FALSE(check_dump(d, "test"));
+  CHECK(check_dump(d, "test").error().id == "dump-impossible");
+}
+
+TEST_CASE("what is missing in the JSON of a dump is not taken for nothing") {
+  const host h;
+  const image_set a(h, "a", 2);
+  auto words = a.spares;
+  words.insert(words.begin(), "--json");
+  const auto whole = dump(words).json();
+  const auto id = [](const json& doc) {
+    const auto d = recover::parse_dump_json(doc, "test", true);
+    return d ? "" : d.error().id;
+  };
+  REQUIRE(id(whole).empty());
+  for (const char* key :
+       {"samples", "replicas", "places", "damage", "blocks", "slots", "supers_good", "member"}) {
+    INFO(key);
+    auto doc = whole;
+    doc["spares"][0].erase(key);
+    CHECK(id(doc) == "dump-syntax");
+    doc["spares"][0][key] = 5;
+    CHECK(id(doc) == "dump-syntax");
+  }
+  auto doc = whole;
+  doc["spares"][0]["replicas"][0].erase("good");
+  CHECK(id(doc) == "dump-syntax");
+  doc = whole;
+  doc.erase("complete");
+  CHECK(id(doc) == "dump-syntax");
+}
+
+TEST_CASE("no text in the JSON of a dump becomes more than one word of the other form") {
+  const host h;
+  const image_set a(h, "a", 1);
+  auto words = a.spares;
+  words.insert(words.begin(), "--json");
+  const auto whole = dump(words).json();
+  const auto session = whole["spares"][0]["session"].get<std::string>();
+  for (const std::string more : {" # and so on", "\n  damage \"none\"", " ", "\""}) {
+    auto doc = whole;
+    doc["spares"][0]["session"] = session + more;
+    const auto d = recover::parse_dump_json(doc, "test", true);
+    REQUIRE_FALSE(d);
+    CHECK(d.error().id == "dump-syntax");
+  }
+  auto doc = whole;
+  doc["spares"][0]["member"] = "a\"\n  damage \"none";
+  const auto d = recover::parse_dump_json(doc, "test", true);
+  REQUIRE_FALSE(d);
+  CHECK(d.error().id == "dump-syntax");
+}
+
+TEST_CASE("a JSON text of nothing but brackets is no dump, and is survived") {
+  const host h;
+  constexpr std::size_t levels = 400'000;
+  const auto file = h.dir / "deep";
+  std::ofstream(file) << R"({"format":"dmremap-dump","version":1,"spares":[{"blocks":)"
+                      << std::string(levels, '[') << std::string(levels, ']') << "}]}";
+  const auto d = recover::read_dump(file, true);
+  REQUIRE_FALSE(d);
+  CHECK(d.error().id == "dump-syntax");
+}
+
 TEST_CASE("a text with bytes of all kinds comes back") {
   std::string all;
   for (int c = 0; c < 256; ++c)
