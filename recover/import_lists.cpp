@@ -80,32 +80,47 @@ const json& part(const json& object, const char* key) {
 
 constexpr std::uint64_t bad_place = 0x40 | 0x10; // UNC and IDNF of the ATA error register
 
-/// The blocks that one of smartctl's tables names.
+/// Self-tests tell the first block that failed; those that did not fail may have a number that means nothing.
+bool test_passed(const json& row) {
+  const auto& passed = part(part(row, "status"), "passed");
+  return passed.is_boolean() && passed.get<bool>();
+}
+
+/// Nothing where the row has none, or one that is on no device.
+std::optional<byte_range> block_at(const json& lba, std::uint64_t block) {
+  if (!lba.is_number_unsigned() || lba.get<std::uint64_t>() >= most_bytes / block)
+    return std::nullopt;
+  const auto start = lba.get<std::uint64_t>() * block;
+  return byte_range{start, start + block};
+}
+
+/// The blocks that a log of tests or of errors names.
 void take_lbas(const json& table, std::uint64_t block, bad_list& out) {
   if (!table.is_array())
     return;
   for (const auto& row : table) {
-    const json& direct = part(row, "lba");
-    const json& lba = direct.is_number_unsigned() ? direct : part(part(row, "completion_registers"), "lba");
-    if (const json& why = part(part(row, "completion_registers"), "error");
+    const json& registers = part(row, "completion_registers");
+    if (const json& why = part(registers, "error");
         why.is_number_unsigned() && (why.get<std::uint64_t>() & bad_place) == 0)
       continue; // an aborted command, a bad cable
-    if (!lba.is_number_unsigned() || lba.get<std::uint64_t>() > most_bytes / block)
-      continue;
-    const auto start = lba.get<std::uint64_t>() * block;
-    out.ranges.push_back({start, start + block});
+    const json& direct = part(row, "lba");
+    const auto place = block_at(direct.is_number_unsigned() ? direct : part(registers, "lba"), block);
+    if (place && !test_passed(row))
+      out.ranges.push_back(*place);
   }
 }
 
-/// Self-tests tell the first block that failed; those that did not fail may have a number that means nothing.
-json failed_tests(const json& table) {
-  json out = json::array();
-  if (table.is_array())
-    for (const auto& row : table)
-      if (const auto& passed = part(part(row, "status"), "passed");
-          !passed.is_boolean() || !passed.get<bool>())
-        out.push_back(row);
-  return out;
+/// Every row of the pending defects is a bad block.
+bool take_defects(const json& table, std::uint64_t block, bad_list& out) {
+  if (!table.is_array())
+    return true;
+  for (const auto& row : table) {
+    const auto place = block_at(part(row, "lba"), block);
+    if (!place)
+      return false;
+    out.ranges.push_back(*place);
+  }
+  return true;
 }
 
 } // namespace
@@ -114,11 +129,12 @@ result<bad_list> parse_ddrescue(std::string_view text, const std::string& name, 
   bad_list out;
   bool header = false;
   std::optional<std::uint64_t> end;
-  constexpr std::string_view states = "?*/-+";
+  constexpr std::string_view states = "?*/-+", phases = "?*/-+FG";
   CHECK_OK(each_line(text, [&](std::uint64_t line, const auto& w) -> result<void> {
     if (!header) {
       header = true;
-      if (w.size() < 2 || w.size() > 3 || !c_number(w[0]) || w[1].size() != 1)
+      if (w.size() < 2 || w.size() > 3 || !c_number(w[0]) || w[1].size() != 1 ||
+          phases.find(w[1][0]) == std::string_view::npos || (w.size() == 3 && !decimal(w[2])))
         return bad_line(name, line, "is no mapfile of ddrescue: its first line is POSITION STATUS [PASS]");
       return {};
     }
@@ -172,10 +188,11 @@ result<bad_list> parse_smartctl(std::string_view text, const std::string& name,
     return fail("bad-list", name,
                 "has none of the logs that name places: those of an ATA drive, by `smartctl -j -x`");
   bad_list out;
-  take_lbas(part(part(doc, "ata_pending_defects_log"), "table"), *block_size, out);
+  if (!take_defects(part(part(doc, "ata_pending_defects_log"), "table"), *block_size, out))
+    return fail("bad-list", name, "has a row of ata_pending_defects_log that names no block of a drive");
   const auto& tests = part(doc, "ata_smart_self_test_log");
   for (const char* kind : {"extended", "standard"})
-    take_lbas(failed_tests(part(part(tests, kind), "table")), *block_size, out);
+    take_lbas(part(part(tests, kind), "table"), *block_size, out);
   const auto& errors = part(doc, "ata_smart_error_log");
   for (const char* kind : {"extended", "summary"})
     take_lbas(part(part(errors, kind), "table"), *block_size, out);

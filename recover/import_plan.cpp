@@ -36,27 +36,36 @@ room room_of(const set_dump& set) {
   return r;
 }
 
-/// In sectors of main; nothing of it may lie there.
-void add_run(const byte_range& bytes, std::int64_t offset, std::uint64_t main_sectors, import_plan& plan) {
-  const auto first = static_cast<std::int64_t>(bytes.start / sector_bytes) + offset;
-  const auto end = static_cast<std::int64_t>(align_up(bytes.end, sector_bytes) / sector_bytes) + offset;
-  const auto low = std::clamp<std::int64_t>(first, 0, static_cast<std::int64_t>(main_sectors));
-  const auto high = std::clamp<std::int64_t>(end, 0, static_cast<std::int64_t>(main_sectors));
-  plan.outside += static_cast<std::uint64_t>((end - first) - (high - low));
-  if (high > low)
-    plan.ranges.push_back({static_cast<std::uint64_t>(low), static_cast<std::uint64_t>(high - low)});
+/// In sectors of main, which begins at 0: of what a list is about, some may lie before it or behind it.
+struct listed_run {
+  std::int64_t first = 0, end = 0;
+};
+
+/// Ascending and apart.
+std::vector<listed_run> joined(const std::vector<byte_range>& listed, std::int64_t offset) {
+  std::vector<listed_run> runs;
+  for (const auto& bytes : listed) {
+    const std::uint64_t end = bytes.end / sector_bytes + (bytes.end % sector_bytes != 0 ? 1 : 0);
+    runs.push_back({static_cast<std::int64_t>(bytes.start / sector_bytes) + offset,
+                    static_cast<std::int64_t>(end) + offset});
+  }
+  std::sort(runs.begin(), runs.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<listed_run> out;
+  for (const auto& run : runs)
+    if (!out.empty() && run.first <= out.back().end)
+      out.back().end = std::max(out.back().end, run.end);
+    else
+      out.push_back(run);
+  return out;
 }
 
-void join(std::vector<sector_run>& runs) {
-  std::sort(runs.begin(), runs.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-  std::vector<sector_run> joined;
-  for (const auto& run : runs)
-    if (!joined.empty() && run.first <= joined.back().first + joined.back().count)
-      joined.back().count =
-          std::max(joined.back().first + joined.back().count, run.first + run.count) - joined.back().first;
-    else
-      joined.push_back(run);
-  runs = std::move(joined);
+void add_run(const listed_run& run, import_plan& plan) {
+  const auto main_end = static_cast<std::int64_t>(plan.main_sectors);
+  const auto low = std::clamp<std::int64_t>(run.first, 0, main_end);
+  const auto high = std::clamp<std::int64_t>(run.end, 0, main_end);
+  plan.outside += static_cast<std::uint64_t>((run.end - run.first) - (high - low));
+  if (high > low)
+    plan.ranges.push_back({static_cast<std::uint64_t>(low), static_cast<std::uint64_t>(high - low)});
 }
 
 } // namespace
@@ -66,9 +75,8 @@ result<import_plan> make_import_plan(const std::vector<byte_range>& listed, std:
                                      std::optional<std::uint64_t> free_now) {
   import_plan plan;
   plan.main_sectors = set.newest().main_sectors;
-  for (const auto& bytes : listed)
-    add_run(bytes, offset, plan.main_sectors, plan);
-  join(plan.ranges);
+  for (const auto& run : joined(listed, offset))
+    add_run(run, plan);
   if (plan.ranges.empty() && !listed.empty())
     return fail("list-outside", name,
                 fmt::format("all that it lists lies outside main, which has {} sectors; check --offset and "
@@ -79,8 +87,13 @@ result<import_plan> make_import_plan(const std::vector<byte_range>& listed, std:
   for (const auto& run : plan.ranges) {
     plan.sectors += run.count;
     const std::uint64_t end = (run.first + run.count - 1) / unit_sectors + 1;
-    for (std::uint64_t unit = std::max(next, run.first / unit_sectors); unit < end; ++unit)
-      ++(r.mapped.count(unit) != 0 ? plan.already_units : plan.new_units);
+    const std::uint64_t first = std::max(next, run.first / unit_sectors);
+    // Not unit by unit: a list may say that all of a large disk is bad.
+    std::uint64_t mapped = 0;
+    for (auto at = r.mapped.lower_bound(first); at != r.mapped.end() && *at < end; ++at)
+      ++mapped;
+    plan.already_units += mapped;
+    plan.new_units += end - std::min(first, end) - mapped;
     next = std::max(next, end);
   }
   const std::uint64_t free = free_now.value_or(r.free);

@@ -20,14 +20,14 @@ struct import_plan {
   std::vector<sector_run> ranges; ///< ascending and apart
   std::uint64_t main_sectors = 0;
   std::uint64_t sectors = 0; ///< in `ranges`
-  std::uint64_t outside = 0; ///< listed, but not in main
+  std::uint64_t outside = 0; ///< sectors that are listed, but not in main
   std::uint64_t new_units = 0, already_units = 0;
 };
 
-/// `listed`: bytes of what the list is about, of which byte 0 is sector `offset` of main. A sector that a
-/// range touches counts as whole. Errors: "list-outside" (all of it lies outside main), "no-spare-capacity"
-/// (with the shortfall). `free_now`: units that a running set can give to remaps, as it says itself: tables
-/// do not tell which spares take no new data.
+/// `listed`: bytes of what the list is about, of which byte 0 is sector `offset` of main, which is less than
+/// 2^62 to either side. A sector that a range touches counts as whole, and once. Errors: "list-outside" (all
+/// of it lies outside main), "no-spare-capacity" (with the shortfall). `free_now`: units that a running set
+/// can give to remaps, as it says itself: tables do not tell which spares take no new data.
 [[nodiscard]] result<import_plan> make_import_plan(const std::vector<byte_range>& listed, std::int64_t offset,
                                                    const set_dump& set, const std::string& name,
                                                    std::optional<std::uint64_t> free_now = std::nullopt);

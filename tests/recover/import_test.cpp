@@ -167,6 +167,66 @@ TEST_CASE("smartctl's tables are read, its counts are not") {
     CHECK(id_of(parse_smartctl(bad, "smart", 512)) == "bad-list");
 }
 
+TEST_CASE("a mapfile without its first line is refused: that line is no bad place") {
+  CHECK(of(parse_ddrescue("0x0 F 3\n0x0 0x200 -\n", "map", false)) == pairs{{0, 512}});
+  for (const char* bad : {"0x0 8 -\n0x8 0x200 -\n", "0x0 + -\n0x0 0x200 -\n", "0x0 x 1\n0x0 0x200 -\n"})
+    CHECK(id_of(parse_ddrescue(bad, "map", false)) == "bad-list");
+}
+
+TEST_CASE("a pending defect that cannot be read is not left out in silence") {
+  const auto list = [](const json& row) {
+    const json doc{{"smartctl", json::object()},
+                   {"logical_block_size", 512},
+                   {"ata_pending_defects_log", {{"table", json::array({json{{"lba", 3}}, row})}}}};
+    return parse_smartctl(doc.dump(), "smart", std::nullopt);
+  };
+  CHECK(of(list({{"lba", 4}})) == pairs{{1536, 2048}, {2048, 2560}});
+  for (const json& row : {json{{"lba", -1}}, json{{"lba", 4.5}}, json{{"lba", "4"}},
+                          json{{"lba", UINT64_MAX}}, json::object(), json(nullptr), json(7)}) {
+    INFO(row);
+    CHECK(id_of(list(row)) == "bad-list");
+  }
+}
+
+TEST_CASE("JSON of nothing but brackets is survived") {
+  constexpr std::size_t levels = 400'000;
+  const auto brackets = std::string(levels, '[') + std::string(levels, ']');
+  const auto with = [&](const std::string& log) {
+    return parse_smartctl(R"({"smartctl":{},"logical_block_size":512,)" + log + brackets + "]}}}", "smart",
+                          512);
+  };
+  CHECK(of(with(R"("ata_smart_self_test_log":{"extended":{"table":[)")).empty());
+  CHECK(of(with(R"("ata_smart_error_log":{"summary":{"table":[)")).empty());
+}
+
+TEST_CASE("a plan for a list of all of a huge disk is made at once, and what lies outside counts once") {
+  set_dump set;
+  set.spares.emplace_back();
+  superblock& s = set.spares[0].super;
+  s.places = make_geometry(16u << 20).value();
+  s.main_sectors = std::uint64_t{1} << 51; // the largest that there can be
+  set.spares[0].slots.push_back({1030, slot::make(slot_kind::remap, main_unit(1000), 0, 0, 5)});
+  const auto all = make_import_plan({{0, std::uint64_t{1} << 60}}, 0, set, "list");
+  REQUIRE_FALSE(all);
+  CHECK(all.error().id == "no-spare-capacity");
+  CHECK(all.error().why.find(std::to_string((std::uint64_t{1} << 48) - 1) + " units more") !=
+        std::string::npos);
+  const auto room = make_import_plan({{0, std::uint64_t{1} << 60}}, 0, set, "list", UINT64_MAX);
+  REQUIRE(room);
+  CHECK(room->already_units == 1);
+  CHECK(room->sectors == s.main_sectors);
+  s.main_sectors = 100;
+  const std::vector<byte_range> listed{{51200, 51712}, {0, 512}, {51200, 51712}, {51000, 51300}};
+  const auto twice = make_import_plan(listed, 0, set, "list", 100);
+  REQUIRE(twice);
+  CHECK(twice->outside == 1); // sector 100
+  CHECK(twice->sectors == 2); // 0 and 99
+  const std::vector<byte_range> many(5000, byte_range{std::uint64_t{1} << 61, std::uint64_t{1} << 62});
+  auto more = many;
+  more.push_back({0, 512});
+  CHECK(make_import_plan(more, 0, set, "list", 100)->outside == std::uint64_t{1} << 52);
+}
+
 TEST_CASE("a list is moved once, and counted the next time") {
   const host h;
   auto a = configured(h, "a", 2); // units 1, 2, 3 and 700 are moved
