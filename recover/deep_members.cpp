@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "recover/deep_members.h"
 
+#include "engine/geometry.h"
 #include "engine/units.h"
 
 #include <algorithm>
@@ -13,6 +14,8 @@ namespace {
 unsigned copies_of(const deep_find& f) {
   return static_cast<unsigned>(std::popcount(f.supers & 0x3FFu));
 }
+
+constexpr std::uint64_t most_units = UINT32_MAX;
 
 /// A find with a place on the device.
 struct extent {
@@ -40,6 +43,8 @@ public:
   void place(const deep_find& f, const std::vector<byte_range>& known) {
     if (!f.own_supers())
       return;
+    if (f.units < min_spare_units || f.units > most_units)
+      return pass(f, "no spare has the size that its superblock tells");
     const std::uint64_t length = f.units * unit_bytes;
     if (f.start < 0)
       return pass(f, "its spare would begin before the device: a piece of a spare");

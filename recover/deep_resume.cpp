@@ -9,6 +9,7 @@
 #include <cstring>
 #include <fmt/format.h>
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <sys/stat.h>
 
@@ -32,23 +33,90 @@ json as_json(const deep_find& f) {
   return value;
 }
 
-deep_find find_of(const json& value) {
-  deep_find f;
-  f.start = value.at("start").get<std::int64_t>();
-  f.owner_low = value.at("owner").get<std::uint64_t>();
-  f.supers = value.at("supers").get<unsigned>();
-  f.table_blocks = value.at("table_blocks").get<std::uint64_t>();
-  f.first = value.at("first").get<std::uint64_t>();
-  f.last = value.at("last").get<std::uint64_t>();
-  if (f.supers != 0) {
-    f.spare = parse_uuid(value.at("spare").get<std::string>()).value_or(uuid_bytes{});
-    f.set = parse_uuid(value.at("set").get<std::string>()).value_or(uuid_bytes{});
-    f.set_name = value.at("name").get<std::string>();
-    f.units = value.at("units").get<std::uint64_t>();
-    f.sequence = value.at("sequence").get<std::uint64_t>();
+/// Takes the fields out of the file. After the first one that no search writes all it says is worth nothing.
+class field_reader {
+public:
+  [[nodiscard]] const std::string& damaged() const { return damaged_; } ///< name of that field
+
+  const json& part(const json& object, const char* key) {
+    static const json none;
+    const auto at = object.find(key); // the end of what is no object
+    return at != object.end() ? *at : reject(key, none);
   }
-  return f;
-}
+
+  /// At most `most`; never negative: the library would make a large number of such a one.
+  std::uint64_t number(const json& object, const char* key, std::uint64_t most) {
+    const json& value = part(object, key);
+    const bool good = value.is_number_unsigned() && value.get<std::uint64_t>() <= most;
+    return good ? value.get<std::uint64_t>() : reject(key, 0u);
+  }
+
+  std::string text(const json& object, const char* key) {
+    const json& value = part(object, key);
+    return value.is_string() ? value.get<std::string>() : reject(key, std::string());
+  }
+
+  uuid_bytes uuid(const json& object, const char* key) {
+    const auto parsed = parse_uuid(text(object, key));
+    return parsed ? *parsed : reject(key, uuid_bytes{});
+  }
+
+  /// `done`: bytes of the device that were searched: what was found begins in them.
+  deep_find find(const json& value, std::uint64_t done) {
+    constexpr std::uint64_t any = UINT64_MAX;
+    deep_find f;
+    f.last = number(value, "last", done);
+    f.first = number(value, "first", f.last);
+    f.start = start(value, f.first);
+    f.owner_low = number(value, "owner", any);
+    f.supers = static_cast<unsigned>(number(value, "supers", (1u << (sixth_super_copy + 1)) - 1));
+    f.table_blocks = number(value, "table_blocks", any);
+    if (f.supers != 0) {
+      f.spare = uuid(value, "spare");
+      f.set = uuid(value, "set");
+      f.set_name = text(value, "name");
+      f.units = number(value, "units", any);
+      f.sequence = number(value, "sequence", sequence_limit - 1);
+    }
+    return f;
+  }
+
+  deep_state state(const json& device, std::uint64_t bytes) {
+    deep_state state;
+    state.done = number(device, "done", bytes);
+    state.unreadable = number(device, "unreadable", bytes);
+    state.left_out = number(device, "left_out", UINT64_MAX);
+    const json& finds = part(device, "finds");
+    if (!finds.is_array())
+      return reject("finds", state);
+    for (const auto& one : finds) {
+      const auto f = find(one, state.done);
+      if (!state.finds.try_emplace({f.start, f.owner_low}, f).second)
+        return reject("finds", state);
+    }
+    return state;
+  }
+
+private:
+  /// A spare begins before its first block, by no more than a spare can have.
+  std::int64_t start(const json& find, std::uint64_t first) {
+    constexpr auto longest = static_cast<std::int64_t>(UINT32_MAX * unit_bytes);
+    const json& value = part(find, "start");
+    if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<std::uint64_t>() > first))
+      return reject("start", std::int64_t{0});
+    const auto begin = value.get<std::int64_t>();
+    return begin >= static_cast<std::int64_t>(first) - longest ? begin : reject("start", std::int64_t{0});
+  }
+
+  template <class Value>
+  const Value& reject(const char* key, const Value& instead) {
+    if (damaged_.empty())
+      damaged_ = key;
+    return instead;
+  }
+
+  std::string damaged_;
+};
 
 tl::unexpected<error> refused(const std::string& path, const std::string& why) {
   return fail("resume-file", path, why);
@@ -57,34 +125,39 @@ tl::unexpected<error> refused(const std::string& path, const std::string& why) {
 } // namespace
 
 result<resume_file> resume_file::open(const std::string& path) {
-  resume_file file;
-  file.path_ = path;
+  resume_file none;
+  none.path_ = path;
   struct stat st {};
   if (path.empty() || (::lstat(path.c_str(), &st) != 0 && errno == ENOENT))
-    return file;
+    return none;
   if (!S_ISREG(st.st_mode))
     return refused(path, "is no regular file; name a file of its own, which need not exist");
-  std::ifstream in(path);
+  std::ifstream in(path, std::ios::binary);
   if (!in)
     return refused(path, std::string("cannot be read: ") + std::strerror(errno));
-  const auto doc = json::parse(in, nullptr, false);
-  try { // a field that is missing or of another type
-    if (!doc.is_object() || doc.value("kind", "") != kind)
-      return refused(path, "is there, but was not written by a search; it is left alone");
-    for (const auto& [member, device] : doc.at("devices").items()) {
-      entry& e = file.devices_[member];
-      e.mark = {device.at("bytes").get<std::uint64_t>(), device.at("who").get<std::string>()};
-      e.state.done = device.at("done").get<std::uint64_t>();
-      e.state.unreadable = device.at("unreadable").get<std::uint64_t>();
-      e.state.left_out = device.at("left_out").get<std::uint64_t>();
-      for (const auto& one : device.at("finds")) {
-        const auto f = find_of(one);
-        e.state.finds[{f.start, f.owner_low}] = f;
-      }
-    }
-  } catch (const json::exception& bad) {
-    return refused(path, std::string("is damaged (") + bad.what() + "); remove it to begin anew");
+  return parse(std::string(std::istreambuf_iterator<char>(in), {}), path);
+}
+
+result<resume_file> resume_file::parse(std::string_view text, const std::string& path) {
+  resume_file file;
+  file.path_ = path;
+  const auto doc = json::parse(text, nullptr, false);
+  const auto said = doc.find("kind");
+  if (said == doc.end() || *said != kind)
+    return refused(path, "is there, but was not written by a search; it is left alone");
+  field_reader read;
+  const json& devices = read.part(doc, "devices");
+  if (!devices.is_object())
+    return refused(path, "is damaged (it has no list of devices); remove it to begin anew");
+  for (const auto& [member, device] : devices.items()) {
+    entry& e = file.devices_[member];
+    e.mark = {read.number(device, "bytes", INT64_MAX), read.text(device, "who")};
+    e.state = read.state(device, e.mark.bytes);
   }
+  if (!read.damaged().empty())
+    return refused(path,
+                   fmt::format("is damaged (`{}` is missing, or is impossible); remove it to begin anew",
+                               read.damaged()));
   return file;
 }
 
@@ -114,6 +187,13 @@ result<void> resume_file::keep(const std::string& member, const device_mark& mar
     return {};
   devices_[member] = {mark, state};
   kept_ = now;
+  if (const auto written = write_in_folder(path_, text(), existing_file::replace); !written)
+    return refused(path_, std::string("cannot ") + written.error().action + ": " +
+                              std::strerror(written.error().number));
+  return {};
+}
+
+std::string resume_file::text() const {
   json devices = json::object();
   for (const auto& [name, e] : devices_) {
     json finds = json::array();
@@ -124,11 +204,7 @@ result<void> resume_file::keep(const std::string& member, const device_mark& mar
                      {"left_out", e.state.left_out}, {"finds", std::move(finds)}};
   }
   const json doc{{"kind", kind}, {"devices", std::move(devices)}};
-  const auto text = doc.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
-  if (const auto written = write_in_folder(path_, text, existing_file::replace); !written)
-    return refused(path_, std::string("cannot ") + written.error().action + ": " +
-                              std::strerror(written.error().number));
-  return {};
+  return doc.dump(1, ' ', false, json::error_handler_t::replace) + "\n";
 }
 
 } // namespace dmremap::recover

@@ -4,6 +4,7 @@
 #include "recover/deep_search.h"
 
 #include <chrono>
+#include <string_view>
 
 namespace dmremap::recover {
 
@@ -22,6 +23,10 @@ class resume_file {
 public:
   /// Errors: "resume-file" (the file is there and is not one of ours, or cannot be read).
   [[nodiscard]] static result<resume_file> open(const std::string& path);
+  /// What open() makes of a file of this text. Errors: "resume-file".
+  [[nodiscard]] static result<resume_file> parse(std::string_view text, const std::string& path);
+  /// What keep() writes.
+  [[nodiscard]] std::string text() const;
   /// What is known of a device; empty where nothing is, or where another one has that name now.
   [[nodiscard]] deep_state state_of(const std::string& member, const device_mark& mark) const;
   /// Takes over what is known now, and writes the file where the last time is `interval` ago. Errors:

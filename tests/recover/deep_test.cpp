@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+#include "recover/deep_members.h"
 #include "recover/deep_resume.h"
 #include "recover/deep_search.h"
 #include "recover/scan.h"
@@ -273,6 +274,81 @@ TEST_CASE("a search that was stopped goes on where it was, with the same result"
   const auto other_disk = deep({"--resume", keep, b.main, disk});
   CHECK(other_disk["search"]["earlier_bytes"] == 0);
   CHECK(member(other_disk) == disk + "@24576+32768");
+}
+
+TEST_CASE("a file of a search that says what no search writes is refused") {
+  const host h;
+  const auto keep = h.dir / "keep";
+  const device_mark mark{64u << 20, "serial S"};
+  deep_find find;
+  find.start = -4096, find.first = 8192, find.last = 12288;
+  find.owner_low = UINT64_MAX;
+  find.supers = 0x401;
+  find.units = 4096, find.sequence = 9;
+  find.set_name = "a";
+  deep_state state;
+  state.done = 8u << 20;
+  state.finds[{find.start, find.owner_low}] = find;
+  REQUIRE(resume_file::open(keep)->keep("/dev/sdx", mark, state, std::chrono::milliseconds(0)));
+  REQUIRE(resume_file::open(keep)->state_of("/dev/sdx", mark).finds.size() == 1);
+  const auto whole = nlohmann::json::parse(slurp(keep));
+  const auto id_with = [&](const std::string& field, const nlohmann::json& value) {
+    auto doc = whole;
+    doc[nlohmann::json::json_pointer(field)] = value;
+    std::ofstream(keep) << doc;
+    const auto opened = resume_file::open(keep);
+    return opened ? "" : opened.error().id;
+  };
+  const std::string device = "/devices/~1dev~1sdx", one = device + "/finds/0";
+  CHECK(id_with(device + "/done", 64u << 20).empty());
+  const std::vector<std::pair<std::string, nlohmann::json>> bad{
+      {"/devices", nullptr},
+      {"/devices", nlohmann::json::array()},
+      {device, 5},
+      {device + "/bytes", -1},
+      {device + "/bytes", 1e30},
+      {device + "/bytes", true},
+      {device + "/bytes", UINT64_MAX},
+      {device + "/who", 5},
+      {device + "/done", -1}, // would be: all of it is searched
+      {device + "/done", (64u << 20) + 1},
+      {device + "/unreadable", "1"},
+      {device + "/finds", nullptr},
+      {device + "/finds", nlohmann::json::object()},
+      {device + "/finds/0", nlohmann::json::array()},
+      {device + "/finds/1", whole[nlohmann::json::json_pointer(one)]}, // there twice
+      {one + "/start", UINT64_MAX},
+      {one + "/start", 8193},
+      {one + "/start", INT64_MIN},
+      {one + "/first", 12289},
+      {one + "/last", (8u << 20) + 1},
+      {one + "/supers", std::uint64_t{1} << 32},
+      {one + "/supers", 0x800},
+      {one + "/spare", "no UUID"},
+      {one + "/sequence", std::uint64_t{1} << 48},
+  };
+  for (const auto& [field, value] : bad) {
+    INFO(field << " = " << value);
+    CHECK(id_with(field, value) == "resume-file");
+  }
+}
+
+TEST_CASE("a spare is not taken for as large as no spare is") {
+  deep_find find;
+  find.supers = 0x3FF;
+  find.set_name = "a";
+  for (const std::uint64_t units :
+       {std::uint64_t{0}, std::uint64_t{1} << 32, std::uint64_t{1} << 52, UINT64_MAX})
+    for (const std::int64_t start : {0, 1 << 20}) {
+      find.units = units;
+      find.start = start;
+      deep_state state;
+      state.finds[{start, 0}] = find;
+      const auto found = members_among("/dev/sdx", 64u << 20, state, "", {});
+      INFO(units << " units at " << start);
+      CHECK(found.members.empty());
+      CHECK(found.passed.size() == 1);
+    }
 }
 
 TEST_CASE("a file that is no search's is not overwritten") {
