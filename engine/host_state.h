@@ -7,6 +7,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace dmremap {
 
@@ -18,6 +19,9 @@ struct host_state {
   std::map<std::string, std::string> spares; ///< UUID: the member as it was given
 };
 
+/// What the file of this set says; nothing where it is damaged, or is another set's.
+[[nodiscard]] std::optional<host_state> parse_host_state(std::string_view text, const std::string& uuid);
+[[nodiscard]] std::string host_state_text(const host_state& state);
 /// Nothing where this host has not seen the set, or cannot tell: `trouble` then says why, in words.
 [[nodiscard]] std::optional<host_state> read_host_state(const std::string& uuid, std::string& trouble);
 /// Replaces what is kept; durable on return. Errors: "state-unwritable".
