@@ -11,6 +11,7 @@
 #include <cstring>
 #include <ctime>
 #include <fmt/format.h>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <unistd.h>
 
@@ -64,13 +65,25 @@ std::string comment(std::string text) {
   return "# " + text + "\n";
 }
 
+/// At most `most`; the library would make a number of one with a sign, a fraction or too many digits, too.
+template <class Number>
+bool read_number(const json& j, const char* key, Number& out,
+                 std::uint64_t most = std::numeric_limits<Number>::max()) {
+  const json& value = j.at(key);
+  if (!value.is_number_unsigned() || value.get<std::uint64_t>() > most)
+    return false;
+  out = static_cast<Number>(value.get<std::uint64_t>());
+  return true;
+}
+
 bool read_header(const json& j, repair_plan& plan) {
-  if (!j.is_object() || j.value("dmremap_repair", 0u) != file_version)
+  unsigned version = 0;
+  if (!j.is_object() || !j.contains("dmremap_repair") || !read_number(j, "dmremap_repair", version) ||
+      version != file_version || !read_number(j, "fingerprint", plan.fingerprint) ||
+      !read_number(j, "supers", plan.supers))
     return false;
   plan.set_name = j.at("set").get<std::string>();
   plan.set_uuid = j.at("uuid").get<std::string>();
-  plan.fingerprint = j.at("fingerprint").get<std::uint64_t>();
-  plan.supers = j.at("supers").get<std::uint64_t>();
   plan.marks_chunks = j.at("marks_chunks").get<bool>();
   for (const auto& m : j.at("members"))
     plan.members.push_back({m.at("uuid").get<std::string>(), m.at("path").get<std::string>()});
@@ -79,14 +92,12 @@ bool read_header(const json& j, repair_plan& plan) {
 }
 
 bool read_write(const json& j, const repair_plan& plan, block_write& w) {
-  w.member = j.at("member").get<unsigned>();
-  w.unit = j.at("unit").get<std::uint64_t>();
-  w.group = j.at("group").get<unsigned>();
-  w.reason = j.at("reason").get<std::string>();
-  const auto step = j.at("step").get<unsigned>();
-  if (w.member >= plan.members.size() || w.unit >= 1ull << 32 || step < 1 ||
-      step > static_cast<unsigned>(repair_step::record_rest))
+  unsigned step = 0;
+  if (!read_number(j, "member", w.member, plan.members.size() - 1) ||
+      !read_number(j, "unit", w.unit, UINT32_MAX) || !read_number(j, "group", w.group) ||
+      !read_number(j, "step", step, static_cast<std::uint64_t>(repair_step::record_rest)) || step < 1)
     return false;
+  w.reason = j.at("reason").get<std::string>();
   w.step = static_cast<repair_step>(step);
   w.readable = !j.at("old").is_null();
   return (!w.readable || from_hex(j.at("old").get<std::string>(), w.old)) &&
@@ -142,8 +153,10 @@ result<repair_plan> parse_plan(const std::string& text, const std::string& path)
           return bad("is no plan or undo log of this version of dmremap-fsck");
         header = true;
       } else if (j.contains("end")) {
-        if (next != text.size() || j.at("end").get<std::size_t>() != plan.writes.size() ||
-            j.at("crc32").get<std::uint32_t>() != checksum(std::string_view(text).substr(0, at)))
+        std::size_t writes = 0;
+        std::uint32_t crc = 0;
+        if (next != text.size() || !read_number(j, "end", writes) || writes != plan.writes.size() ||
+            !read_number(j, "crc32", crc) || crc != checksum(std::string_view(text).substr(0, at)))
           return bad("is damaged");
         return plan;
       } else {

@@ -194,6 +194,40 @@ TEST_CASE("a plan in a file is what it was, and a damaged file is refused") {
   }
 }
 
+TEST_CASE("a plan whose numbers are none is refused, also where its checksum is right") {
+  set_images images = base_set(2, true);
+  bytes_by_hand().front().damage(images);
+  const auto text = fsck::format_plan(fsck::make_plan(machine(images).look(), fsck::is_repairable));
+  const auto with = [&](const std::string& key, const std::string& value) {
+    const auto at = text.find('"' + key + "\":") + key.size() + 3;
+    auto edited = text.substr(0, at) + value + text.substr(text.find_first_of(",}", at));
+    const auto last = edited.rfind("{\"crc32\":");
+    const auto crc = crc32_of(std::as_bytes(std::span(edited.data(), last)));
+    return edited.replace(last, edited.find(',', last) - last, "{\"crc32\":" + std::to_string(crc));
+  };
+  REQUIRE(fsck::parse_plan(with("unit", "77"), "file")->writes.front().unit == 77);
+  for (const auto& [key, value] :
+       std::vector<std::pair<std::string, std::string>>{{"member", "4294967296"}, // not member 0
+                                                        {"member", "-4294967296"},
+                                                        {"member", "2"},
+                                                        {"member", "true"},
+                                                        {"unit", "1.5"},
+                                                        {"unit", "4294967296"},
+                                                        {"group", "-1"},
+                                                        {"step", "1e30"},
+                                                        {"step", "0"},
+                                                        {"dmremap_repair", "2.5"},
+                                                        {"dmremap_repair", "1e30"},
+                                                        {"dmremap_repair", "\"2\""},
+                                                        {"fingerprint", "-1"},
+                                                        {"supers", "1e30"}}) {
+    INFO(key << " " << value);
+    const auto read = fsck::parse_plan(with(key, value), "file");
+    REQUIRE_FALSE(read);
+    CHECK(read.error().id == "bad-repair-file");
+  }
+}
+
 TEST_CASE("a plan is refused where a block has changed since") {
   set_images images = base_set(1, true);
   bytes_by_hand().front().damage(images);
