@@ -11,12 +11,17 @@ namespace dmremap::recover {
 namespace {
 
 result<set_dump> live_dump(const running_set& set) {
-  const auto reply = TRY(control_request(set.dir, "dump", nullptr, std::nullopt));
-  const auto& text = reply.at("result").at("dump").get_ref<const std::string&>();
-  return parse_dump_text(text, set.name, false);
+  return dump_in_reply(TRY(control_request(set.dir, "dump", nullptr, std::nullopt)), set.name);
 }
 
 } // namespace
+
+result<set_dump> dump_in_reply(const nlohmann::json& reply, const std::string& name) {
+  const nlohmann::json::json_pointer place("/result/dump");
+  if (!reply.contains(place) || !reply.at(place).is_string())
+    return fail("bad-reply", name, "the reply of the daemon is not understood");
+  return parse_dump_text(reply.at(place).get_ref<const std::string&>(), name, false);
+}
 
 result<std::vector<member_spec>> named_spares(const std::string& name) {
   const auto config = TRY(find_set_config(name));

@@ -5,6 +5,7 @@
 #include "engine/set_dump.h"
 #include "recover/dump_json.h"
 #include "recover/dump_load.h"
+#include "recover/named_dump.h"
 #include "recover/reassemble.h"
 #include "recover/restore.h"
 #include "recover/scan.h"
@@ -256,6 +257,19 @@ TEST_CASE("a dump whose superblock names a spare beyond the last is not made: no
   d.spares[0].super.absent_map[3] = 17;
   REQUIRE_FALSE(check_dump(d, "test"));
   CHECK(check_dump(d, "test").error().id == "dump-impossible");
+}
+
+TEST_CASE("a reply of a daemon that holds no dump is told as such") {
+  const host h;
+  const image_set a(h, "a", 1);
+  const auto text = dump(a.spares).out;
+  REQUIRE(recover::dump_in_reply({{"ok", true}, {"result", {{"dump", text}}}}, "a"));
+  for (const char* reply :
+       {R"({"ok":true})", R"({"result":5})", R"({"result":[1]})", R"({"result":{"dump":5}})", "5"}) {
+    const auto d = recover::dump_in_reply(json::parse(reply), "a");
+    REQUIRE_FALSE(d);
+    CHECK(d.error().id == "bad-reply");
+  }
 }
 
 TEST_CASE("what is missing in the JSON of a dump is not taken for nothing") {
