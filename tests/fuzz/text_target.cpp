@@ -18,8 +18,10 @@
 #include "fusedisk/messages.h"
 #include "engine/mount_table.h"
 #include "fusedisk/options.h"
+#include "recover/named_dump.h"
 #include "tests/fusedisk/fake_target.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/recover_texts.h"
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -256,6 +258,8 @@ void reply(const std::string& text) {
   const auto ranges = admin::read_lost(result);
   static_cast<void>(admin::lost_text(ranges));
   static_cast<void>(admin::ddrescue_map(ranges, 4096));
+  if (const auto dump = recover::dump_in_reply(*answered, "fuzz"); !dump)
+    require_error(dump.error());
   const auto table = admin::read_table(result, result);
   if (!table)
     return require_error(table.error());
@@ -294,6 +298,8 @@ void run_text(input_bytes bytes) {
       {'w', message},       {'o', options},      {'f', fusedisk_line}, {'a', dmremap_line},
       {'d', dust_commands}, {'D', dust_file},    {'n', numbers},       {'j', reply},
       {'p', mounts},        {'k', claim_record}, {'F', fsck_line},     {'u', repair_plan},
+      {'M', ddrescue_map},  {'B', block_list},   {'S', smartctl_log},  {'I', import_plan_of},
+      {'x', dump_lines},    {'J', dump_fields},  {'R', resume_state},  {'h', host_record},
   };
   const std::string text = in.text();
   for (const auto& r : readers)
