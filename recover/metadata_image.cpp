@@ -90,10 +90,10 @@ std::uint64_t metadata_units(const geometry& g, const superblock* super) {
   return units;
 }
 
-/// `super`: null where no superblock is sound; then all that could be a table is taken.
+/// `super`: null where no superblock is sound; then all that could be a table is taken. Superblocks come
+/// last, their own ones after those of guests: a damaged list of guests may name places of theirs, and what
+/// is copied there as a block of a table would not say that it is an image.
 result<void> copy_metadata(copier& copy, const geometry& g, const superblock* super) {
-  for (unsigned c = 0; c < super_copies; ++c)
-    CHECK_OK(copy.super(g.super_place(c).value, c));
   for (std::uint32_t chunk = 0; chunk < g.chunks(); ++chunk) {
     if (super != nullptr && super->good_replicas(chunk) == 0)
       continue; // never initialised
@@ -102,10 +102,13 @@ result<void> copy_metadata(copier& copy, const geometry& g, const superblock* su
                           g.chunk_end(chunk) - g.chunk_first(chunk)));
   }
   for (unsigned guest = 0; super != nullptr && guest < max_spares; ++guest)
-    if (const std::uint64_t start = super->hosted_start[guest]; start != 0) {
-      CHECK_OK(copy.super(start, sixth_super_copy));
+    if (const std::uint64_t start = super->hosted_start[guest]; start != 0)
       CHECK_OK(copy.units(start + 1, super->hosted_blocks[guest]));
-    }
+  for (unsigned guest = 0; super != nullptr && guest < max_spares; ++guest)
+    if (const std::uint64_t start = super->hosted_start[guest]; start != 0)
+      CHECK_OK(copy.super(start, sixth_super_copy));
+  for (unsigned c = 0; c < super_copies; ++c)
+    CHECK_OK(copy.super(g.super_place(c).value, c));
   return {};
 }
 

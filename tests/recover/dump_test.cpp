@@ -414,6 +414,27 @@ TEST_CASE("an image of the metadata is read like the spares, and holds no data")
   CHECK(dump(words).status == 0); // nothing is left of it: an empty file says so
 }
 
+TEST_CASE("every superblock of an image says that it is one, whatever the list of guests names") {
+  const host h;
+  const image_set a(h, "a", 2);
+  superblock s = a.super(0);
+  s.hosted_start[1] = 100; // the fixed superblocks at 128 to 1024 lie in it
+  s.hosted_blocks[1] = 1000;
+  s.hosted_start[2] = 128;
+  s.hosted_blocks[2] = 1;
+  for (unsigned c = 0; c < super_copies; ++c) {
+    block_bytes block;
+    encode_superblock(s, c, s.places.super_place(c), block);
+    write_bytes(a.spares[0], byte_of(s.places.super_place(c)),
+                std::string(reinterpret_cast<const char*>(block.bytes.data()), unit_bytes));
+  }
+  REQUIRE(dump({"--metadata-image", h.dir / "support", a.spares[0]}).status == 0);
+  for (unsigned c = 0; c < super_copies; ++c) {
+    const auto at = byte_of(s.places.super_place(c));
+    CHECK(feature_of(read_bytes(h.dir / "support/0.img", at, unit_bytes)) == 4);
+  }
+}
+
 TEST_CASE("nothing serves or overwrites an image of the metadata, and who looks says what it is") {
   const host h;
   image_set a(h, "a", 2);
