@@ -10,7 +10,6 @@ namespace dmremap::test {
 namespace {
 
 constexpr std::uint64_t a = unit_a * unit_sectors, b = unit_b * unit_sectors;
-constexpr std::uint64_t far_spare_unit = 3000;
 constexpr std::uint64_t weak = 5; ///< the sector of a unit that goes bad
 
 const operation on_a[] = {

@@ -11,6 +11,8 @@ namespace dmremap::test {
 
 /// The two neighbouring main units that the sequences are about.
 inline constexpr std::uint64_t unit_a = 5, unit_b = 6, replay_units = 16;
+/// A unit of the spare whose chunk nothing else has prepared.
+inline constexpr std::uint64_t far_spare_unit = 3000;
 
 struct operation {
   const char* name;

@@ -3,9 +3,9 @@
 
 #include "tests/support/crash_judge.h"
 #include "tests/support/crash_operations.h"
+#include "tests/support/mutant_states.h"
 
 #include <algorithm>
-#include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
@@ -225,45 +225,6 @@ void flush_fails(const commit_rules& rules, findings& found) {
 
 namespace {
 
-std::uint64_t sequence_of(const page* block) {
-  std::uint64_t sequence = 0;
-  if (block != nullptr)
-    std::memcpy(&sequence, block->data.data() + 8, sizeof sequence);
-  return sequence;
-}
-
-/// The state, if it is one, in which one replica alone has a change of the block whole: which one.
-std::optional<unsigned> ahead_of_all(const page_image& spare, std::uint32_t number) {
-  std::map<std::uint64_t, std::vector<unsigned>> holders;
-  for (unsigned r = 0; r < 5; ++r)
-    holders[sequence_of(spare.at(unit_of_block(spare, r, number)))].push_back(r);
-  if (holders.size() != 2 || holders.rbegin()->second.size() != 1)
-    return std::nullopt;
-  return holders.rbegin()->second.front();
-}
-
-constexpr std::uint32_t changed_block = 4; // with the first units that are allocated
-
-/// The first state that a crash in the run leaves, from event `from` on, and that `is_it` accepts.
-std::optional<set_state> state_where(const crash_run& run, std::size_t from,
-                                     const std::function<bool(const page_image& spare)>& is_it) {
-  std::optional<set_state> found;
-  replay_limits limits;
-  limits.tears = false;
-  limits.first_event = from;
-  crash_replay replay(run.log(), limits);
-  replay.run([&](const crash_state& crash) {
-    const page_image& spare = crash.devices[1]->content;
-    if (!is_it(spare))
-      return true;
-    found = run.at_epoch(crash.epoch);
-    found->main = crash.devices[0]->content;
-    found->spare() = spare;
-    return false;
-  });
-  return found;
-}
-
 /// A set with a change of which one replica alone has heard.
 std::optional<set_state> half_changed() {
   crash_run run(started("fresh"), {});
@@ -273,8 +234,9 @@ std::optional<set_state> half_changed() {
   const std::size_t from_change = run.position();
   find_operation("write error").run(run);
   run.finish();
-  return state_where(run, from_change,
-                     [](const page_image& spare) { return ahead_of_all(spare, changed_block).has_value(); });
+  return state_where(run, from_change, [](const crash_state& crash) {
+    return ahead_of_all(crash.devices[1]->content, changed_block).has_value();
+  });
 }
 
 /// The copies at `units` cannot be read for a while, so that the others win at the open, and forget what
@@ -336,7 +298,8 @@ void mended_copies_return(const commit_rules& rules, findings& found) {
   const std::uint64_t old = sequence_of(
       before.at(unit_of_block(before, (*ahead_of_all(before, changed_block) + 1) % 5, changed_block)));
   std::set<std::uint64_t> units;
-  const auto cut_short = state_where(mending, 0, [&](const page_image& spare) {
+  const auto cut_short = state_where(mending, 0, [&](const crash_state& crash) {
+    const page_image& spare = crash.devices[1]->content;
     units.clear();
     bool mended = false;
     for (unsigned r = 0; r < 5; ++r) {

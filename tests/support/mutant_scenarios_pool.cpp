@@ -20,19 +20,28 @@ const set_state& pool_started(const std::string& name) {
 
 constexpr std::uint64_t b = unit_b * page_sectors;
 
-/// Runs `what` on a set of several spares, then judges every crash in it; with `at_end`, only those after it.
+struct pool_judging {
+  bool full_copies = true;
+  bool at_end = false; ///< only crashes after the run
+  std::optional<unsigned> absent = std::nullopt;
+  bool tears = false;
+};
+
+/// Runs `before` and `what` on a set of several spares, then judges every crash in `what`.
 bool find_pool_damage(const set_state& start, const commit_rules& rules, const std::string& name,
-                      const std::function<void(crash_run&)>& what, findings& found, bool full_copies = true,
-                      bool at_end = false, std::optional<unsigned> absent = std::nullopt) {
+                      const std::function<void(crash_run&)>& what, findings& found, pool_judging how = {},
+                      const std::function<void(crash_run&)>& before = {}) {
   open_options options;
   options.rules = &rules;
   crash_run run(start, options);
   std::size_t from = 0;
   if (run.open()) {
+    if (before)
+      before(run);
     from = run.position();
     what(run);
   }
-  if (at_end)
+  if (how.at_end)
     from = run.position();
   run.finish();
   judge_options judging;
@@ -40,13 +49,13 @@ bool find_pool_damage(const set_state& start, const commit_rules& rules, const s
   judging.mending_every = 0;
   judging.reopen_every = 8;
   judging.absent_every = 1;
-  judging.only_absent = absent;
-  judging.expect_full_copies = full_copies;
+  judging.only_absent = how.absent;
+  judging.expect_full_copies = how.full_copies;
   judging.most_violations = 1;
   judging.limits.combinations = 24;
   judging.limits.exhaustive = 4;
   judging.limits.samples = 4;
-  judging.limits.tears = false;
+  judging.limits.tears = how.tears;
   crash_judge judge(judging);
   judge.judge(run, name, from);
   found.insert(found.end(), judge.violations().begin(), judge.violations().end());
@@ -73,27 +82,25 @@ void pool_plain(const commit_rules& rules, findings& found) {
             found))
       return;
   // What a flush of the host would have kept.
-  (void)find_pool_damage(
-      pool_started("fresh"), rules, "spare 0 absent",
-      [](crash_run& run) {
-        run.remap(unit_a);
-        run.write(unit_a * page_sectors, page_sectors);
-        run.flush();
-      },
-      found, true, true, 0);
+  (void)find_pool_damage(pool_started("fresh"), rules, "spare 0 absent",
+                         [](crash_run& run) {
+                           run.remap(unit_a);
+                           run.write(unit_a * page_sectors, page_sectors);
+                           run.flush();
+                         },
+                         found, {.at_end = true, .absent = 0});
 }
 
 /// The host of a sixth replica cannot write it any more, nor anything near.
 void host_fails(const commit_rules& rules, findings& found) {
-  (void)find_pool_damage(
-      pool_started("spread"), rules, "the host fails",
-      [](crash_run& run) {
-        run.break_spare({2000 * page_sectors, 2096 * page_sectors, direction::write}, 1);
-        run.remap(9);
-        run.write(9 * page_sectors, page_sectors);
-        run.flush();
-      },
-      found, false);
+  (void)find_pool_damage(pool_started("spread"), rules, "the host fails",
+                         [](crash_run& run) {
+                           run.break_spare({2000 * page_sectors, 2096 * page_sectors, direction::write}, 1);
+                           run.remap(9);
+                           run.write(9 * page_sectors, page_sectors);
+                           run.flush();
+                         },
+                         found, {.full_copies = false});
 }
 
 namespace {
@@ -102,22 +109,23 @@ namespace {
 /// and written elsewhere.
 void vanishes_in_release(const commit_rules& rules, findings& found, bool returns_first) {
   for (std::uint64_t writes = 0; writes <= 12; ++writes)
-    if (find_pool_damage(
-            pool_started("spread"), rules, "vanishes after " + std::to_string(writes) + " writes",
-            [&](crash_run& run) {
-              run.vanish(1, writes);
-              run.evacuate(1);
-              if (returns_first)
-                run.reopen_with_all();
-              run.unmap(unit_b);
-              run.write(b, page_sectors);
-              run.flush();
-              if (!returns_first)
-                run.reopen_with_all();
-            },
-            found, true, true))
+    if (find_pool_damage(pool_started("spread"), rules,
+                         "vanishes after " + std::to_string(writes) + " writes",
+                         [&](crash_run& run) {
+                           run.vanish(1, writes);
+                           run.evacuate(1);
+                           if (returns_first)
+                             run.reopen_with_all();
+                           run.unmap(unit_b);
+                           run.write(b, page_sectors);
+                           run.flush();
+                           if (!returns_first)
+                             run.reopen_with_all();
+                         },
+                         found, {.at_end = true}))
       return;
 }
+
 } // namespace
 
 void vanishes_then_removed(const commit_rules& rules, findings& found) {
