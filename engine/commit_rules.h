@@ -7,14 +7,20 @@ namespace dmremap {
 /// program; the crash tests turn one off at a time and demand that a replayed crash shows the damage.
 struct commit_rules {
   // table change
-  bool flush_data = true;  ///< data on the spare is flushed before the table names it
+  bool flush_data = true;           ///< data on the spare is flushed before the table names it
+  bool failed_flush_refuses = true; ///< nor does it where a flush failed since that was written
+  bool change_new_sequence = true;  ///< changed blocks carry a new sequence
   bool flush_first = true; ///< the first replica is flushed before it is read back and before the others
   bool read_back = true;   ///< the first replica is read back and compared
   bool others_after_first = true; ///< the other replicas are written only when the first one stands
   bool write_others = true;       ///< the other replicas are written at all
   bool flush_others = true;       ///< and flushed before the answer
   bool bits_before_answer = true; ///< a replica that missed a change is known as bad before the answer
+  bool last_copy_stays = true;    ///< but the last good one of a chunk never
   bool free_after_release = true; ///< a unit is used again only once its old slot is released durably
+  bool spares_only_copy = true; ///< the first replica written is never the only one that surely is the newest
+  bool never_abandon = true;    ///< a change whose first write was issued is completed, whatever fails
+  bool doubt_is_error = true;   ///< until then its units answer with an error
   // superblock change
   bool super_flush_first = true;
   bool super_read_back = true;
@@ -40,9 +46,13 @@ struct commit_rules {
   bool forget_marks_lost = true; ///< what a forgotten spare served is marked lost elsewhere before it leaves
   // open
   bool session_first = true;   ///< the session record is durable before mending
+  bool dirty_first = true;     ///< and says that samples of main prove nothing any more
   bool fresh_sequences = true; ///< this session's sequences lie above every end seen
   bool mend = true;            ///< blocks whose copies differ are rewritten before I/O is served
   bool mend_new_sequence = true;
+  // close
+  bool close_flushes = true;      ///< what was written is flushed before the clean mark
+  bool flush_before_clean = true; ///< and the tables
   // remove_remap
   bool unmap_flush_main = true; ///< main holds the data durably before the slot is released
   bool unmap_read_back = true;
@@ -51,6 +61,11 @@ struct commit_rules {
   // flush
   bool flush_reaches_main = true;
   bool flush_reaches_spares = true;
+  bool flush_tells_failures = true; ///< it fails where another flush failed since the last one
+  // the end of a set
+  bool flush_erased_set = true;
+  // before a set is made
+  bool flush_wiped = true; ///< signatures of what was there before
 };
 
 } // namespace dmremap

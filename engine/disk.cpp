@@ -46,7 +46,7 @@ void each_run(const remap_set& set, std::uint64_t offset, std::uint64_t length, 
 // --- members and contexts
 // ------------------------------------------------------------------------------------------
 
-io_result disk_member::flush_if_written() {
+io_result disk_member::flush_if_written(bool tell_failures) {
   // In this order: nothing is told that has not failed, and a write that a failed flush counted here may have
   // given up is in `now`.
   const std::uint64_t told = reported.load(), crossed_told = crossed_reported.load();
@@ -70,7 +70,7 @@ io_result disk_member::flush_if_written() {
   }
   const io_result done = io->flush();
   const std::uint64_t failed_after = io->failed_flushes();
-  if (done && failed_after == told && crossed_before == crossed_told) {
+  if (done && (!tell_failures || (failed_after == told && crossed_before == crossed_told))) {
     raise(flushed, now);
     return {};
   }
@@ -240,7 +240,7 @@ result<void> disk::close() {
     i.closed = true;
     return {};
   }
-  if (auto flushed = flush(); !flushed)
+  if (auto flushed = i.keeps(&commit_rules::close_flushes) ? flush() : io_result{}; !flushed)
     return fail("close-failed", i.main.io->identity().path,
                 "the last flush failed: " + std::string(name_of(flushed.error())));
   CHECK_OK(i.set->close([&](superblock& s) { i.describe_main(s); }));
@@ -414,7 +414,7 @@ io_result disk::flush() {
   };
   const auto flush_spare = [&i](unsigned n, disk_member& m) {
     const std::uint64_t written = m.written.load(), crossed = m.crossed.load();
-    const auto flushed = m.flush_if_written();
+    const auto flushed = m.flush_if_written(i.keeps(&commit_rules::flush_tells_failures));
     if (!flushed && m.takes_writes()) {
       i.check_spare(n, flushed.error());
       if (m.absent && m.crossed.load() == crossed && m.written.load() == written)
@@ -437,7 +437,7 @@ io_result disk::flush() {
     }
   }
   if (i.keeps(&commit_rules::flush_reaches_main))
-    note(i.main.flush_if_written());
+    note(i.main.flush_if_written(i.keeps(&commit_rules::flush_tells_failures)));
   for (auto& f : others)
     note(f.get());
   if (i.flush_owed.exchange(false))

@@ -77,7 +77,7 @@ bool any_super_reads(store& spare) {
   return false;
 }
 
-result<unsigned> erase_set(store& spare) {
+result<unsigned> erase_set(store& spare, const commit_rules& rules) {
   const auto failed = [&](io_error why) {
     return fail("erase-failed", spare.identity().path,
                 "a superblock cannot be overwritten: " + std::string(name_of(why)));
@@ -100,7 +100,7 @@ result<unsigned> erase_set(store& spare) {
       return failed(wrote.error());
     ++erased;
   }
-  if (const auto flushed = spare.flush(); !flushed)
+  if (const auto flushed = rules.flush_erased_set ? spare.flush() : io_result{}; !flushed)
     return failed(flushed.error());
   return erased;
 }

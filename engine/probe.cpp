@@ -236,7 +236,7 @@ result<std::vector<signature>> probe_signatures(store& member) {
   return found;
 }
 
-result<void> wipe_signatures(store& member) {
+result<void> wipe_signatures(store& member, const commit_rules& rules) {
   const auto copy = TRY(sparse_copy::take(member));
   const auto wipe_failed = [&](std::string_view why) {
     return fail("wipe-failed", member.identity().path,
@@ -258,7 +258,7 @@ result<void> wipe_signatures(store& member) {
   for (const std::uint64_t place : places)
     if (auto written = member.write(zeros->span(), place * unit_bytes); !written)
       return wipe_failed(name_of(written.error()));
-  if (auto flushed = member.flush(); !flushed)
+  if (auto flushed = rules.flush_wiped ? member.flush() : io_result{}; !flushed)
     return wipe_failed(name_of(flushed.error()));
   return {};
 }

@@ -99,7 +99,7 @@ result<void> remap_set::close(const std::function<void(superblock&)>& describe) 
     return fail("close-failed", name, std::string(name_of(room.error())));
   io_result flushed = settle(); // no clean mark under a session that some may not have yet
   for (const auto& p : spares_)
-    if (p && p->present && flushed)
+    if (p && p->present && flushed && rules_.flush_before_clean)
       flushed = p->meta->io().flush();
   if (flushed) {
     superblock& s = leader().super;

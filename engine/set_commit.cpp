@@ -62,7 +62,8 @@ io_result remap_set::flush_data(std::span<request* const> batch, unsigned spare)
   }
   if (!since || !rules_.flush_data)
     return {};
-  return flush_since(spares_[spare]->meta->io(), *since);
+  store& io = spares_[spare]->meta->io();
+  return rules_.failed_flush_refuses ? flush_since(io, *since) : io.flush();
 }
 
 /// The changes on one spare into its table. A request whose part fails here is in doubt from now on.
@@ -84,12 +85,13 @@ io_result remap_set::write_slots(std::span<request* const> batch, unsigned spare
   if (touched.empty())
     return {};
   const std::vector<std::uint32_t> blocks(touched.begin(), touched.end());
-  auto written = m.write_blocks(blocks, sequences_);
+  auto written = m.write_blocks(blocks, sequences_, rules_.change_new_sequence);
   if (!written)
     for (request* r : batch)
       if (!r->finished && std::any_of(r->changes.begin(), r->changes.end(),
                                       [&](const slot_change& c) { return c.spare == spare; }))
-        r->reply = {commit_outcome::in_doubt, written.error()};
+        r->reply = {rules_.never_abandon ? commit_outcome::in_doubt : commit_outcome::refused,
+                    written.error()};
   note_chunks(spare, blocks);
   return written;
 }
@@ -184,7 +186,7 @@ void remap_set::remember_doubt(const request& r) {
     const std::lock_guard map_lock(map_mutex_);
     for (const slot_change& c : r.changes) {
       doubt_.push_back(c);
-      if (c.kind != slot_kind::retired && !c.loser)
+      if (c.kind != slot_kind::retired && !c.loser && rules_.doubt_is_error)
         map_.set(c.main, map_.lookup(c.main).doubtful());
     }
     doubt_count_.store(doubt_.size());

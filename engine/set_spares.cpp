@@ -121,7 +121,8 @@ io_result remap_set::record_session() {
   if (present == 0) // the one that was to stay went as well: nobody can say who is there
     return io_fail(io_error::gone);
   superblock& s = leader().super;
-  s.clean = s.samples_valid = false;
+  if (rules_.dirty_first)
+    s.clean = s.samples_valid = false;
   s.session = session_;
   s.spare_count = 0;
   for (unsigned i = 0; i < max_spares; ++i) {

@@ -294,7 +294,8 @@ io_result spare_metadata::write_first_copies(std::vector<std::uint32_t> blocks, 
       for (unsigned r = 0; r < own_replicas && !wrote_one; ++r) {
         // As with superblocks: never over the only copy that surely holds the newest content. A write that
         // failed may have torn its copy, so each try leaves one less.
-        if (!super.is_good(r, chunk) || failed.contains({r, chunk}) || (sure_copies(b) & ~(1u << r)) == 0)
+        if (!super.is_good(r, chunk) || failed.contains({r, chunk}) ||
+            (rules_.spares_only_copy && (sure_copies(b) & ~(1u << r)) == 0))
           continue;
         sure_[b] = sure_copies(b) & ~(1u << r);
         if (auto wrote = write_copy(r, b); wrote) {
@@ -362,7 +363,7 @@ io_result spare_metadata::drop_failed_copies(const failed_copies& failed, sequen
   for (const auto& [replica, chunk] : failed)
     lost[chunk] |= 1u << replica;
   for (const auto& [chunk, replicas] : lost)
-    if ((super.good_replicas(chunk) & ~replicas) == 0)
+    if ((super.good_replicas(chunk) & ~replicas) == 0 && rules_.last_copy_stays)
       return io_fail(io_error::medium);
   for (const auto& [replica, chunk] : failed) {
     super.set_good(replica, chunk, false);

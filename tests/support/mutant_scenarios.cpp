@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "tests/support/mutant_scenarios.h"
 
+#include "engine/erase_set.h"
+#include "engine/wipe.h"
 #include "tests/support/crash_judge.h"
 #include "tests/support/crash_operations.h"
 #include "tests/support/mutant_states.h"
@@ -90,6 +92,7 @@ void plain(const commit_rules& rules, findings& found) {
       {"lost", {"overwrite lost", "B: write part", "flush"}},
       {"fresh", {"read error", "overwrite lost", "close"}},
       {"fresh", {"write error", "kill", "B: write error", "flush"}},
+      {"fresh", {"write part", "close"}},
   };
   for (const setting& how : all)
     if (find_damage(how, rules, found))
@@ -319,15 +322,73 @@ void mended_copies_return(const commit_rules& rules, findings& found) {
 }
 
 void release_in_doubt(const commit_rules& rules, findings& found) {
-  setting how{"fresh", {"remap", "flush", "unmap", "B: remap", "B: write part", "flush"}};
-  how.tolerant = true;
-  how.expect_full_copies = false;
-  bool reached = true;
-  for (std::uint64_t good = 0; reached && found.empty(); ++good) {
-    how.after = [&](crash_run& run) { run.fail_flushes(1, good, 1); };
-    how.done = [&](const crash_run& run) { reached = run.flush_has_failed(1); };
-    (void)find_damage(how, rules, found);
+  struct failing {
+    setting how;
+    std::uint64_t times = 1;
+    bool far_apart = false; ///< A and B are mapped first, by slots that a tear can part
+  };
+  const failing all[] = {
+      {{"fresh", {"remap", "flush", "unmap", "B: remap", "B: write part", "flush"}}},
+      {{"mapped", {"B: write part", "unmap", "flush", "write part", "flush"}}},
+      {{"mapped", {"write part", "B: unmap", "flush"}}},
+      {{"fresh", {"unmap", "B: unmap"}}, 2, true},
+  };
+  for (const failing& each : all) {
+    setting how = each.how;
+    how.tolerant = true;
+    how.expect_full_copies = false;
+    bool reached = true;
+    for (std::uint64_t good = 0; reached; ++good) {
+      how.after = [&](crash_run& run) {
+        if (each.far_apart) {
+          run.add_remap(unit_a, far_spare_unit);
+          run.add_remap(unit_b, far_spare_unit - 64);
+        }
+        run.fail_flushes(1, good, each.times);
+      };
+      how.done = [&](const crash_run& run) { reached = run.flush_has_failed(1); };
+      if (find_damage(how, rules, found)) {
+        found.back() += "; " + std::to_string(each.times) + " failed after " + std::to_string(good);
+        return;
+      }
+    }
   }
+}
+
+namespace {
+
+/// What was a spare is none any more, whenever power is lost afterwards.
+void ends_spare(const std::function<result<void>(store&)>& end, findings& found) {
+  const auto log = std::make_shared<crash_log>();
+  {
+    crash_store spare(log, make_spare(started("fresh").spares.front(), 0));
+    if (const auto done = end(spare); !done)
+      found.push_back(done.error().text());
+  }
+  replay_limits limits;
+  (void)log->add_marker("done");
+  limits.first_event = log->size();
+  crash_replay replay(*log, limits);
+  (void)replay.run([&](const crash_state& crash) {
+    if (spare_checker().check(crash.devices[0]->content).sequence != 0)
+      found.push_back("a superblock is back; " + crash.describe());
+    return found.empty();
+  });
+}
+
+} // namespace
+
+void erased(const commit_rules& rules, findings& found) {
+  ends_spare(
+      [&](store& spare) -> result<void> {
+        CHECK_OK(erase_set(spare, rules));
+        return {};
+      },
+      found);
+}
+
+void wiped(const commit_rules& rules, findings& found) {
+  ends_spare([&](store& spare) { return wipe_signatures(spare, rules); }, found);
 }
 
 } // namespace dmremap::test

@@ -33,8 +33,13 @@ void copy_returns(const commit_rules& rules, findings& found);
 /// The mending of such a set is cut short when two copies have the change. They return after an open that
 /// mended the others to what was before: under a number that the first mending has used, too?
 void mended_copies_return(const commit_rules& rules, findings& found);
-/// A flush fails while the slot of a unit is released; then the unit is wanted for another.
+/// A flush fails while the slot of a unit is released, or two do; then the unit is wanted for another, or
+/// written.
 void release_in_doubt(const commit_rules& rules, findings& found);
+/// A set is erased.
+void erased(const commit_rules& rules, findings& found);
+/// A device that was a spare is wiped, to become something else.
+void wiped(const commit_rules& rules, findings& found);
 
 // Sets that could have several spares.
 /// Plain crashes, then a spare is missing.
@@ -49,6 +54,8 @@ void sides_apart(const commit_rules& rules, findings& found);
 void old_copy(const commit_rules& rules, findings& found);
 /// A replica that took no changes for a while is the only one left.
 void stale_replica_returns(const commit_rules& rules, findings& found);
+/// Of two blocks of a chunk each can be written in other replicas than the other one.
+void no_copy_whole(const commit_rules& rules, findings& found);
 /// A spare that went is forgotten.
 void forgotten(const commit_rules& rules, findings& found);
 /// A spare that holds the sixth replica of another is removed; then that one is missing.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "tests/support/mutant_scenarios.h"
 
+#include "engine/geometry.h"
 #include "tests/support/crash_judge.h"
 #include "tests/support/pool_operations.h"
 
@@ -19,6 +20,7 @@ const set_state& pool_started(const std::string& name) {
 }
 
 constexpr std::uint64_t b = unit_b * page_sectors;
+constexpr std::uint64_t late_unit = 9; ///< on no spare when a scenario begins
 
 struct pool_judging {
   bool full_copies = true;
@@ -226,6 +228,35 @@ void stale_replica_returns(const commit_rules& rules, findings& found) {
     for (std::uint32_t number = 0; number < blocks; ++number)
       left.spare().zero(unit_of_block(before, replica, number) * page_bytes, page_bytes);
   expect_refused_or(unit_a * page_sectors, left, rules, found);
+}
+
+void no_copy_whole(const commit_rules& rules, findings& found) {
+  constexpr std::uint64_t large = std::uint64_t{1200} << 20; // chunks of two blocks
+  constexpr std::uint32_t even = 100;                        // the first of a chunk
+  constexpr std::uint64_t behind = (even + 1) * slots_per_block;
+  open_options options;
+  options.rules = &rules;
+  crash_run run(format_set(replay_units, 512, 512, large), options);
+  if (!run.open())
+    return;
+  run.add_remap(late_unit, behind - 10);
+  run.write(late_unit * page_sectors, page_sectors);
+  run.flush();
+  for (unsigned replica = 0; replica < 5; ++replica)
+    run.break_spare(
+        {unit_of_block(run.state().spare(), replica, replica == 0 ? even + 1 : even) * page_sectors,
+         page_sectors, direction::write});
+  set_state left = run.state();
+  const auto main = std::make_shared<memory_store>(left.main, left.main_block);
+  const auto spare = make_spare(left.spares[0], 0);
+  if (const auto opened = disk::open(main, {spare}, options);
+      opened && (*opened)->add_remap(sector_number(unit_a * page_sectors),
+                                     sector_number((behind - 1) * page_sectors), 2 * page_sectors))
+    found.push_back("a change succeeds that no replica holds whole");
+  left.main = main->image();
+  left.spare() = spare->image();
+  left.spares[0].faults = {};
+  expect_refused_or(late_unit * page_sectors, left, rules, found);
 }
 
 void forgotten(const commit_rules& rules, findings& found) {
