@@ -32,30 +32,52 @@ struct commit_rules {
   bool prepare_flush = true;    ///< a chunk's blocks are flushed before its good bits
   bool bits_before_slot = true; ///< the good bits are durable before the first slot in the chunk
   // sixth replica
-  bool write_sixth = true;  ///< a table change reaches the sixth replica, too
-  bool flush_sixth = true;  ///< and is flushed there before the answer
-  bool unlist_sixth = true; ///< a sixth that missed a change is not listed any more before the answer
+  bool write_sixth = true;        ///< a table change reaches the sixth replica, too
+  bool flush_sixth = true;        ///< and is flushed there before the answer
+  bool unlist_sixth = true;       ///< a sixth that missed a change is not listed any more before the answer
+  bool flush_sixth_head = true;   ///< its superblock is flushed, too
+  bool flush_placed_sixth = true; ///< a new one is flushed
+  bool list_full_sixth = true;    ///< and listed by its host only then
   // spares that come and go
-  bool record_absence = true;       ///< who is gone is recorded before anything is written without it
-  bool complete_sixth = true;       ///< the sixth of a spare that goes is brought to what memory holds
-  bool return_from_sixth = true;    ///< a spare that is back is rewritten from the sixth
+  bool record_absence = true;         ///< who is gone is recorded before anything is written without it
+  bool complete_sixth = true;         ///< the sixth of a spare that goes is brought to what memory holds
+  bool flush_completed_sixth = true;  ///< and flushed
+  bool complete_before_record = true; ///< before a record says that it alone counts
+  bool unlist_incomplete = true;      ///< where that fails none says so
+  bool unprotect_guests = true;       ///< nor is what lies on that spare anybody's sixth any more
+  bool flush_moved_map = true;        ///< the map of an absent spare is flushed where it moves
+  bool list_moved_map = true;         ///< and listed there before a record names the place
+  bool unlist_map_last = true;        ///< and is listed where it was until then
+  bool vanishing_fails_flush = true;  ///< a flush fails once after a spare went with writes that none covered
+  bool return_from_sixth = true;      ///< a spare that is back is rewritten from the sixth
+  bool return_before_record = true;   ///< before a record says that it is back
+  bool flush_returned = true;         ///< and flushed
+  bool new_session = true;            ///< whenever a spare comes or goes, and at each open
+  bool new_range = true;              ///< then, too, sequences go on in a range of their own
+  bool held_once_durable = true;    ///< a record says that a spare holds a session once that is durable there
   bool confirm_record = true;       ///< once all hold a session, it alone is what they hold
   bool new_spare_first = true;      ///< a new spare holds its superblocks before the others list it
   bool winner_before_loser = true;  ///< a slot is released only once the one that replaces it is durable
   bool rehost_before_remove = true; ///< the sixth replicas on a spare are elsewhere before it leaves
   bool forget_marks_lost = true; ///< what a forgotten spare served is marked lost elsewhere before it leaves
+  bool unlist_leaving_last = true; ///< the map of a spare that leaves is listed until a record is without it
+  bool record_before_erase = true; ///< nor are its superblocks erased before
+  bool flush_erased_supers = true; ///< then they are flushed
+  bool flush_leaving = true;       ///< what a flush of it would say now is said by the next one
   // open
   bool session_first = true;   ///< the session record is durable before mending
   bool dirty_first = true;     ///< and says that samples of main prove nothing any more
   bool fresh_sequences = true; ///< this session's sequences lie above every end seen
   bool mend = true;            ///< blocks whose copies differ are rewritten before I/O is served
   bool mend_new_sequence = true;
+  bool mend_before_release = true; ///< losing slots are released once the winners' copies are mended
   // close
   bool close_flushes = true;      ///< what was written is flushed before the clean mark
   bool flush_before_clean = true; ///< and the tables
   // remove_remap
   bool unmap_flush_main = true; ///< main holds the data durably before the slot is released
   bool unmap_read_back = true;
+  bool unmap_only_slot = true; ///< none where an older slot, of an absent spare, would answer then
   // lost sectors
   bool lost_overwrite_is_table_change = true;
   // flush

@@ -414,6 +414,8 @@ io_result disk::flush() {
   };
   const auto flush_spare = [&i](unsigned n, disk_member& m) {
     const std::uint64_t written = m.written.load(), crossed = m.crossed.load();
+    if (m.absent && !i.keeps(&commit_rules::vanishing_fails_flush))
+      return io_result{};
     const auto flushed = m.flush_if_written(i.keeps(&commit_rules::flush_tells_failures));
     if (!flushed && m.takes_writes()) {
       i.check_spare(n, flushed.error());

@@ -220,7 +220,7 @@ result<void> disk::unmap(sector_number sector) {
     return refuse(fail("commit-in-doubt", what, "an earlier change of this unit is not complete yet"));
   if (i.is_absent(e.spare()))
     return refuse(fail("spare-absent", what, "its unit is on a spare that is absent, or takes no writes"));
-  if (i.set->shadowed(u))
+  if (i.set->shadowed(u) && i.keeps(&commit_rules::unmap_only_slot))
     return refuse(
         fail("spare-absent", what,
              "an older place of this unit, on a spare that is absent or could not be changed, would "

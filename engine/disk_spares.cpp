@@ -434,7 +434,7 @@ void disk::impl::drop_member(unsigned index) {
 /// What the next flush would have said of a spare that is about to leave, it will still say.
 void disk::impl::settle_member(unsigned index) {
   const auto m = member_at(index);
-  if (m && !m->flush_if_written())
+  if (m && keeps(&commit_rules::flush_leaving) && !m->flush_if_written())
     flush_owed = true;
 }
 

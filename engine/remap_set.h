@@ -244,7 +244,7 @@ private:
   [[nodiscard]] bool map_is_away(unsigned spare) const;
   [[nodiscard]] bool protect(unsigned guest, unsigned host);
   [[nodiscard]] std::optional<std::uint32_t> host_run(unsigned host, std::uint64_t units);
-  void list_guest(unsigned host, unsigned guest);
+  void list_guest(unsigned host, unsigned guest, std::uint32_t start);
   [[nodiscard]] unsigned count_present() const;
 
   // remap_set.cpp

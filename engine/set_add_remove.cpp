@@ -112,6 +112,12 @@ result<void> remap_set::remove_spare(unsigned spare) {
     ensure_protected();
   if (count_present() < (was_present && p.present ? 2u : 1u) || was_present != p.present || record_pending_)
     return cannot(io_error::gone); // another one, or this one, went meanwhile
+  if (!rules_.unlist_leaving_last) {
+    unlist(spare);
+    (void)settle_protection();
+  }
+  if (!rules_.record_before_erase && p.meta->present())
+    (void)p.meta->erase_supers();
   const auto out = record_without(spare);
   if (!out)
     return cannot(out.error());

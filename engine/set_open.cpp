@@ -265,6 +265,9 @@ result<void> remap_set::start_session() {
       return cannot("mending the table", mended.error());
   if (auto recorded = record_session(); !recorded)
     return cannot("the session record", recorded.error());
+  if (!rules_.mend_before_release)
+    if (auto released = release_losers(); !released)
+      return cannot("releasing superseded slots", released.error());
   if (rules_.session_first)
     if (auto mended = mend_all(); !mended)
       return cannot("mending the table", mended.error());
@@ -304,7 +307,7 @@ io_result remap_set::take_back_returned() {
     if (!spares_[i] || !spares_[i]->returned)
       continue;
     pool_spare& p = *spares_[i];
-    if (p.meta->has_sixth() && rules_.return_from_sixth)
+    if (p.meta->has_sixth() && rules_.return_from_sixth && rules_.return_before_record)
       if (auto rewritten = p.meta->rewrite_tables(); !rewritten) {
         if (!degraded_ || !is_dead(rewritten.error()))
           return rewritten;
@@ -326,6 +329,9 @@ io_result remap_set::take_back_returned() {
     if (spares_[i] && spares_[i]->present)
       note_map(i, 0);
   CHECK_OK(record_session());
+  for (unsigned i = 0; i < max_spares && !rules_.return_before_record; ++i)
+    if ((back >> i & 1) != 0 && spares_[i]->present && spares_[i]->meta->has_sixth())
+      CHECK_OK(spares_[i]->meta->rewrite_tables());
   for (unsigned i = 0; i < max_spares && !degraded_; ++i)
     if ((back >> i & 1) != 0 && !spares_[i]->present)
       return io_fail(io_error::medium); // it has gone again

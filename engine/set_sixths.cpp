@@ -102,9 +102,13 @@ bool remap_set::keep_map(unsigned absent) {
     const auto io_before = g.sixth_io();
     const std::uint32_t host_before = g.super.sixth_host, start_before = g.super.sixth_start;
     auto placed = g.move_sixth(host.share_io(), h, *start);
+    if (placed && !rules_.unlist_map_last) {
+      unlist(absent);
+      placed = settle_protection();
+    }
     if (placed) {
-      list_guest(h, absent);
-      placed = host.write_super(sequences_);
+      list_guest(h, absent, *start);
+      placed = rules_.list_moved_map ? host.write_super(sequences_) : io_result{};
       if (placed)
         return true;
       unlist(absent, h); // some of its copies may list it already
@@ -200,11 +204,10 @@ std::optional<std::uint32_t> remap_set::host_run(unsigned host, std::uint64_t un
   return static_cast<std::uint32_t>(run->value);
 }
 
-void remap_set::list_guest(unsigned host, unsigned guest) {
-  const spare_metadata& g = *spares_[guest]->meta;
+void remap_set::list_guest(unsigned host, unsigned guest, std::uint32_t start) {
   superblock& s = spares_[host]->meta->super;
-  s.hosted_start[guest] = g.super.sixth_start;
-  s.hosted_blocks[guest] = g.places().table_blocks;
+  s.hosted_start[guest] = start;
+  s.hosted_blocks[guest] = spares_[guest]->meta->places().table_blocks;
   s.hosted_protected |= 1u << guest;
 }
 
@@ -224,6 +227,10 @@ bool remap_set::protect(unsigned guest, unsigned host) {
   };
   if (g.take_sixth_lost())
     give_up_sixth(guest); // the old one; the new one must not go with it
+  if (!rules_.list_full_sixth) {
+    list_guest(host, guest, *start);
+    (void)h.write_super(sequences_);
+  }
   if (auto placed = g.place_sixth(h.share_io(), host, *start, sequences_); !placed) {
     count_try(placed.error());
     if (placed.error() == io_error::medium)
@@ -232,7 +239,7 @@ bool remap_set::protect(unsigned guest, unsigned host) {
     spares_[host]->space.unhost(spare_unit(*start), g.sixth_units());
     return false;
   }
-  list_guest(host, guest);
+  list_guest(host, guest, *start);
   const auto listed = h.write_super(sequences_);
   if (listed) {
     protect_pause_ = 0;

@@ -96,7 +96,7 @@ void remap_set::note_map(unsigned spare, unsigned where) {
 // ----------------------------------------------------------------------------------------------
 
 void remap_set::fresh_range() {
-  if (sequences_.end + sequences_per_session < sequence_limit)
+  if (rules_.new_range && sequences_.end + sequences_per_session < sequence_limit)
     sequences_ = {sequences_.end, sequences_.end + sequences_per_session};
 }
 
@@ -115,7 +115,7 @@ io_result remap_set::record_session() {
   // One that comes meanwhile is given it, too, unless the others hold it: that would not tell it from them.
   const bool again = present == session_for_ || ((session_for_ & ~present) == 0 && holding == 0);
   if (!record_pending_ || !again)
-    session_ = random_u64();
+    session_ = rules_.new_session ? random_u64() : leader().super.session;
   record_pending_ = true;
   session_for_ = present;
   if (present == 0) // the one that was to stay went as well: nobody can say who is there
@@ -133,7 +133,7 @@ io_result remap_set::record_session() {
       continue;
     s.spare_count = i + 1;
     if (spares_[i]->present)
-      s.sessions[i] = {spares_[i]->held, s.session};
+      s.sessions[i] = {rules_.held_once_durable ? spares_[i]->held : s.session, s.session};
   }
   CHECK_OK(write_supers());
   // Where a spare went meanwhile, this is the record of that.
@@ -204,8 +204,8 @@ bool remap_set::vanish(unsigned spare) {
     if (c.spare == spare)
       open_blocks.insert(geometry::block_of(c.unit));
   bool kept = p.meta->has_sixth();
-  if (kept && rules_.complete_sixth)
-    kept = p.meta->complete_sixth(open_blocks, sequences_).has_value();
+  if (kept && rules_.complete_sixth && rules_.complete_before_record)
+    kept = p.meta->complete_sixth(open_blocks, sequences_) || !rules_.unlist_incomplete;
   if (!kept) {
     p.meta->detach_sixth();
     unlist(spare);
@@ -213,7 +213,8 @@ bool remap_set::vanish(unsigned spare) {
   p.present = false;
   // What is read from it must be what the next open finds there, too: no change may be half done.
   stay_away(spare, (kept || (p.meta->copies_agree() && !matters_in_doubt(spare))) && p.meta->answers());
-  for (unsigned g = 0; g < max_spares; ++g) // guests on it: unprotected, in the same superblock change
+  // Guests on it: unprotected, in the same superblock change.
+  for (unsigned g = 0; g < max_spares && rules_.unprotect_guests; ++g)
     if (spares_[g] && spares_[g]->present && spares_[g]->meta->has_sixth() &&
         spares_[g]->meta->super.sixth_host == spare)
       spares_[g]->meta->detach_sixth();
@@ -222,6 +223,8 @@ bool remap_set::vanish(unsigned spare) {
   fresh_range();
   if (rules_.record_absence)
     (void)record_session(); // else record_pending_ holds up every table change
+  if (kept && !rules_.complete_before_record)
+    (void)p.meta->complete_sixth(open_blocks, sequences_);
 
   // What was in doubt there: the sixth has it now, or only a later open with this spare can tell. So also
   // where no record says yet that the sixth alone counts.

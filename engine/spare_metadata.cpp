@@ -152,7 +152,7 @@ io_result spare_metadata::super_attempt(bool& again) {
     else
       return wrote;
   }
-  const auto head = sixth_ ? write_sixth_head() : io_result{};
+  const auto head = sixth_ ? write_sixth_head(rules_.flush_sixth_head) : io_result{};
   if (rules_.super_flush_others)
     CHECK_OK(flush_since(*io_, failed_before));
   valid_supers_ |= written;
@@ -196,7 +196,8 @@ io_result spare_metadata::erase_supers() {
   for (unsigned c = 0; c < super_copies; ++c)
     if (auto wrote = io_->write(zeros.span(), byte_of(places().super_place(c))); !wrote && outcome)
       outcome = wrote;
-  CHECK_OK(io_->flush());
+  if (rules_.flush_erased_supers)
+    CHECK_OK(io_->flush());
   return outcome;
 }
 
@@ -425,14 +426,14 @@ void spare_metadata::lose_sixth(io_error why) {
   sixth_lost_ = bits_unsaved_ = true;
 }
 
-/// The superblock as it is now to the head of the sixth replica, flushed.
-io_result spare_metadata::write_sixth_head() {
+/// The superblock as it is now to the head of the sixth replica, `flushed` but in tests.
+io_result spare_metadata::write_sixth_head(bool flushed) {
   const std::uint64_t failed_before = sixth_->failed_flushes();
   const spare_unit place(super.sixth_start);
   block_bytes bytes;
   encode_superblock(super, sixth_super_copy, place, bytes);
   CHECK_OK(sixth_->write(bytes.span(), byte_of(place)));
-  return flush_since(*sixth_, failed_before);
+  return flushed ? flush_since(*sixth_, failed_before) : io_result{};
 }
 
 io_result spare_metadata::place_sixth(std::shared_ptr<store> host, std::uint32_t host_index,
@@ -445,7 +446,7 @@ io_result spare_metadata::place_sixth(std::shared_ptr<store> host, std::uint32_t
       super.set_good(sixth_replica, c, true);
       done = write_chunk(sixth_replica, c);
     }
-  if (done)
+  if (done && rules_.flush_placed_sixth)
     done = flush_since(*sixth_, failed_before);
   if (done)
     done = write_super(sequences); // with the head
@@ -469,8 +470,8 @@ io_result spare_metadata::move_sixth(std::shared_ptr<store> host, std::uint32_t 
     if (super.is_good(sixth_replica, c))
       done = write_chunk(sixth_replica, c);
   if (done)
-    done = write_sixth_head();
-  if (done)
+    done = write_sixth_head(rules_.flush_moved_map);
+  if (done && rules_.flush_moved_map)
     done = flush_since(*sixth_, failed_before);
   if (!done)
     attach_sixth(before, host_before, start_before);
@@ -489,8 +490,9 @@ io_result spare_metadata::complete_sixth(std::set<std::uint32_t> blocks, sequenc
     block(number).sequence = sequences.take();
     CHECK_OK(write_copy(sixth_replica, number));
   }
-  CHECK_OK(write_sixth_head());
-  CHECK_OK(flush_since(*sixth_, failed_before));
+  CHECK_OK(write_sixth_head(rules_.flush_completed_sixth));
+  if (rules_.flush_completed_sixth)
+    CHECK_OK(flush_since(*sixth_, failed_before));
   sure_.clear();
   return {};
 }
@@ -515,7 +517,8 @@ io_result spare_metadata::rewrite_tables() {
     if (initialised && written < 2)
       return io_fail(io_error::medium);
   }
-  CHECK_OK(flush_since(*io_, failed_before));
+  if (rules_.flush_returned)
+    CHECK_OK(flush_since(*io_, failed_before));
   super.good = after.good;
   damaged_.clear();
   sure_.clear();

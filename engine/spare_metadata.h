@@ -165,7 +165,7 @@ private:
   [[nodiscard]] spare_unit place_of(unsigned replica, std::uint32_t number) const;
   [[nodiscard]] unsigned good_copies(std::uint32_t chunk) const; ///< own and sixth
   [[nodiscard]] io_result write_chunk(unsigned replica, std::uint32_t chunk);
-  [[nodiscard]] io_result write_sixth_head();
+  [[nodiscard]] io_result write_sixth_head(bool flushed);
   void lose_sixth(io_error why);
 
   using failed_copies = std::set<std::pair<unsigned, std::uint32_t>>; // replica, chunk

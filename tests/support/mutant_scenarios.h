@@ -47,6 +47,8 @@ void pool_plain(const commit_rules& rules, findings& found);
 /// The host of a sixth replica cannot write it any more, nor anything near.
 void host_fails(const commit_rules& rules, findings& found);
 void vanishes_then_removed(const commit_rules& rules, findings& found);
+/// The same, and its sixth replica cannot be written any more.
+void vanishes_on_bad_host(const commit_rules& rules, findings& found);
 void vanishes_and_returns(const commit_rules& rules, findings& found);
 /// A spare goes, what it held is written anew; then it alone is used, without the others.
 void sides_apart(const commit_rules& rules, findings& found);
@@ -60,5 +62,25 @@ void no_copy_whole(const commit_rules& rules, findings& found);
 void forgotten(const commit_rules& rules, findings& found);
 /// A spare that holds the sixth replica of another is removed; then that one is missing.
 void host_removed(const commit_rules& rules, findings& found);
+/// A spare that serves nothing is removed.
+void spare_removed(const commit_rules& rules, findings& found);
+/// A unit has an older slot on a spare that is away, which comes back after the remap was to be removed.
+void old_slot_away(const commit_rules& rules, findings& found);
+/// A spare goes with what no flush has covered; then a flush is asked for.
+void vanishes_unflushed(const commit_rules& rules, findings& found);
+/// A spare goes in the middle of a change, and power is lost while that is recorded; writes are torn.
+void vanishes_in_change(const commit_rules& rules, findings& found);
+/// The host of a sixth replica comes back and is given a new one where the old one was; then the guest is
+/// missing.
+void host_returns(const commit_rules& rules, findings& found);
+/// The host of several sixth replicas goes; then one of the guests is missing, too.
+void host_gone(const commit_rules& rules, findings& found);
+/// The map of a spare that is away moves, as its host is emptied.
+void map_moves(const commit_rules& rules, findings& found);
+/// A spare comes back with a change in its own tables that was never answered, and that the set went on
+/// without.
+void comes_back_with_more(const commit_rules& rules, findings& found);
+/// One copy alone says where a unit went; it is lost after the open.
+void winner_in_one_copy(const commit_rules& rules, findings& found);
 
 } // namespace dmremap::test

@@ -3,6 +3,7 @@
 
 #include "engine/geometry.h"
 #include "tests/support/crash_judge.h"
+#include "tests/support/mutant_states.h"
 #include "tests/support/pool_operations.h"
 
 #include <functional>
@@ -107,24 +108,29 @@ void host_fails(const commit_rules& rules, findings& found) {
 
 namespace {
 
+constexpr std::uint64_t sixth_place = 4080; ///< from here on a sixth replica holds its blocks
+
 /// A spare goes while the slot that an evacuation leaves behind on it is released; what was there is removed
 /// and written elsewhere.
-void vanishes_in_release(const commit_rules& rules, findings& found, bool returns_first) {
+void vanishes_in_release(const commit_rules& rules, findings& found, bool returns_first,
+                         bool host_is_bad = false) {
   for (std::uint64_t writes = 0; writes <= 12; ++writes)
-    if (find_pool_damage(pool_started("spread"), rules,
-                         "vanishes after " + std::to_string(writes) + " writes",
-                         [&](crash_run& run) {
-                           run.vanish(1, writes);
-                           run.evacuate(1);
-                           if (returns_first)
-                             run.reopen_with_all();
-                           run.unmap(unit_b);
-                           run.write(b, page_sectors);
-                           run.flush();
-                           if (!returns_first)
-                             run.reopen_with_all();
-                         },
-                         found, {.at_end = true}))
+    if (find_pool_damage(
+            pool_started("spread"), rules, "vanishes after " + std::to_string(writes) + " writes",
+            [&](crash_run& run) {
+              if (host_is_bad)
+                run.break_spare({sixth_place * page_sectors, 16 * page_sectors, direction::write});
+              run.vanish(1, writes);
+              run.evacuate(1);
+              if (returns_first)
+                run.reopen_with_all();
+              run.unmap(unit_b);
+              run.write(b, page_sectors);
+              run.flush();
+              if (!returns_first)
+                run.reopen_with_all();
+            },
+            found, {.full_copies = !host_is_bad, .at_end = true}))
       return;
 }
 
@@ -132,6 +138,10 @@ void vanishes_in_release(const commit_rules& rules, findings& found, bool return
 
 void vanishes_then_removed(const commit_rules& rules, findings& found) {
   vanishes_in_release(rules, found, false);
+}
+
+void vanishes_on_bad_host(const commit_rules& rules, findings& found) {
+  vanishes_in_release(rules, found, false, true);
 }
 
 void vanishes_and_returns(const commit_rules& rules, findings& found) {
@@ -288,6 +298,151 @@ void host_removed(const commit_rules& rules, findings& found) {
       if (!found.empty())
         return;
     }
+}
+
+void spare_removed(const commit_rules& rules, findings& found) {
+  (void)find_pool_damage(
+      pool_started("spread"), rules, "spread | evacuate 1 | remove 1",
+      [](crash_run& run) { run.remove_spare(1); }, found, {}, [](crash_run& run) { run.evacuate(1); });
+}
+
+void old_slot_away(const commit_rules& rules, findings& found) {
+  (void)find_pool_damage(pool_started("gone"), rules,
+                         "gone | write B whole | unmap B | write B whole | all back",
+                         [](crash_run& run) {
+                           run.write(b, page_sectors);
+                           run.unmap(unit_b);
+                           run.write(b, page_sectors);
+                           run.flush();
+                           run.reopen_with_all();
+                         },
+                         found, {.at_end = true});
+}
+
+void vanishes_unflushed(const commit_rules& rules, findings& found) {
+  (void)find_pool_damage(pool_started("spread"), rules, "spread | write B part | vanish 1 | read B | flush",
+                         [](crash_run& run) {
+                           run.write(b + 3, 1);
+                           run.vanish(1);
+                           run.read(b, page_sectors);
+                           run.flush();
+                         },
+                         found, {.at_end = true});
+}
+
+void vanishes_in_change(const commit_rules& rules, findings& found) {
+  (void)find_pool_damage(pool_started("spread"), rules, "vanishes after one write",
+                         [](crash_run& run) {
+                           run.vanish(1, 1);
+                           run.evacuate(1);
+                         },
+                         found, {.tears = true});
+}
+
+void host_returns(const commit_rules& rules, findings& found) {
+  (void)find_pool_damage(
+      pool_started("spread"), rules, "spread | vanish 1 | add_remap | all back",
+      [](crash_run& run) { run.reopen_with_all(); }, found, {.absent = 0},
+      [](crash_run& run) {
+        run.vanish(1);
+        run.read(b, page_sectors);
+        run.add_remap(late_unit, far_spare_unit);
+        run.flush();
+      });
+}
+
+void host_gone(const commit_rules& rules, findings& found) {
+  open_options options;
+  options.rules = &rules;
+  crash_run run(format_pool(replay_units, 4, 0), options);
+  if (!run.open())
+    return;
+  run.break_spare({0, (16 << 20) / sector_bytes, direction::write, io_error::gone, 1});
+  run.remap(late_unit);
+  run.flush();
+  const set_state left = run.state();
+  options.degraded = true;
+  const auto main = std::make_shared<memory_store>(left.main, left.main_block);
+  if (const auto opened =
+          disk::open(main, {make_spare(left.spares[1], 1), make_spare(left.spares[3], 3)}, options);
+      !opened)
+    found.push_back("spare 0 gone, 2 missing: " + opened.error().text());
+  found.insert(found.end(), run.violations().begin(), run.violations().end());
+}
+
+void map_moves(const commit_rules& rules, findings& found) {
+  (void)find_pool_damage(
+      pool_started("three"), rules, "three | vanish 2 | remap | evacuate 0",
+      [](crash_run& run) { run.evacuate(0); }, found, {},
+      [](crash_run& run) {
+        run.vanish(2);
+        run.read((unit_b + 1) * page_sectors, page_sectors);
+        run.remap(late_unit);
+        run.flush();
+      });
+}
+
+void comes_back_with_more(const commit_rules& rules, findings& found) {
+  crash_run half(pool_started("spread"), {});
+  if (!half.open())
+    return;
+  const std::size_t from = half.position();
+  half.put_on(1, late_unit);
+  half.finish();
+  auto ahead = state_where(half, from, [](const crash_state& crash) {
+    return ahead_of_all(crash.devices[2]->content, changed_block).has_value();
+  });
+  if (!ahead) {
+    found.push_back("the replay has no state in which one copy is ahead");
+    return;
+  }
+  ahead->spares[1].role = spare_role::away;
+  (void)find_pool_damage(
+      *ahead, rules, "comes back with a change that the sixth has not",
+      [](crash_run& run) { run.reopen_with_all(); }, found, {},
+      [](crash_run& run) {
+        run.adopt();
+        run.write(late_unit * page_sectors, page_sectors);
+        run.flush();
+      });
+}
+
+void winner_in_one_copy(const commit_rules& rules, findings& found) {
+  crash_run half(pool_started("spread"), {});
+  if (!half.open())
+    return;
+  const std::size_t from = half.position();
+  half.evacuate(1);
+  half.finish();
+  const auto ahead = state_where(half, from, [](const crash_state& crash) {
+    return ahead_of_all(crash.devices[1]->content, changed_block).has_value();
+  });
+  if (!ahead) {
+    found.push_back("the replay has no state in which one copy is ahead");
+    return;
+  }
+  const page_image& before = ahead->spares[0].content;
+  const std::uint64_t only = unit_of_block(before, *ahead_of_all(before, changed_block), changed_block);
+  open_options options;
+  options.rules = &rules;
+  crash_run mending(*ahead, options);
+  (void)mending.open();
+  mending.finish();
+  replay_limits limits;
+  limits.tears = false;
+  limits.exhaustive = 2;
+  limits.samples = 0;
+  limits.combinations = 8;
+  crash_replay replay(mending.log(), limits);
+  (void)replay.run([&](const crash_state& crash) {
+    set_state left = mending.at_epoch(crash.epoch);
+    left.main = crash.devices[0]->content;
+    for (std::size_t n = 0; n < left.spares.size(); ++n)
+      left.spares[n].content = crash.devices[1 + n]->content;
+    left.spares[0].content.zero(only * page_bytes, page_bytes); // the place has gone bad
+    expect_refused_or(b, left, rules, found);
+    return found.empty();
+  });
 }
 
 } // namespace dmremap::test
