@@ -41,8 +41,10 @@ const scenario scenarios[] = {plain,
                               vanishes_unflushed,
                               vanishes_in_change,
                               host_returns,
+                              sixth_placed_in_vain,
                               host_gone,
                               map_moves,
+                              map_moved_in_vain,
                               comes_back_with_more,
                               winner_in_one_copy};
 
@@ -81,9 +83,7 @@ const mutant mutants[] = {
     {RULE(flush_sixth), pool_plain},
     {RULE(unlist_sixth), host_fails},
     {RULE(flush_sixth_head), host_returns},
-    {RULE(flush_placed_sixth), nullptr,
-     "its head is written next, and flushed, before the host lists it; this flush alone tells of one for "
-     "somebody else that failed in between"},
+    {RULE(flush_placed_sixth), sixth_placed_in_vain},
     {RULE(list_full_sixth), host_returns},
     {RULE(record_absence), sides_apart},
     {RULE(complete_sixth), vanishes_then_removed},
@@ -91,9 +91,7 @@ const mutant mutants[] = {
     {RULE(unlist_incomplete), vanishes_on_bad_host},
     {RULE(complete_before_record), vanishes_in_change},
     {RULE(unprotect_guests), host_gone},
-    {RULE(flush_moved_map), nullptr,
-     "the superblock that lists it is flushed there before a record names the place; these flushes alone "
-     "tell of one for somebody else that failed in between"},
+    {RULE(flush_moved_map), map_moved_in_vain},
     {RULE(list_moved_map), map_moves},
     {RULE(unlist_map_last), map_moves},
     {RULE(vanishing_fails_flush), vanishes_unflushed},

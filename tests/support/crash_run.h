@@ -110,6 +110,9 @@ public:
   /// After so many good ones, so many flushes of a member (0 main, 1 the spare) fail, and lose what they
   /// should have made durable.
   void fail_flushes(unsigned device, std::uint64_t good, std::uint64_t times);
+  /// One of spare `n` that somebody else asks for; see crash_store.
+  void fail_flush_between(unsigned n, std::uint64_t asked) { spares_.at(n)->fail_flush_between(asked); }
+  [[nodiscard]] bool has_failed_between(unsigned n) const { return spares_.at(n)->has_failed_between(); }
   /// Main cannot write the unit from now on.
   void break_writes(std::uint64_t unit);
   /// Main cannot read the sectors until they are written there.

@@ -118,6 +118,20 @@ io_result crash_store::flush() {
   return done;
 }
 
+std::uint64_t crash_store::failed_flushes() const {
+  if (questions_left_.load() != 0 && questions_left_.fetch_sub(1) == 1)
+    between_();
+  return inner_->failed_flushes();
+}
+
+void crash_store::fail_flush_between(std::uint64_t asked) {
+  between_ = [this] {
+    inner_->fail_flushes(1);
+    (void)flush();
+  };
+  questions_left_ = asked;
+}
+
 void crash_store::set_fate(fate_rule rule) {
   const std::lock_guard lock(mutex_);
   rule_ = std::move(rule);

@@ -79,7 +79,7 @@ public:
   [[nodiscard]] io_result read(std::span<std::byte> buffer, std::uint64_t offset) override;
   [[nodiscard]] io_result write(std::span<const std::byte> buffer, std::uint64_t offset) override;
   [[nodiscard]] io_result flush() override;
-  [[nodiscard]] std::uint64_t failed_flushes() const override { return inner_->failed_flushes(); }
+  [[nodiscard]] std::uint64_t failed_flushes() const override;
   [[nodiscard]] io_result zero(std::uint64_t offset, std::uint64_t length) override;
   [[nodiscard]] const store_identity& identity() const override { return inner_->identity(); }
 
@@ -94,6 +94,9 @@ public:
   /// What a failed flush leaves behind: by default what it should have covered may be lost for good, as with
   /// Linux's page cache.
   void failed_flush_loses(bool yes) { flush_loses_ = yes; }
+  /// Somebody else's flush fails just before failed_flushes() answers for the `asked`-th time from now on.
+  void fail_flush_between(std::uint64_t asked);
+  [[nodiscard]] bool has_failed_between() const { return questions_left_.load() == 0; } ///< it has come to that
   [[nodiscard]] std::uint64_t writes_seen() const;
 
 private:
@@ -104,6 +107,8 @@ private:
   fate_rule rule_;
   std::uint64_t writes_ = 0;
   std::atomic<bool> flush_loses_{true};
+  mutable std::atomic<std::uint64_t> questions_left_{0};
+  std::function<void()> between_;
 };
 
 } // namespace dmremap::test

@@ -73,10 +73,14 @@ void vanishes_in_change(const commit_rules& rules, findings& found);
 /// The host of a sixth replica comes back and is given a new one where the old one was; then the guest is
 /// missing.
 void host_returns(const commit_rules& rules, findings& found);
+/// The same, and a flush of the host for somebody else fails meanwhile.
+void sixth_placed_in_vain(const commit_rules& rules, findings& found);
 /// The host of several sixth replicas goes; then one of the guests is missing, too.
 void host_gone(const commit_rules& rules, findings& found);
 /// The map of a spare that is away moves, as its host is emptied.
 void map_moves(const commit_rules& rules, findings& found);
+/// The same, and a flush of the new host for somebody else fails meanwhile.
+void map_moved_in_vain(const commit_rules& rules, findings& found);
 /// A spare comes back with a change in its own tables that was never answered, and that the set went on
 /// without.
 void comes_back_with_more(const commit_rules& rules, findings& found);

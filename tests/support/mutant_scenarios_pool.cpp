@@ -351,6 +351,64 @@ void host_returns(const commit_rules& rules, findings& found) {
       });
 }
 
+namespace {
+
+/// A flush of spare `host` for somebody else fails somewhere in `what`, which may do without the host.
+void other_flush_fails(const std::string& name, unsigned host, const commit_rules& rules,
+                       const std::function<void(crash_run&)>& before,
+                       const std::function<void(crash_run&)>& what, pool_judging how, findings& found) {
+  open_options options;
+  options.rules = &rules;
+  bool reached = true;
+  for (std::uint64_t asked = 1; reached && found.empty(); ++asked) {
+    const auto failing = [&](crash_run& run) {
+      run.fail_flush_between(host, asked);
+      what(run);
+      reached = run.has_failed_between(host);
+    };
+    {
+      crash_run run(pool_started(name), options);
+      if (!run.open())
+        return;
+      before(run);
+      failing(run);
+      if (!run.violations().empty()) // something failed, and said so
+        continue;
+    }
+    (void)find_pool_damage(pool_started(name), rules,
+                           name + "; a flush fails at question " + std::to_string(asked), failing, found, how,
+                           before);
+  }
+}
+
+} // namespace
+
+void sixth_placed_in_vain(const commit_rules& rules, findings& found) {
+  other_flush_fails(
+      "spread", 1, rules,
+      [](crash_run& run) {
+        run.vanish(1);
+        run.read(b, page_sectors);
+        run.remap(late_unit); // in a block that the old copy has, too
+        run.write(late_unit * page_sectors, page_sectors);
+        run.flush();
+      },
+      [](crash_run& run) { run.reopen_with_all(); }, {.full_copies = false, .at_end = true, .absent = 0},
+      found);
+}
+
+void map_moved_in_vain(const commit_rules& rules, findings& found) {
+  other_flush_fails(
+      "three", 1, rules,
+      [](crash_run& run) {
+        run.vanish(2);
+        run.read((unit_b + 1) * page_sectors, page_sectors);
+        run.remap(late_unit);
+        run.flush();
+      },
+      [](crash_run& run) { run.evacuate(0); }, {.full_copies = false, .at_end = true}, found);
+}
+
 void host_gone(const commit_rules& rules, findings& found) {
   open_options options;
   options.rules = &rules;
