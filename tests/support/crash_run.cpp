@@ -193,6 +193,8 @@ crash_run::change crash_run::foresee_write(std::uint64_t unit, std::uint64_t fir
 /// What the oracle learns from the end of a write or zero of the sectors.
 void crash_run::settle_write(std::uint64_t first, std::uint64_t count, bool done, bool expected) {
   if (!done) {
+    if (now_.pool())
+      look_where(); // a spare that went in the middle may have what it was given
     if (expected && !may_fail(first, count))
       note_failure("the request failed");
     now_.truth.give_up(first, count);
