@@ -266,8 +266,8 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
   const commit_reply reply = place(moves, changes, data_since);
   if (reply.outcome != commit_outcome::done) {
     gate.thaw(mark, [] {});
-    if (reply.outcome == commit_outcome::refused && reply.why == io_error::host_full)
-      breaker.forget(by_error); // the next one will say of main's health what this did
+    if (reply.outcome == commit_outcome::refused)
+      breaker.forget(by_error); // nothing was spent; the next one will say of main's health what this did
     return outcome ? io_fail(reply.outcome == commit_outcome::refused ? reply.why : io_error::lost) : outcome;
   }
   set->counts().auto_remaps += by_error;

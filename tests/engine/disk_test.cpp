@@ -224,6 +224,20 @@ TEST_CASE("bad places of a main that takes other writes do not trip the breaker"
   REQUIRE_FALSE(f.set->stats().breaker_open);
 }
 
+TEST_CASE("failed writes that spent nothing do not trip the breaker", "[disk]") {
+  set_fixture f;
+  f.main->add_bad({5 * 8, 8, direction::write, io_error::medium, always, false});
+  fault_table away;
+  away.all = GENERATE(io_error::gone, io_error::transient, io_error::read_only, io_error::no_space);
+  f.spare->set_faults(away);
+  for (int n = 0; n < 100; ++n)
+    REQUIRE_FALSE(f.write(5 * 4096, 4096, std::byte{1}));
+  REQUIRE_FALSE(f.set->stats().breaker_open);
+  f.spare->clear_faults();
+  REQUIRE(f.write(5 * 4096, 4096, std::byte{2}));
+  REQUIRE(f.holds(5 * 4096, 4096, std::byte{2}));
+}
+
 TEST_CASE("remap by hand keeps the bytes and unmap writes them back", "[disk]") {
   set_fixture f;
   const auto reply = f.set->remap(sector_number(2045));
