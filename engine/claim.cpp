@@ -5,6 +5,7 @@
 #include "engine/paths.h"
 
 #include <boost/filesystem.hpp>
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <climits>
@@ -36,6 +37,23 @@ struct flock lock_of(short type, byte_range range) {
 byte_range range_of(const struct flock& lock) {
   const auto start = static_cast<std::uint64_t>(lock.l_start);
   return {start, lock.l_len == 0 ? no_end : start + static_cast<std::uint64_t>(lock.l_len)};
+}
+
+constexpr off_t writers_lane = off_t{1} << 62; // behind the end of every disk
+
+struct flock lock_in_lane(short type, byte_range range, bool writers) {
+  struct flock lock = lock_of(type, {range.start, std::min<std::uint64_t>(range.end, writers_lane)});
+  lock.l_start += writers ? writers_lane : 0;
+  return lock;
+}
+
+/// What others hold there of the range, at its place on the disk.
+std::optional<struct flock> held_in_lane(int fd, byte_range range, bool writers) {
+  struct flock lock = lock_in_lane(F_WRLCK, range, writers);
+  if (::fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type == F_UNLCK)
+    return std::nullopt;
+  lock.l_start -= writers ? writers_lane : 0;
+  return lock;
 }
 
 /// A folder of our own: nobody else may plant or remove files in it (the default for users lies in /tmp).
@@ -188,19 +206,36 @@ result<std::shared_ptr<claim>> claim::take_disk(dev_t disk, const std::vector<by
   return self;
 }
 
-/// The locks of all processes on a node in /dev meet, wherever their run folders are. No write goes through it: a lock
-/// for writing wants a descriptor for writing.
+/// The locks of all processes on a node in /dev meet, wherever their run folders are. Opened for reading only: udev reads
+/// the partition table anew when somebody closes a disk that he had open for writing. So all locks are shared ones, those
+/// of writers in a lane of their own; each places its own first, then looks for others.
 result<void> claim::lock_node() {
   const std::string node = node_of(target_.device);
   if (node.empty())
     return {};
-  node_ = unique_fd(::open(node.c_str(), (shared_ ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW));
+  node_ = unique_fd(::open(node.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW));
   struct stat st {};
   if (!node_ || ::fstat(node_.get(), &st) != 0 || !S_ISBLK(st.st_mode) || st.st_rdev != target_.device) {
     node_.reset();
     return {};
   }
-  return lock_all(node_.get(), path_);
+  for (const auto& range : ranges_)
+    if (struct flock lock = lock_in_lane(F_RDLCK, range, !shared_); ::fcntl(node_.get(), F_OFD_SETLK, &lock) != 0)
+      return fail("claim-failed", node, std::string("cannot be locked: ") + std::strerror(errno));
+  unsigned looks_left = reader_patience / reader_pause;
+  for (const auto& range : ranges_) {
+    if (const auto held = held_in_lane(node_.get(), range, true))
+      return conflict(path_, target_, range, *held);
+    while (!shared_) {
+      const auto held = held_in_lane(node_.get(), range, false);
+      if (!held)
+        break;
+      if (looks_left-- == 0)
+        return conflict(path_, target_, range, *held);
+      std::this_thread::sleep_for(reader_pause);
+    }
+  }
+  return {};
 }
 
 result<std::shared_ptr<claim>> claim::take_file(int fd, const claim_target& target,
@@ -228,11 +263,9 @@ claim::~claim() {
 }
 
 bool claim::others_write() const {
-  const auto written = [](const unique_fd& fd) {
-    struct flock lock = lock_of(F_RDLCK, {0, no_end}); // conflicts with claims for writing only
-    return fd && ::fcntl(fd.get(), F_OFD_GETLK, &lock) == 0 && lock.l_type == F_WRLCK;
-  };
-  return written(lock_) || written(node_);
+  struct flock lock = lock_of(F_RDLCK, {0, no_end}); // conflicts with claims for writing only
+  return (lock_ && ::fcntl(lock_.get(), F_OFD_GETLK, &lock) == 0 && lock.l_type == F_WRLCK) ||
+         (node_ && held_in_lane(node_.get(), {0, writers_lane}, true));
 }
 
 void claim::name(const std::string& set) {

@@ -35,7 +35,7 @@ struct claim_owner {
 /// Claims on ranges of one disk or file, held against all other processes and all other claims of this one,
 /// until the object is gone. Open-file-description locks, so that nothing stays behind after a kill: on the
 /// file itself, or for a disk on claims_dir()/MAJOR:MINOR at the ranges' whole-disk offsets and, where this process may
-/// open it, on the disk's own node in /dev, which processes with another claims_dir() share. Beside them a
+/// read it, on the disk's own node in /dev, which processes with another claims_dir() share. Beside them a
 /// text record says who it is. Where others only read, a claim for writing waits for up to two seconds.
 class claim {
 public:
@@ -68,7 +68,7 @@ private:
   bool shared_ = false;
   std::string path_, set_;
   unique_fd lock_;   // disks only
-  unique_fd node_;   // likewise; not where this process may not open the whole disk
+  unique_fd node_;   // likewise; not where this process may not read the whole disk
   unique_fd record_; // locked while the claim lives
   std::string record_path_;
 };

@@ -163,6 +163,23 @@ TEST_CASE("claims on a disk hold against processes with another run folder", "[c
   CHECK(f.id_of({loop.path() + "@8192+512"}) == "opened");
 }
 
+TEST_CASE("a claim on a partition has the whole disk open for reading only", "[claim][root]") {
+  // When somebody closes a disk that he had open for writing, udev reads the partition table anew.
+  const fixture f;
+  loop_device loop(partitioned_file(f.dir), {});
+  const auto held = f.open({loop.add_partition(2048, 6144)});
+  REQUIRE(held);
+  unsigned open = 0;
+  boost::system::error_code gone;
+  for (const auto& entry : boost::filesystem::directory_iterator("/proc/self/fd")) {
+    if (boost::filesystem::read_symlink(entry.path(), gone) != loop.path())
+      continue;
+    ++open;
+    CHECK((::fcntl(std::atoi(entry.path().filename().c_str()), F_GETFL) & O_ACCMODE) == O_RDONLY);
+  }
+  CHECK(open >= 1);
+}
+
 TEST_CASE("a range of a disk that somebody else holds exclusively is refused", "[claim][root]") {
   const fixture f;
   const loop_device loop(f.dir.file("b", 1 << 20), {});
