@@ -6,5 +6,6 @@
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN); // a reader that went away is a write error, not a reason to die half-way
+  std::signal(SIGXFSZ, SIG_IGN); // a limit on the size of files is a write error, too
   return dmremap::admin::run(argc, argv, std::cout, std::cerr);
 }

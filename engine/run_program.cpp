@@ -16,7 +16,7 @@
 namespace dmremap {
 namespace {
 
-/// The child has both outputs on `pipe`, nothing on its input, and SIGPIPE as it is by default.
+/// The child has both outputs on `pipe`, nothing on its input, and SIGPIPE and SIGXFSZ as they are by default.
 int spawn(const std::vector<std::string>& words, int pipe, pid_t& child) {
   std::vector<char*> argv;
   for (const auto& word : words)
@@ -32,6 +32,7 @@ int spawn(const std::vector<std::string>& words, int pipe, pid_t& child) {
   sigset_t reset;
   sigemptyset(&reset);
   sigaddset(&reset, SIGPIPE);
+  sigaddset(&reset, SIGXFSZ);
   posix_spawnattr_setsigdefault(&attributes, &reset);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
   const int failed = ::posix_spawnp(&child, argv[0], &files, &attributes, argv.data(), environ);

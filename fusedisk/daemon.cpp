@@ -34,6 +34,7 @@ namespace {
 result<unique_fd> take_signals() {
   std::signal(SIGHUP, SIG_IGN);
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN); // a limit on the size of files is a write error, too
   sigset_t stops;
   sigemptyset(&stops);
   sigaddset(&stops, SIGTERM);

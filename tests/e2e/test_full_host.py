@@ -187,6 +187,27 @@ class FullHost(harness.TestCase):
         self.loop.detach()
         self.set.stop()
 
+    def test_limit_on_the_size_of_files(self):
+        """RLIMIT_FSIZE sends a signal that would end the daemon: the write fails, and nothing else."""
+        self.set = self.make_set(main_size=16 * MIB, spare_size=SPARE_SIZE)
+        self.set.start()
+        pid = str(self.set.daemon.pid)
+        with DirectFile(self.set.image, write=True) as f:
+            f.write(12 * MIB, content("old", 1))
+            self.workspace.run("prlimit", "--pid", pid, f"--fsize={8 * MIB}:unlimited")
+            f.write(0, content("new", 0))
+            with self.assertRaises(OSError) as refused:
+                f.write(12 * MIB, content("new", 1))
+            self.assertIn(refused.exception.errno, (errno.ENOSPC, errno.EIO))
+            self.assertEqual(f.read(12 * MIB, UNIT), content("old", 1))
+            self.assertEqual(self.set.remaps(), {}, "that says nothing of the drive")
+            self.workspace.run("prlimit", "--pid", pid, "--fsize=unlimited:unlimited")
+            f.write(12 * MIB, content("new", 1))
+            f.sync()
+            self.assertEqual(f.read(12 * MIB, UNIT), content("new", 1))
+            self.assertEqual(f.read(0, UNIT), content("new", 0))
+        self.set.stop()
+
 
 if __name__ == "__main__":
     harness.main()
