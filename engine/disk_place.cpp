@@ -198,10 +198,12 @@ commit_reply disk::impl::place(std::span<const moving_unit> units, std::vector<s
       set->counts().lifetime_allocations += units.size();
     if (reply.outcome != commit_outcome::refused)
       return reply;
+    const bool of_the_spares = reply.why == io_error::host_full || reply.why == io_error::read_only;
     for (const slot_change& c : std::span(changes).subspan(given))
-      not_on |= reply.why == io_error::host_full ? 1u << c.spare : 0u;
+      not_on |= of_the_spares ? 1u << c.spare : 0u;
     abandon(std::span(changes).subspan(given));
-    if (reply.why != io_error::medium && reply.why != io_error::gone && reply.why != io_error::read_only &&
+    reply.why = said_by_spare(reply.why);
+    if (reply.why != io_error::medium && reply.why != io_error::gone &&
         (reply.why != io_error::host_full || set->free_units(not_on) == 0))
       return reply; // else the chunk may have become unusable, or a spare went: other units may do
   }

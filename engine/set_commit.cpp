@@ -9,6 +9,16 @@
 #include <set>
 
 namespace dmremap {
+namespace {
+
+std::set<unsigned> spares_of(std::span<const slot_change> changes) {
+  std::set<unsigned> all;
+  for (const slot_change& c : changes)
+    all.insert(c.spare);
+  return all;
+}
+
+} // namespace
 
 commit_reply remap_set::commit(std::span<const slot_change> changes,
                                const std::optional<flush_marks>& data_since) {
@@ -107,6 +117,8 @@ void remap_set::run_batch(std::span<request* const> batch) {
     r.finished = true;
   };
   const auto suspect = [&](unsigned spare, io_error why) {
+    if ((dead >> spare & 1) != 0 || !spares_[spare] || !spares_[spare]->present)
+      return; // it has gone since
     const bool in_question = why == io_error::medium || why == io_error::read_only;
     if (why == io_error::gone || (in_question && count_present() > 1 &&
                                   (!spares_[spare]->meta->answers() || !can_be_written(spare))))
@@ -125,8 +137,8 @@ void remap_set::run_batch(std::span<request* const> batch) {
     if (auto made = make_ready(*r); !made) {
       refuse(*r, made.error());
       if (made.error() == io_error::read_only)
-        for (const slot_change& c : r->changes)
-          suspect(c.spare, made.error());
+        for (const unsigned spare : spares_of(r->changes))
+          suspect(spare, made.error());
     }
   for (unsigned s = 0; s < max_spares; ++s)
     if (auto flushed = flush_data(batch, s); !flushed) {
