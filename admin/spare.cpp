@@ -199,33 +199,22 @@ result<exit_code> cancel_evacuation(const context& c, const running_set& set, co
   return exit_code::ok;
 }
 
-/// As the daemon judges it.
 result<exit_code> plan_evacuation(const context& c, const running_set& set, const std::string& word) {
-  const auto reply = TRY(ask(set, "status", {}));
-  const auto& status = part_of(reply, "result");
-  const auto spare = TRY(find_spare(status, word));
-  const auto uuid = text_in(spare, "uuid"), path = text_in(spare, "path");
-  if (flag_in(status, "read_only"))
-    return fail("read-only", set.name, "the set is open read-only");
-  if (!flag_in(spare, "present", true) && !flag_in(spare, "readable"))
-    return fail("spare-absent", uuid, "is absent: nothing can be read from it");
-  const auto& spares = part_of(status, "spares");
-  if (std::none_of(spares.begin(), spares.end(), [&](const json& other) {
-        return text_in(other, "uuid") != uuid && flag_in(other, "present", true);
-      }))
-    return fail("last-spare", path, "is the only spare that is present: add another one first");
-  if (const auto& now = part_of(status, "evacuation"); flag_in(now, "running"))
-    return fail("evacuation-running", text_in(now, "path"), "is being emptied already; one at a time");
-  const auto units = number_in(spare, "allocated_units"), room = free_units(status, spare);
-  if (units > room)
-    return fail("no-spare-capacity", path,
-                fmt::format("holds {}, and the other spares have {} free for remaps: add a spare first ({} "
-                            "short)",
-                            counted(units, "unit"), room, counted(units - room, "unit")));
+  const auto reply = TRY(ask(set, "spare_evacuate", {{"spare", word}, {"dry_run", true}}));
+  const auto& plan = part_of(reply, "result");
+  const auto units = number_in(plan, "all");
   show(c, set.name,
        {{"text", fmt::format("{} would move to the other spares", counted(units, "unit"))},
-        {"result", {{"dry_run", true}, {"spare", uuid}, {"path", path}, {"all", units}}}});
+        {"result",
+         {{"dry_run", true}, {"spare", text_in(plan, "spare")}, {"path", text_in(plan, "path")}, {"all", units}}}});
   return exit_code::ok;
+}
+
+/// What is to be done with a spare that was emptied: one that takes no writes cannot be taken out in order.
+const char* what_is_next(const running_set& set, const std::string& word) {
+  const auto reply = ask(set, "status", {});
+  const auto spare = reply ? find_spare(part_of(*reply, "result"), word) : result<json>();
+  return spare && !flag_in(*spare, "present", true) ? "forget" : "remove";
 }
 
 result<exit_code> evacuate_spare(const context& c, const running_set& set, const spare_options& o) {
@@ -244,9 +233,9 @@ result<exit_code> evacuate_spare(const context& c, const running_set& set, const
     return tl::make_unexpected(std::move(failed));
   }
   const auto moved = number_in(state, "moved"), lost = number_in(state, "lost_sectors");
-  const auto text =
-      fmt::format("{} moved to the other spares{}; next: dmremap spare remove {} {}", counted(moved, "unit"),
-                  lost == 0 ? "" : ", " + counted(lost, "sector") + " lost", set.name, word);
+  const auto text = fmt::format("{} moved to the other spares{}; next: dmremap spare {} {} {}", counted(moved, "unit"),
+                                lost == 0 ? "" : ", " + counted(lost, "sector") + " lost",
+                                what_is_next(set, word), set.name, word);
   show(c, set.name, {{"text", text}, {"result", std::move(state)}});
   return lost == 0 ? exit_code::ok : exit_code::damaged;
 }

@@ -235,6 +235,8 @@ public:
   /// Takes a spare that serves nothing out of the set and erases its metadata. Durable on return. Errors:
   /// "spare-in-use" ("Cannot remove spare PATH: N active allocations"), "last-spare", "no-such-spare".
   [[nodiscard]] result<void> remove_spare(unsigned index);
+  /// What that would refuse at once; nothing is changed.
+  [[nodiscard]] result<void> plan_remove(unsigned index) const;
   /// How many units evacuate_spare() would move. Errors: as that one's, found before anything is moved.
   [[nodiscard]] result<std::uint64_t> plan_evacuate(unsigned index);
   /// Moves all that a spare holds to the others; from now on it takes no new data. Unit by unit, I/O goes on.

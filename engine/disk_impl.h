@@ -163,7 +163,7 @@ struct disk::impl {
 
   std::atomic<bool> flush_owed{false}; ///< a spare has left with a failure that no flush has reported
 
-  std::mutex to_retire_mutex;
+  mutable std::mutex to_retire_mutex;
   std::vector<taken_unit> to_retire; ///< failed a write, taken, not in the table yet
 
   std::shared_mutex placing; ///< shared: a unit has a new place that no table names yet

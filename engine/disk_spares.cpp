@@ -275,22 +275,33 @@ result<unsigned> disk::add_spare(std::shared_ptr<store> io) {
   return place;
 }
 
-result<void> disk::remove_spare(unsigned index) {
-  impl& i = *impl_;
+result<void> disk::plan_remove(unsigned index) const {
+  const impl& i = *impl_;
   if (i.options.read_only)
     return fail("read-only", "", "the set is open read-only");
+  const auto before = i.set->overview(index);
+  if (!before)
+    return no_such_spare(index);
+  if (!before->present)
+    return fail("spare-absent", before->uuid,
+                !before->readable              ? "is absent; if it will not come back: dmremap spare forget"
+                : i.set->units_on(index).empty() ? "takes no writes and serves nothing: dmremap spare forget"
+                                                 : "takes no writes; empty it: dmremap spare evacuate, then "
+                                                   "dmremap spare forget");
+  const std::lock_guard lock(i.to_retire_mutex);
+  return i.set->plan_remove(index, static_cast<std::uint64_t>(std::count_if(
+                                       i.to_retire.begin(), i.to_retire.end(),
+                                       [&](const taken_unit& bad) { return bad.spare == index; })));
+}
+
+result<void> disk::remove_spare(unsigned index) {
+  impl& i = *impl_;
   const std::lock_guard admin(i.admin_mutex);
   if (i.stopping)
     return stopped("remove", "; nothing changed");
-  if (!i.set->listed(index))
-    return no_such_spare(index);
+  CHECK_OK(plan_remove(index));
   const auto before = i.set->overview(index);
-  if (!before->present)
-    return fail("spare-absent", before->uuid,
-                before->readable
-                    ? "takes no writes; empty it: dmremap spare evacuate, then dmremap spare forget"
-                    : "is absent; if it will not come back: dmremap spare forget");
-  const bool draining = before->draining;
+  const bool draining = before && before->draining;
   i.set->set_draining(index, true); // nothing new may come between the look and the removal
   i.settle_member(index);
   i.give_back_failed(index);
@@ -401,8 +412,10 @@ result<forget_reply> disk::forget_spare(unsigned index) {
   if (!i.set->listed(index))
     return no_such_spare(index);
   if (!i.set->units_on(index).empty())
-    return fail("spare-in-use", uuid, "a unit came to it meanwhile; try again");
-  CHECK_OK(i.set->remove_spare(index));
+    return partly_forgotten({"spare-in-use", uuid, "a unit came to it meanwhile; try again", exit_code::failed},
+                            answer);
+  if (auto removed = i.set->remove_spare(index); !removed)
+    return partly_forgotten(std::move(removed.error()), answer);
   i.drop_member(index);
   return answer;
 }

@@ -131,6 +131,8 @@ public:
   /// Takes a spare out of the set that serves nothing, present or not, and erases its superblocks. Durable on
   /// return. Errors: "spare-in-use", "last-spare", "remove-failed".
   [[nodiscard]] result<void> remove_spare(unsigned spare);
+  /// What that would refuse at once; `failed` of its units count as serving nothing.
+  [[nodiscard]] result<void> plan_remove(unsigned spare, std::uint64_t failed) const;
   /// Automatic allocation leaves a draining spare alone. Not kept over a close.
   void set_draining(unsigned spare, bool on);
   /// Winning slots on the spare, ascending by main.
@@ -202,6 +204,8 @@ private:
     bool finished = false;
     commit_reply reply;
   };
+
+  [[nodiscard]] result<void> check_removal(unsigned spare, std::uint64_t failed) const;
 
   // set_open.cpp
   [[nodiscard]] result<void> load_spares(std::vector<std::unique_ptr<spare_metadata>> loaded,

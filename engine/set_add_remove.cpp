@@ -65,29 +65,42 @@ result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
   return place;
 }
 
-result<void> remap_set::remove_spare(unsigned spare) {
+result<void> remap_set::plan_remove(unsigned spare, std::uint64_t failed) const {
   const std::lock_guard lock(metadata_mutex_);
+  return check_removal(spare, failed);
+}
+
+/// What stands against taking a spare out. `failed`: units that failed and are in no table. With metadata_mutex_.
+result<void> remap_set::check_removal(unsigned spare, std::uint64_t failed) const {
   if (!writable_)
     return fail("read-only", leader().super.set_name, "the set is open read-only");
   if (spare >= max_spares || !spares_[spare])
     return fail("no-such-spare", leader().super.set_name, "has no spare " + std::to_string(spare));
-  pool_spare& p = *spares_[spare];
+  const pool_spare& p = *spares_[spare];
   const std::string path = p.meta->path();
-  const bool was_present = p.present;
-  const bool last = count_present() < (was_present ? 2u : 1u);
+  const bool last = count_present() < (p.present ? 2u : 1u);
   std::uint64_t active = 0;
   {
     const std::lock_guard map_lock(map_mutex_);
     const std::lock_guard allocation(allocation_mutex_);
     active = p.space.allocated();
-    active -= std::min(active, old_.on(spare)); // served from elsewhere by now
+    active -= std::min(active, old_.on(spare) + failed); // served from elsewhere by now, or by nobody
   }
-  if (was_present && active != 0)
+  if (p.present && active != 0)
     return fail("spare-in-use", path,
                 "Cannot remove spare " + path + ": " + std::to_string(active) + " active allocations" +
                     (last ? "; it is the only spare of the set: add another one, then evacuate it" : ""));
   if (last)
     return fail("last-spare", path, "is the only spare of the set");
+  return {};
+}
+
+result<void> remap_set::remove_spare(unsigned spare) {
+  const std::lock_guard lock(metadata_mutex_);
+  CHECK_OK(check_removal(spare, 0));
+  pool_spare& p = *spares_[spare];
+  const std::string path = p.meta->path();
+  const bool was_present = p.present;
   CHECK_OK(move_maps_off(spare));
   if (std::any_of(doubt_.begin(), doubt_.end(), [&](const slot_change& c) { return c.spare == spare; }))
     return fail("commit-in-doubt", path, "a change of its table is not complete yet; try again");

@@ -12,7 +12,7 @@ evacuation_state spare_pool::evacuation() const {
   return evacuation_;
 }
 
-result<evacuation_state> spare_pool::evacuate(unsigned index) {
+result<evacuation_state> spare_pool::evacuate(unsigned index, bool dry_run) {
   const std::lock_guard change(change_mutex_);
   CHECK_OK(check_running());
   const auto info = TRY(set_.info());
@@ -32,6 +32,8 @@ result<evacuation_state> spare_pool::evacuate(unsigned index) {
       return fail("evacuation-running", evacuation_.path, "is being emptied already; one at a time");
   }
   const auto units = TRY(set_.plan_evacuate(index)); // what does not fit is refused before anything moves
+  if (dry_run)
+    return evacuation_state{0, false, spare->uuid, spare->path, 0, units, {}, std::nullopt};
   {
     const std::lock_guard lock(evacuation_mutex_); // only who holds change_mutex_ lets one begin
     if (stopped_) // while it was planned

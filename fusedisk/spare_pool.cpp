@@ -269,9 +269,14 @@ result<void> spare_pool::put_into_set(const open_member& member, bool wipe, prea
     if (auto wiped = wipe_signatures(*member.io); !wiped)
       return back_out(wiped.error());
   room.keep();
-  const auto index = set_.add_spare(member.io);
-  if (!index)
-    return back_out(index.error());
+  auto index = set_.add_spare(member.io);
+  if (!index) {
+    error e = std::move(index.error());
+    const std::string nothing = "; nothing changed";
+    if (const auto at = e.why.find(nothing); wipe && at != std::string::npos)
+      e.why.replace(at, nothing.size(), "; what was known on it before is wiped all the same");
+    return back_out(std::move(e));
+  }
   reply.index = *index;
   return {};
 }
@@ -328,18 +333,10 @@ result<spare_change_reply> spare_pool::remove(unsigned index, bool dry_run) {
   if (const auto now = evacuation(); now.running && now.uuid == spare->uuid)
     return fail("evacuation-running", spare->path, "is being emptied; remove it when that is done");
   spare_change_reply reply{known_text(spare->uuid), spare->uuid, ""};
-  const bool last = std::none_of(info.spares.begin(), info.spares.end(), [&](const spare_status& other) {
-    return other.present && other.index != index;
-  });
-  if (dry_run && spare->allocated_units != 0)
-    return fail(
-        "spare-in-use", spare->path,
-        fmt::format("Cannot remove spare {}: {} active allocations{}", spare->path, spare->allocated_units,
-                    last ? "; it is the only spare of the set: add another one, then evacuate it" : ""));
-  if (dry_run && last)
-    return fail("last-spare", spare->path, "is the only spare of the set");
-  if (dry_run)
+  if (dry_run) {
+    CHECK_OK(set_.plan_remove(index));
     return reply;
+  }
   CHECK_OK(set_.remove_spare(index));
   drop(reply.uuid);
   reply.configuration = keep_record(reply.member); // named there in vain until this is done

@@ -36,7 +36,7 @@ public:
   [[nodiscard]] result<spare_add_reply> add(const spare_add_request& request);
   [[nodiscard]] result<spare_change_reply> remove(unsigned index, bool dry_run);
   [[nodiscard]] result<spare_forget_reply> forget(unsigned index, bool dry_run);
-  [[nodiscard]] result<evacuation_state> evacuate(unsigned index);
+  [[nodiscard]] result<evacuation_state> evacuate(unsigned index, bool dry_run);
   [[nodiscard]] result<void> stop_evacuation();
   [[nodiscard]] result<void> refill(unsigned index);
   [[nodiscard]] evacuation_state evacuation() const;

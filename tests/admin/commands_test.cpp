@@ -102,7 +102,7 @@ TEST_CASE("commands reach the daemon with their arguments") {
       {{"spare", "remove", "set1", uuid, "-n"}, "spare_remove", {{"spare", uuid}, {"dry_run", true}}},
       {{"spare", "forget", "set1", "/s", "--yes"}, "spare_forget", {{"spare", "/s"}}},
       {{"spare", "forget", "set1", "/s", "-n"}, "spare_forget", {{"spare", "/s"}, {"dry_run", true}}},
-      {{"spare", "evacuate", "set1", "/s"}, "spare_evacuate", {{"spare", "/s"}}},
+      {{"spare", "evacuate", "set1", "/s", "-n"}, "spare_evacuate", {{"spare", "/s"}, {"dry_run", true}}},
       {{"spare", "evacuate", "set1", "/s", "--cancel"}, "spare_refill", {{"spare", "/s"}}}, // it drains
   }));
   const private_folders folders;
@@ -200,10 +200,6 @@ TEST_CASE("a dry run says what would be done, and asks the daemon for nothing el
   CHECK((all.at("lost_sectors") == 4 && all.at("may_answer") == 2));
   CHECK((one.at("lost_sectors") == 3 && one.at("may_answer") == 1));
   CHECK(dmremap_with({"remap", "set1", "1000", "-n", "--json"}).error_id() == "out-of-range");
-  refused({"spare", "evacuate", "set1", "9"}, "no-such-spare");
-  refused({"spare", "evacuate", "set1", "/a"}, "spare-absent");
-  refused({"spare", "evacuate", "set1", "/s"}, "no-spare-capacity");
-  CHECK(plan({"spare", "evacuate", "set1", "1"}).at("all") == 3);
   CHECK(plan({"sync", "set1"}).at("members") == 3); // main and two spares
   CHECK(dmremap_with({"spare", "evacuate", "set1", "/s", "--cancel", "--json"}).error_id() ==
         "no-evacuation");
@@ -212,6 +208,33 @@ TEST_CASE("a dry run says what would be done, and asks the daemon for nothing el
     const auto asked = json::parse(line).at("cmd").get<std::string>();
     CHECK((asked == "ping" || asked == "status" || asked == "table"));
   }
+}
+
+TEST_CASE("an evacuation is planned by the daemon; what is to be done next depends on the spare") {
+  const private_folders folders;
+  const bool writable = GENERATE(true, false);
+  const fake_daemon daemon("set1", uuid, [writable](const json& request) -> json {
+    const json told = {{"running", false}, {"spare", "u1"}, {"path", "/s"},        {"done", 3},
+                       {"all", 3},         {"moved", 3},    {"lost_sectors", 0}, {"error", nullptr}};
+    if (request.at("cmd") == "status")
+      return {{"ok", true},
+              {"text", ""},
+              {"result",
+               {{"name", "set1"},
+                {"spares", {{{"index", 1}, {"uuid", "u1"}, {"path", "/s"}, {"present", writable}}}}}}};
+    if (request.at("cmd") == "spare_evacuate" && request.at("args").at("spare") == "/full")
+      return {{"ok", false}, {"error", {{"id", "no-spare-capacity"}, {"what", "/full"}, {"why", "no"}, {"code", 1}}}};
+    return {{"ok", true}, {"text", ""}, {"result", told}};
+  });
+  const auto planned = dmremap_with({"spare", "evacuate", "set1", "/s", "-n", "--json"});
+  CHECK(planned.status == 0);
+  CHECK((planned.json().at("all") == 3 && planned.json().at("dry_run") == true));
+  CHECK(last_request(daemon).at("args").at("dry_run") == true);
+  CHECK(dmremap_with({"spare", "evacuate", "set1", "/full", "-n", "--json"}).error_id() == "no-spare-capacity");
+  const auto done = dmremap_with({"spare", "evacuate", "set1", "/s"});
+  CHECK(done.status == 0);
+  CHECK(done.out.find(writable ? "next: dmremap spare remove set1 /s" : "next: dmremap spare forget set1 /s") !=
+        std::string::npos);
 }
 
 TEST_CASE("a setting is tried by the daemon, which is told that nothing is to change") {

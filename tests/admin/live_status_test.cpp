@@ -64,9 +64,10 @@ TEST_CASE("status falls back to the segment of a daemon that is stopped") {
   fake_daemon daemon("set1", uuid, answers());
   daemon.stop();
   const auto asked = status_in_time({"set1", "--json"});
-  CHECK(asked.status == 0);
+  CHECK(asked.status == 4);
   const auto now = asked.json();
   CHECK(now.at("answers") == false);
+  CHECK(now.at("hangs") == true);
   CHECK(now.at("running") == true);
   CHECK(now.at("age_seconds").get<double>() >= 0.5); // no heartbeat came while the answer was waited for
   CHECK(now.at("stats").at("reads") == 42);

@@ -262,6 +262,7 @@ TEST_CASE("a spare that cannot be forgotten now can be forgotten after the next 
       ++failed;
       CHECK(forgotten.error().what == uuid);
       CHECK(forgotten.error().why.find("ry again") != std::string::npos);
+      CHECK(forgotten.error().why.find("1 units became lost (8 sectors)") != std::string::npos);
     }
     (void)f.set->remap(sector_number(20 * unit_sectors));
     (void)f.set->remap(sector_number(21 * unit_sectors));

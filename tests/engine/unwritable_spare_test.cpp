@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A spare that fails every write and can be read: what it holds is served, nothing new comes to it, and it
 // never brings old data back.
+#include "engine/geometry.h"
 #include "tests/support/pool_fixture.h"
 
 using namespace dmremap;
@@ -240,4 +241,54 @@ TEST_CASE("a spare that was switched to read-only holds nothing up") {
   f.open();
   REQUIRE(f.shows(4) == "byte 102");
   REQUIRE(f.shows(9) == "byte 102");
+}
+
+TEST_CASE("a spare that takes no writes and serves nothing is to be forgotten, not emptied") {
+  pool_fixture f(2);
+  prepare(f, 1);
+  REQUIRE(f.set->plan_remove(1).error().why.find("empty it") != std::string::npos);
+  REQUIRE(f.set->evacuate_spare(1));
+  for (const auto& refused : {f.set->plan_remove(1), f.set->remove_spare(1)}) {
+    REQUIRE_FALSE(refused);
+    REQUIRE(refused.error().id == "spare-absent");
+    REQUIRE(refused.error().why.find("empty it") == std::string::npos);
+    REQUIRE(refused.error().why.find("spare forget") != std::string::npos);
+  }
+  REQUIRE(f.set->forget_spare(1));
+}
+
+TEST_CASE("spares that turn read-only one after the other, in the middle of a change, end their own use alone") {
+  pool_fixture f(1);
+  for (unsigned n = 1; n < 4; ++n) {
+    f.spares.push_back(pool_fixture::new_spare(n));
+    f.there.push_back(true);
+    REQUIRE(f.set->add_spare(f.spares.back()));
+  }
+  put_on(f, 9, 3, one);
+  // Units of spare 0 that fail: taken, and to be retired along with the next change.
+  const auto g = *make_geometry(16u << 20);
+  f.spares[0]->add_bad({(g.first_automatic().value + 24) * unit_sectors, 400 * unit_sectors, direction::write});
+  for (unsigned k = 0; k < 5; ++k) // what is free before them
+    REQUIRE(f.set->remap(sector_number((20 + k) * unit_sectors)));
+  f.main->add_bad({5 * unit_sectors, unit_sectors, direction::write});
+  const auto stop = [](std::uint64_t, std::uint64_t) { return false; };
+  (void)f.set->evacuate_spare(3, stop);
+  REQUIRE(f.set->evacuate_spare(1));
+  REQUIRE(f.set->evacuate_spare(2));
+  (void)f.write(5, two);
+  f.set->refill_spare(1);
+  f.set->refill_spare(2);
+  (void)f.set->evacuate_spare(0, stop);
+  fault_table full; // no record can be written
+  full.all = io_error::transient;
+  f.spares[0]->set_faults(full);
+  f.break_spare(3);
+  REQUIRE(f.shows(9) == "its spare is absent");
+  f.spares[0]->clear_faults();
+  reject_writes(f, 0, io_error::read_only);
+  for (std::uint32_t b = 0; b < g.table_blocks; ++b) // its superblocks can be written, its table cannot
+    f.spares[1]->add_bad({g.block_place(0, b).value * unit_sectors, unit_sectors, direction::write, io_error::read_only});
+  REQUIRE(f.write(5, three)); // on spare 2
+  REQUIRE(f.shows(5) == "byte 103");
+  REQUIRE(f.entry(5)->spare_index == 2);
 }

@@ -303,7 +303,9 @@ public:
   result<spare_forget_reply> spare_forget(unsigned n, bool dry) override {
     return below_.spare_forget(n, dry);
   }
-  result<evacuation_state> spare_evacuate(unsigned n) override { return below_.spare_evacuate(n); }
+  result<evacuation_state> spare_evacuate(unsigned n, bool dry_run) override {
+    return below_.spare_evacuate(n, dry_run);
+  }
   result<void> stop_evacuation() override { return below_.stop_evacuation(); }
   result<void> spare_refill(unsigned n) override { return below_.spare_refill(n); }
   evacuation_state evacuation() const override { return below_.evacuation(); }
