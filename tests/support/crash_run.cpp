@@ -172,10 +172,14 @@ bool crash_run::write_bad(std::uint64_t unit) const {
   });
 }
 
-bool crash_run::touches_lost(std::uint64_t first, std::uint64_t count) const {
-  for (std::uint64_t s = first; s < first + count; ++s)
-    if (now_.truth.current(s) == lost_version)
+/// As the disk says it, for a request that failed may have ended a loss.
+bool crash_run::is_lost_now(std::uint64_t first, std::uint64_t count) const {
+  for (std::uint64_t s = first; s < first + count; ++s) {
+    const auto at = where_.find(s / unit_sectors);
+    if (at != where_.end() ? (at->second.lost >> (s % unit_sectors) & 1) != 0
+                           : now_.truth.current(s) == lost_version)
       return true;
+  }
   return false;
 }
 
@@ -183,10 +187,8 @@ crash_run::change crash_run::foresee_write(std::uint64_t unit, std::uint64_t fir
                                            std::uint64_t count) const {
   const std::uint64_t from = std::max(first, unit * unit_sectors);
   const std::uint64_t to = std::min(first + count, (unit + 1) * unit_sectors);
-  if (const auto at = where_.find(unit); at != where_.end()) // a request that failed may have ended the loss, too
-    return (at->second.lost >> (from % unit_sectors) & ((1U << (to - from)) - 1)) != 0 ? change::table : change::none;
   if (now_.mapped.contains(unit))
-    return touches_lost(from, to - from) ? change::table : change::none;
+    return is_lost_now(from, to - from) ? change::table : change::none;
   return write_bad(unit) ? change::table : change::none;
 }
 
@@ -288,9 +290,9 @@ void crash_run::read(std::uint64_t first, std::uint64_t count) {
     now_.truth.make_durable(unit * unit_sectors, unit_sectors);
   }
   mark("read answered");
-  if (done && touches_lost(first, count))
+  if (done && is_lost_now(first, count))
     note_failure("a read of a lost sector succeeds");
-  if (!done && !touches_lost(first, count) && !may_fail(first, count))
+  if (!done && !is_lost_now(first, count) && !may_fail(first, count))
     note_failure("a read of good sectors fails");
   for (std::uint64_t i = 0; done && i < count; ++i)
     if (const auto wrong = now_.truth.check_now(
@@ -311,9 +313,8 @@ void crash_run::remap(std::uint64_t unit) {
 }
 
 void crash_run::unmap(std::uint64_t unit) {
-  const auto at = where_.find(unit); // a request that failed may have ended a loss
-  const bool lost = at != where_.end() ? at->second.lost != 0 : touches_lost(unit * unit_sectors, unit_sectors);
-  const bool possible = now_.mapped.contains(unit) && !lost && !write_bad(unit) && !now_.away_units.contains(unit);
+  const bool possible = now_.mapped.contains(unit) && !is_lost_now(unit * unit_sectors, unit_sectors) &&
+                        !write_bad(unit) && !now_.away_units.contains(unit);
   const bool expected = possible && !named_by_one_away(unit);
   const bool dying = on_a_dying_spare(unit);
   const auto done = disk_->unmap(sector_number(unit * unit_sectors));

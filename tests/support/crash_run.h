@@ -188,7 +188,7 @@ private:
   [[nodiscard]] bool others_take_data(unsigned n) const;
   [[nodiscard]] bool meets_a_vanishing(const std::string& what);
   [[nodiscard]] change foresee_write(std::uint64_t unit, std::uint64_t first, std::uint64_t count) const;
-  [[nodiscard]] bool touches_lost(std::uint64_t first, std::uint64_t count) const;
+  [[nodiscard]] bool is_lost_now(std::uint64_t first, std::uint64_t count) const;
   [[nodiscard]] bool write_bad(std::uint64_t unit) const;
   [[nodiscard]] result<void> open_what_is_there();
   void mark(const std::string& label);
