@@ -65,6 +65,7 @@ struct commit_rules {
   bool flush_erased_supers = true; ///< then they are flushed
   bool flush_leaving = true;       ///< what a flush of it would say now is said by the next one
   // open
+  bool flush_found = true;     ///< what was read is durable before anything is written
   bool session_first = true;   ///< the session record is durable before mending
   bool dirty_first = true;     ///< and says that samples of main prove nothing any more
   bool fresh_sequences = true; ///< this session's sequences lie above every end seen

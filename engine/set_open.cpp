@@ -260,6 +260,12 @@ result<void> remap_set::start_session() {
         CHECK_OK(mend(*p));
     return {};
   };
+  // What was read may lie in the caches of the drives alone, where a process that was killed left it: else
+  // the record could name a session that a spare holds no more after a power cut. A spare that cannot flush
+  // will say so again.
+  for (auto& p : spares_)
+    if (const auto io = p ? p->meta->share_io() : nullptr; io && rules_.flush_found)
+      (void)io->flush();
   if (!rules_.session_first)
     if (auto mended = mend_all(); !mended)
       return cannot("mending the table", mended.error());

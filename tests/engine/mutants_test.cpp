@@ -45,6 +45,7 @@ const scenario scenarios[] = {plain,
                               host_gone,
                               map_moves,
                               map_moved_in_vain,
+                              returns_unflushed,
                               comes_back_with_more,
                               winner_in_one_copy};
 
@@ -114,6 +115,7 @@ const mutant mutants[] = {
      "a record without the spare is durable: superblocks that are back are of a spare that no set lists"},
     {RULE(flush_leaving), nullptr,
      "it serves nothing: what was written to it has moved, by a table change, or is lost and says so"},
+    {RULE(flush_found), returns_unflushed},
     {RULE(session_first), mended_copies_return},
     {RULE(dirty_first), flush_fails},
     {RULE(fresh_sequences), copy_returns},

@@ -81,6 +81,8 @@ void host_gone(const commit_rules& rules, findings& found);
 void map_moves(const commit_rules& rules, findings& found);
 /// The same, and a flush of the new host for somebody else fails meanwhile.
 void map_moved_in_vain(const commit_rules& rules, findings& found);
+/// A spare goes in the middle of a record of its own, and returns: what it holds of that no flush has covered.
+void returns_unflushed(const commit_rules& rules, findings& found);
 /// A spare comes back with a change in its own tables that was never answered, and that the set went on
 /// without.
 void comes_back_with_more(const commit_rules& rules, findings& found);

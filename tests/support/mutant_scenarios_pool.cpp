@@ -440,6 +440,16 @@ void map_moves(const commit_rules& rules, findings& found) {
       });
 }
 
+void returns_unflushed(const commit_rules& rules, findings& found) {
+  (void)find_pool_damage(
+      pool_started("fresh"), rules, "returns with a record that no flush has covered",
+      [](crash_run& run) { run.reopen_with_all(); }, found, {.tears = true},
+      [](crash_run& run) {
+        run.vanish(1, 3);
+        run.remove_spare(0);
+      });
+}
+
 void comes_back_with_more(const commit_rules& rules, findings& found) {
   crash_run half(pool_started("spread"), {});
   if (!half.open())
