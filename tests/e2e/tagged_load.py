@@ -18,7 +18,10 @@ class Area(threading.Thread):
 
     may_fail(sector): whether a read of this sector alone may answer EIO. A sector of a unit whose read failed and that
     was written whole since must read again, whatever may_fail says, where `mends` is set.
-    may_refuse: whether a write may fail. flushes: whether it flushes now and then."""
+    may_refuse: whether a write may fail. flushes: whether it flushes now and then.
+    left_alone: so many sectors at the end of the area are touched by who has it alone, not by the thread."""
+
+    left_alone = 0
 
     def __init__(self, device, first, count, seed, may_fail, may_refuse=False, mends=True, before=0, flushes=True):
         super().__init__(name=f"sectors {first} to {first + count - 1}")
@@ -45,7 +48,7 @@ class Area(threading.Thread):
     def step(self):
         kind = self.chance.random()
         count = self.chance.choice(SIZES)
-        first = self.first + self.chance.randrange(self.count - count + 1)
+        first = self.first + self.chance.randrange(self.count - self.left_alone - count + 1)
         if kind < 0.45:
             self.write(first, count)
         elif kind < 0.48:
