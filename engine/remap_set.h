@@ -215,6 +215,7 @@ private:
   void attach_sixths(const set_record& record);
   void host_guests(unsigned index);
   void build_map();
+  [[nodiscard]] io_result keep_what_was_found();
   [[nodiscard]] io_result mend(pool_spare& p);
   [[nodiscard]] io_result release_losers();
   [[nodiscard]] io_result take_back_returned();

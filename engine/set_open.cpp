@@ -3,6 +3,7 @@
 #include "engine/remap_set.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 
 namespace dmremap {
@@ -260,12 +261,11 @@ result<void> remap_set::start_session() {
         CHECK_OK(mend(*p));
     return {};
   };
-  // What was read may lie in the caches of the drives alone, where a process that was killed left it: else
-  // the record could name a session that a spare holds no more after a power cut. A spare that cannot flush
-  // will say so again.
-  for (auto& p : spares_)
-    if (const auto io = p ? p->meta->share_io() : nullptr; io && rules_.flush_found)
-      (void)io->flush();
+  if (auto kept = keep_what_was_found(); !kept)
+    return fail("cannot-mend", name,
+                "a spare cannot flush what was found on it (" + std::string(name_of(kept.error())) +
+                    "): open it again, which reads anew what is there" +
+                    (degraded_ ? "" : ", or with -o degraded to go on without that spare"));
   if (!rules_.session_first)
     if (auto mended = mend_all(); !mended)
       return cannot("mending the table", mended.error());
@@ -287,6 +287,30 @@ result<void> remap_set::start_session() {
     return cannot("a superblock", settled.error());
   ensure_protected();
   prepare_ahead();
+  return {};
+}
+
+/// What was read may lie in the caches of the drives alone, where a process that was killed left it. It is made durable
+/// before anything relies on it: a record that names the session of a spare, data in a unit that a table names. Where a
+/// flush fails it may be gone: the set has to be read anew, or, where that was allowed by hand, goes on without the spare.
+io_result remap_set::keep_what_was_found() {
+  std::array<io_result, max_spares> flushed;
+  for (unsigned i = 0; i < max_spares && rules_.flush_found; ++i)
+    if (const auto io = spares_[i] ? spares_[i]->meta->share_io() : nullptr)
+      flushed[i] = io->flush();
+  for (unsigned i = 0; i < max_spares; ++i) {
+    if (flushed[i])
+      continue;
+    if (!degraded_ || !is_dead(flushed[i].error()))
+      return flushed[i];
+    pool_spare& p = *spares_[i];
+    if (p.returned && p.meta->has_sixth()) { // that is its map, not what it holds itself
+      p.returned = false;
+      stay_away(i, p.meta->answers());
+    } else if (!vanish(i)) {
+      return flushed[i];
+    }
+  }
   return {};
 }
 

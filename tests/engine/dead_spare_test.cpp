@@ -301,3 +301,28 @@ TEST_CASE("a spare whose joining could be neither recorded nor taken back is not
   }
   CHECK(f.shows(3) == "byte 101");
 }
+
+TEST_CASE("a spare that cannot flush what an open found is asked for again, or left out by hand") {
+  const unsigned spare = GENERATE(0u, 1u, 2u);
+  pool_fixture f(3);
+  put_on(f, 4, spare, one);
+  REQUIRE(f.set->flush());
+  f.kill();
+  f.spares[spare]->fail_flushes(1);
+  REQUIRE(f.try_open().error().id == "cannot-mend");
+  SECTION("again") {
+    f.open();
+    REQUIRE(f.status(spare).present);
+  }
+  SECTION("without it") {
+    f.spares[spare]->fail_flushes(1);
+    f.open(true);
+    REQUIRE_FALSE(f.status(spare).present);
+    REQUIRE(f.set->stats().state != "ok");
+  }
+  const std::string shown = f.shows(4);
+  REQUIRE((shown == "byte 101" || shown == "its spare is absent"));
+  f.kill();
+  f.open();
+  REQUIRE(f.shows(4) == "byte 101");
+}

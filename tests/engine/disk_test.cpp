@@ -427,3 +427,21 @@ TEST_CASE("a spare that fails while the table is written leaves EIO, then the tr
   f.open();
   REQUIRE(f.holds(40 * 512, 4096, std::byte{7}));
 }
+
+TEST_CASE("an open that cannot make durable what it has read is refused, and the next one reads anew", "[disk]") {
+  set_fixture f;
+  REQUIRE(f.set->remap(sector_number(0)));
+  REQUIRE(f.write(0, 4096, std::byte{9}));
+  f.context.reset();
+  f.set.reset(); // killed
+  f.spare->fail_flushes(1);
+  const auto before = f.spare->counts().writes;
+  const auto refused = f.try_open();
+  REQUIRE_FALSE(refused);
+  REQUIRE(refused.error().id == "cannot-mend");
+  REQUIRE(refused.error().why.find("open it again") != std::string::npos);
+  REQUIRE(f.spare->counts().writes == before); // nothing was written on top of it
+  f.open();
+  REQUIRE(f.set->flush());
+  REQUIRE(f.set->stats().remapped_units == 1);
+}
