@@ -288,10 +288,14 @@ result<void> disk::plan_remove(unsigned index) const {
                 : i.set->units_on(index).empty() ? "takes no writes and serves nothing: dmremap spare forget"
                                                  : "takes no writes; empty it: dmremap spare evacuate, then "
                                                    "dmremap spare forget");
-  const std::lock_guard lock(i.to_retire_mutex);
-  return i.set->plan_remove(index, static_cast<std::uint64_t>(std::count_if(
-                                       i.to_retire.begin(), i.to_retire.end(),
-                                       [&](const taken_unit& bad) { return bad.spare == index; })));
+  std::uint64_t failed = 0;
+  {
+    const std::lock_guard lock(i.to_retire_mutex); // a request may want it while a table is being written
+    failed = static_cast<std::uint64_t>(
+        std::count_if(i.to_retire.begin(), i.to_retire.end(),
+                      [&](const taken_unit& bad) { return bad.spare == index; }));
+  }
+  return i.set->plan_remove(index, failed);
 }
 
 result<void> disk::remove_spare(unsigned index) {
