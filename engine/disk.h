@@ -76,7 +76,7 @@ struct remap_entry {
   std::uint8_t lost = 0;            ///< bit i: sector i of the unit is lost
   std::uint8_t main_may_answer = 0; ///< bit i: salvage may read sector i from main
   bool by_hand = false;             ///< made by remap or add_remap, not by an error
-  std::uint64_t sequence = 0;
+  std::uint64_t sequence = 0;       ///< 0: its last change is in doubt on a spare that went in the middle of it
 };
 
 /// Snapshot of the counters. All since open but where noted.

@@ -326,3 +326,30 @@ TEST_CASE("a spare that cannot flush what an open found is asked for again, or l
   f.open();
   REQUIRE(f.shows(4) == "byte 101");
 }
+
+TEST_CASE("a unit whose release is in doubt on a spare that died in the middle is listed") {
+  const unsigned first = GENERATE(0u, 2u), writes = GENERATE(range(0u, 40u));
+  pool_fixture f(3);
+  put_on(f, 3, 1, one);
+  put_on(f, 4, 1, two);
+  put_on(f, 5, first, three);
+  REQUIRE(f.set->flush());
+  f.break_spare(first);
+  if (GENERATE(false, true)) // noticed before
+    (void)f.write(5, one);
+  fault_table soon;
+  soon.all = io_error::gone;
+  soon.all_after_writes = writes;
+  f.spares[1]->set_faults(soon);
+  (void)f.set->unmap(sector_number(4 * unit_sectors));
+  const std::string shown = f.shows(4);
+  const auto listed = f.entry(4);
+  CAPTURE(shown);
+  if (shown != "byte 102") // what was brought back to main, too
+    REQUIRE((listed && shown == "its spare is absent"));
+  std::uint64_t rows = 0;
+  f.set->for_each_remap([&](const remap_entry&) { ++rows; });
+  REQUIRE(rows == f.set->stats().remapped_units);
+  if (listed && listed->sequence == 0)
+    REQUIRE((shown == "its spare is absent" && listed->spare_index == 1 && !f.status(1).present));
+}
