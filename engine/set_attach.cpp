@@ -7,7 +7,6 @@
 #include "engine/set_daemon.h"
 #include "engine/unique_fd.h"
 
-#include <algorithm>
 #include <boost/filesystem.hpp>
 #include <cerrno>
 #include <fcntl.h>
@@ -18,20 +17,13 @@
 namespace dmremap {
 namespace {
 
-/// FUSE tells loop nothing of the members' sectors: a 4Kn drive below would be read, changed and written for
-/// every sector that a file system of 512-byte sectors writes.
+/// Of main, whose file systems and partition tables count in its sectors; FUSE tells loop nothing of them. Not of the
+/// spares, which come and go: what a spare of larger sectors needs, the engine reads around a write. 0: as loop has it.
 std::uint32_t logical_block_size(const running_set& set) {
-  std::uint32_t largest = 0;
-  std::vector<std::string> members = set.spares;
-  members.push_back(set.main);
-  for (const auto& member : members) {
-    const auto spec = parse_member(member);
-    const unique_fd fd(spec ? ::open(spec->path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1);
-    int bytes = 0;
-    if (fd && ::ioctl(fd.get(), BLKSSZGET, &bytes) == 0 && bytes > 512)
-      largest = std::max(largest, static_cast<std::uint32_t>(bytes));
-  }
-  return largest;
+  const auto spec = parse_member(set.main);
+  const unique_fd fd(spec ? ::open(spec->path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1);
+  int bytes = 0;
+  return fd && ::ioctl(fd.get(), BLKSSZGET, &bytes) == 0 && bytes > 512 ? static_cast<std::uint32_t>(bytes) : 0;
 }
 
 bool is_read_only(const running_set& set) {
