@@ -178,9 +178,6 @@ void disk::impl::note_what_was_found() {
   for (unsigned n = 0; n < set->places(); ++n)
     set->with_metadata(n, [&](spare_metadata& m) {
       const std::string of = set->places() > 1 ? " of spare " + std::to_string(n) : "";
-      if (!m.share_io())
-        notices.push_back("spare " + std::to_string(n) + " (" + to_text(m.super.spare_uuid) +
-                          ") is absent: its units answer EIO");
       if (!m.damaged().empty())
         notices.push_back(std::to_string(m.damaged().size()) + " table blocks" + of +
                           " had copies that differed or could not be read" + mended);

@@ -140,6 +140,10 @@ result<disk_info> disk::info() {
     s.super_copies_valid = static_cast<unsigned>(std::popcount(valid & ((1u << fixed_supers) - 1)));
     s.head_copies_valid = static_cast<unsigned>(std::popcount(valid >> fixed_supers));
     d.spares.push_back(s);
+    if (!s.present)
+      d.notices.push_back("spare " + s.uuid +
+                          (s.readable ? " takes no writes: what it holds is read, writes go to other spares"
+                                      : " is absent: its units answer EIO"));
   }
   if (d.spares.size() > 1)
     for (const spare_status& s : d.spares)

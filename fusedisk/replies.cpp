@@ -175,11 +175,6 @@ std::string health_text(const disk_stats& s, const disk_info& info) {
   add(s.saves_done < s.saves_tried,
       fmt::format("{} of {} saves of metadata failed", s.saves_tried - s.saves_done, s.saves_tried));
   for (const auto& spare : info.spares)
-    add(!spare.present,
-        fmt::format("spare {} ({}) {}", spare.uuid, spare.path.empty() ? "path not known" : spare.path,
-                    spare.readable ? "takes no writes: what it holds is read, writes go to other spares"
-                                   : "is absent: its units answer EIO"));
-  for (const auto& spare : info.spares)
     if (const auto room = spare.free_units, all = spare.allocated_units + room;
         spare.present && !spare.draining && room * 10 <= all && spare.usable_units != 0)
       add(true, fmt::format("spare {} is {} % full", spare.path,

@@ -106,11 +106,22 @@ void spare_pool::describe(disk_info& info) const {
       continue;
     if (const auto known = known_text(spare.uuid); !known.empty() || !spare.readable)
       spare.path = known;
-    const std::string bare = "not protected against the loss of spare " + spare.uuid;
+    const std::string named = "spare " + spare.uuid;
     for (auto& notice : info.notices)
-      if (notice == bare && !spare.path.empty())
-        notice += " (" + spare.path + ")";
+      if (const auto at = notice.find(named); at != std::string::npos && !spare.path.empty())
+        notice.insert(at + named.size(), " (" + spare.path + ")");
   }
+  // What the start was made without: told until it is here, or the set can do without.
+  const bool some_away = std::any_of(info.spares.begin(), info.spares.end(), [](const auto& s) { return !s.present; });
+  const auto members = all_members();
+  std::erase_if(info.notices, [&](const std::string& notice) {
+    if (!notice.starts_with("opened without "))
+      return false;
+    return (!some_away && notice.find("; the set does not list it") == std::string::npos) ||
+           std::any_of(members.begin(), members.end(), [&](const open_member& m) {
+             return notice.starts_with("opened without " + m.spec.text() + " (");
+           });
+  });
   if (const auto trouble = record_trouble();
       !trouble.empty() && std::find(info.notices.begin(), info.notices.end(), trouble) == info.notices.end())
     info.notices.push_back(trouble);

@@ -282,6 +282,11 @@ class Absent(Pool):
         self.assertIn("health=0", status["dm"])
         absent = [s for s in status["spares"] if not s["present"]]
         self.assertEqual([(s["path"], s["state"]) for s in absent], [(str(self.second), "absent")])
+        told = f"spare {absent[0]['uuid']} ({self.second}) is absent: its units answer EIO"
+        self.assertIn(told, status["notices"])
+        self.assertIn(f"opened without {self.second}", " ".join(status["notices"]))
+        health = self.workspace.dmremap("message", self.name, 0, "health", check=False).stdout
+        self.assertEqual((health.count(told), health.count("is absent")), (1, 1), health)
         self.assertIn("1 failed", self.workspace.dmremap("message", self.name, 0, "spare_stats").stdout)
         self.assertIn("absent", self.workspace.dmremap("message", self.name, 0, "metadata_status").stdout)
         self.refused_spare("remove", self.second, identifier="spare-absent")
@@ -347,6 +352,8 @@ class Absent(Pool):
         self.check_eio(attached.loop, rest)
         self.check_units(attached.loop, self.ON_FIRST, NEW)
         self.assertEqual(self.configured(), [str(self.first)])
+        status = json.loads(self.workspace.dmremap("status", self.name, "--json", check=False).stdout)
+        self.assertEqual([n for n in status["notices"] if "absent" in n or "without" in n], [])
         self.write_units(attached.loop, rest[:1], NEW)  # lost until written
         self.check_units(attached.loop, rest[:1], NEW)
 
@@ -363,6 +370,9 @@ class Absent(Pool):
         self.spare("add", blank)  # is named already
         self.assertEqual(self.configured().count(str(blank)), 1)
         self.assertEqual(len(self.spares()), 3)
+        notices = " ".join(self.workspace.dmremap_json("status", self.name)["notices"])
+        self.assertNotIn(f"opened without {blank}", notices)
+        self.assertIn(f"opened without {gone}", notices)
         attached.detach()
         self.refused_attach_with(conf, [self.first, blank], says=(self.second.name,))
 

@@ -403,3 +403,22 @@ TEST_CASE("a spare whose places failed can be removed once it serves nothing") {
   f.open();
   REQUIRE(f.shows(6) == "byte 102");
 }
+
+TEST_CASE("what a set of several spares lacks is told while it lacks it") {
+  pool_fixture f(2);
+  put_on(f, 3, 1, one);
+  f.close();
+  f.there[1] = false;
+  f.open(true);
+  const auto notices = [&] { return f.set->info()->notices; };
+  const auto told = [&](const std::string& start) {
+    const auto all = notices();
+    return std::count_if(all.begin(), all.end(), [&](const std::string& n) { return n.starts_with(start); });
+  };
+  const std::string away = "spare " + f.status(1).uuid;
+  CHECK(told(away + " is absent: its units answer EIO") == 1);
+  CHECK(told("not protected against the loss of " + f.status(0).path) == 1); // the other one is away
+  CHECK(told("not protected") == 1); // the map of that one is on it
+  REQUIRE(f.set->forget_spare(1));
+  CHECK(notices().empty());
+}
