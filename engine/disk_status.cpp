@@ -139,6 +139,8 @@ result<disk_info> disk::info() {
     });
     s.super_copies_valid = static_cast<unsigned>(std::popcount(valid & ((1u << fixed_supers) - 1)));
     s.head_copies_valid = static_cast<unsigned>(std::popcount(valid >> fixed_supers));
+    if (s.present && valid == 0)
+      s.weakest_block_copies = 0; // memory knows of more, but no open would find them
     d.spares.push_back(s);
     if (!s.present)
       d.notices.push_back("spare " + s.uuid +

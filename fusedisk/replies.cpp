@@ -10,11 +10,16 @@
 namespace dmremap {
 namespace {
 
+/// Away, without writes, or with metadata that cannot be read: nothing more goes to it.
+bool has_failed(const spare_status& spare) {
+  const auto state = spare_state(spare);
+  return state == "absent" || state == "unwritable" || state == "failed";
+}
+
 std::uint64_t usable_units(const disk_info& info) {
   std::uint64_t sum = 0;
   for (const auto& spare : info.spares)
-    sum +=
-        spare.present ? spare.usable_units : spare.allocated_units; // nothing more goes to one that is away
+    sum += has_failed(spare) ? spare.allocated_units : spare.usable_units;
   return sum;
 }
 
@@ -32,7 +37,7 @@ constexpr std::uint64_t mib(std::uint64_t units) {
 std::uint64_t free_units(const disk_info& info) {
   std::uint64_t sum = 0;
   for (const auto& spare : info.spares)
-    sum += spare.free_units;
+    sum += has_failed(spare) ? 0 : spare.free_units;
   return sum;
 }
 
@@ -76,7 +81,7 @@ std::string spare_state(const spare_status& spare) {
 
 bool is_healthy(const disk_stats& stats, const disk_info& info) {
   return std::all_of(info.spares.begin(), info.spares.end(),
-                     [](const spare_status& s) { return s.present && spare_state(s) != "failed"; }) &&
+                     [](const spare_status& s) { return !has_failed(s); }) &&
          !stats.breaker_open && !stats.main_gone && stats.lost_sectors == 0 && stats.flush_errors == 0;
 }
 
@@ -99,8 +104,7 @@ std::string dm_line(const disk_stats& s, const disk_info& info) {
 std::string spare_stats_text(const disk_stats& stats, const disk_info& info) {
   unsigned available = 0, in_use = 0, full = 0, failed = 0;
   for (const auto& spare : info.spares) {
-    if (const auto state = spare_state(spare);
-        state == "absent" || state == "unwritable" || state == "failed")
+    if (has_failed(spare))
       ++failed;
     else if (is_full(spare))
       ++full;

@@ -207,6 +207,13 @@ TEST_CASE("each spare's state and protection are told") {
   CHECK(say(t, {"spare_stats"}).find("Devices: 2 total (0 available, 1 in-use, 0 full, 1 failed)\n") !=
         std::string::npos);
   CHECK(say(t, {"status"}).find(" 2/1002 ") != std::string::npos);
+  t.info_now.spares[1].present = true; // it answers, but nothing of its metadata is valid
+  t.info_now.spares[1].super_copies_valid = t.info_now.spares[1].head_copies_valid = 0;
+  t.info_now.spares[1].free_units = 998;
+  CHECK(say(t, {"spare_stats"}).find("Devices: 2 total (0 available, 1 in-use, 0 full, 1 failed)\n") !=
+        std::string::npos);
+  CHECK(say(t, {"spare_stats"}).find(" 2 MB free\n") != std::string::npos);
+  CHECK(say(t, {"status"}).find(" 2/1002 ") != std::string::npos);
 }
 
 TEST_CASE("messages that cannot be carried out say why") {
