@@ -178,6 +178,9 @@ result<json> follow(const context& c, const running_set& set, json state, int fd
       const auto stopped = ask(set, "stop_evacuation", {});
     state = part_of(TRY(ask(set, "evacuation", {})), "result");
   }
+  if (number_in(state, "number") != number)
+    return fail("evacuation-unknown", set.name,
+                "another evacuation began since; how this one ended: dmremap spare list, and the daemon's log");
   bar.show(number_in(state, "done"), number_in(state, "all"));
   return state;
 }

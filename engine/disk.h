@@ -233,8 +233,9 @@ public:
   /// list. Durable on return. Errors: "too-many-spares", "spare-too-small", "format-failed", "read-only".
   [[nodiscard]] result<unsigned> add_spare(std::shared_ptr<store> io);
   /// Takes a spare that serves nothing out of the set and erases its metadata. Durable on return. Errors:
-  /// "spare-in-use" ("Cannot remove spare PATH: N active allocations"), "last-spare", "no-such-spare".
-  [[nodiscard]] result<void> remove_spare(unsigned index);
+  /// "spare-in-use" ("Cannot remove spare PATH: N active allocations"), "last-spare", "no-such-spare". False: it is
+  /// out of the set, but not all of its superblocks could be erased.
+  [[nodiscard]] result<bool> remove_spare(unsigned index);
   /// What that would refuse at once; nothing is changed.
   [[nodiscard]] result<void> plan_remove(unsigned index) const;
   /// How many units evacuate_spare() would move. Errors: as that one's, found before anything is moved.

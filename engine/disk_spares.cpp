@@ -278,7 +278,7 @@ result<unsigned> disk::add_spare(std::shared_ptr<store> io) {
 result<void> disk::plan_remove(unsigned index) const {
   const impl& i = *impl_;
   if (i.options.read_only)
-    return fail("read-only", "", "the set is open read-only");
+    return fail("read-only", i.set->super_copy().set_name, "the set is open read-only");
   const auto before = i.set->overview(index);
   if (!before)
     return no_such_spare(index);
@@ -298,7 +298,7 @@ result<void> disk::plan_remove(unsigned index) const {
   return i.set->plan_remove(index, failed);
 }
 
-result<void> disk::remove_spare(unsigned index) {
+result<bool> disk::remove_spare(unsigned index) {
   impl& i = *impl_;
   const std::lock_guard admin(i.admin_mutex);
   if (i.stopping)
@@ -315,13 +315,13 @@ result<void> disk::remove_spare(unsigned index) {
     return removed;
   }
   i.drop_member(index);
-  return {};
+  return removed;
 }
 
 result<std::uint64_t> disk::plan_evacuate(unsigned index) {
   impl& i = *impl_;
   if (i.options.read_only)
-    return fail("read-only", "", "the set is open read-only");
+    return fail("read-only", i.set->super_copy().set_name, "the set is open read-only");
   const auto before = i.set->overview(index);
   if (!before)
     return no_such_spare(index);
@@ -375,6 +375,8 @@ void disk::refill_spare(unsigned index) {
 
 result<forget_reply> disk::plan_forget(unsigned index) {
   impl& i = *impl_;
+  if (i.options.read_only)
+    return fail("read-only", i.set->super_copy().set_name, "the set is open read-only");
   const auto o = i.set->overview(index);
   if (!o)
     return no_such_spare(index);
@@ -395,8 +397,6 @@ result<forget_reply> disk::plan_forget(unsigned index) {
 
 result<forget_reply> disk::forget_spare(unsigned index) {
   impl& i = *impl_;
-  if (i.options.read_only)
-    return fail("read-only", "", "the set is open read-only");
   const forget_reply plan = TRY(plan_forget(index));
   const auto before = i.set->overview(index);
   if (!before)

@@ -129,8 +129,9 @@ public:
   /// one.
   [[nodiscard]] result<void> free_maps_on(unsigned spare);
   /// Takes a spare out of the set that serves nothing, present or not, and erases its superblocks. Durable on
-  /// return. Errors: "spare-in-use", "last-spare", "remove-failed".
-  [[nodiscard]] result<void> remove_spare(unsigned spare);
+  /// return. False: some are left on it, for it could not be written. Errors: "spare-in-use", "last-spare",
+  /// "remove-failed".
+  [[nodiscard]] result<bool> remove_spare(unsigned spare);
   /// What that would refuse at once; `failed` of its units count as serving nothing.
   [[nodiscard]] result<void> plan_remove(unsigned spare, std::uint64_t failed) const;
   /// Automatic allocation leaves a draining spare alone. Not kept over a close.

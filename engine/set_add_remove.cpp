@@ -95,7 +95,7 @@ result<void> remap_set::check_removal(unsigned spare, std::uint64_t failed) cons
   return {};
 }
 
-result<void> remap_set::remove_spare(unsigned spare) {
+result<bool> remap_set::remove_spare(unsigned spare) {
   const std::lock_guard lock(metadata_mutex_);
   CHECK_OK(check_removal(spare, 0));
   pool_spare& p = *spares_[spare];
@@ -137,8 +137,7 @@ result<void> remap_set::remove_spare(unsigned spare) {
   if (on_absent)
     on_absent(spare, false);
   spare_metadata& gone = *(*out)->meta;
-  if (gone.present())
-    (void)gone.erase_supers(); // where this fails it is a spare that no set lists
+  const bool erased = !gone.present() || gone.erase_supers().has_value(); // else a spare that no set lists
   gone.lose(false);
   {
     const std::lock_guard map_lock(map_mutex_);
@@ -150,7 +149,7 @@ result<void> remap_set::remove_spare(unsigned spare) {
         {gone.super.sixth_host, gone.super.sixth_start, static_cast<std::uint32_t>(gone.sixth_units())});
   unlist(spare);
   (void)settle_protection(); // where this fails the next change tries it first
-  return {};
+  return erased;
 }
 
 /// The spare out of the set, durably, and out of spares_. Where that fails it is in the set again. Some

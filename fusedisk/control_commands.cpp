@@ -206,6 +206,7 @@ result<answer> do_spare_add(control_target& t, const json& args) {
                 {{"member", r.member},
                  {"uuid", r.uuid.empty() ? json(nullptr) : json(r.uuid)},
                  {"index", request.dry_run ? json(nullptr) : json(r.index)},
+                 {"dry_run", request.dry_run},
                  {"usable_units", r.units},
                  {"wiped", r.wiped},
                  {"configuration_problem", r.configuration.empty() ? json(nullptr) : json(r.configuration)}}};
@@ -218,6 +219,8 @@ result<answer> do_spare_remove(control_target& t, const json& args) {
   return answer{dry_run ? "spare " + r.uuid + " would be removed: it serves nothing" : text_of(r),
                 {{"member", r.member},
                  {"uuid", r.uuid},
+                 {"dry_run", dry_run},
+                 {"erased", !dry_run && r.erased},
                  {"configuration_problem", r.configuration.empty() ? json(nullptr) : json(r.configuration)}}};
 }
 
@@ -225,9 +228,11 @@ result<answer> do_spare_forget(control_target& t, const json& args) {
   const auto spare = TRY(spare_argument(t, args));
   const bool dry_run = TRY(flag_argument(args, "dry_run"));
   const auto r = TRY(t.spare_forget(spare, dry_run));
-  return answer{fmt::format("{} units with {} sectors {} lost", r.units, r.lost_sectors,
-                            dry_run ? "would become" : "became"),
-                json_of(r)};
+  json told = json_of(r);
+  told["dry_run"] = dry_run;
+  return answer{fmt::format("{} unit{} with {} sector{} {} lost", r.units, r.units == 1 ? "" : "s", r.lost_sectors,
+                            r.lost_sectors == 1 ? "" : "s", dry_run ? "would become" : "became"),
+                std::move(told)};
 }
 
 result<answer> do_spare_evacuate(control_target& t, const json& args) {

@@ -51,6 +51,7 @@ struct spare_add_reply {
 struct spare_change_reply {
   std::string member, uuid;
   std::string configuration; ///< as above
+  bool erased = true;        ///< else some of its superblocks are still on it
 };
 
 struct spare_forget_reply : forget_reply {

@@ -12,6 +12,7 @@
 #include "fusedisk/replies.h"
 
 #include <algorithm>
+#include <boost/filesystem.hpp>
 #include <fmt/format.h>
 #include <strings.h>
 #include <sys/stat.h>
@@ -241,18 +242,32 @@ result<open_member> spare_pool::open_candidate(const member_spec& spec, bool dry
   return std::move(opened.front());
 }
 
+bool spare_pool::is_member(const member_spec& spec) const {
+  const auto members = all_members();
+  return std::any_of(members.begin(), members.end(), [&](const open_member& m) {
+    boost::system::error_code failed;
+    return m.spec.start == spec.start && boost::filesystem::equivalent(m.spec.path, spec.path, failed);
+  });
+}
+
 /// Whether something on it has to be wiped.
 result<bool> spare_pool::check_candidate(const open_member& member, const spare_add_request& request,
                                          const disk_info& info) const {
   const auto found = TRY(probe_signatures(*member.io));
   const bool some_absent =
       std::any_of(info.spares.begin(), info.spares.end(), [](const spare_status& s) { return !s.present; });
-  for (const auto& one : found)
-    if (one.type == "dmremap" && same_text(one.set_uuid, info.set_uuid) && some_absent)
+  for (const auto& one : found) {
+    if (one.type != "dmremap" || !same_text(one.set_uuid, info.set_uuid))
+      continue;
+    if (some_absent)
       return fail("spare-in-set", member.spec.text(),
                   "is a spare of this very set, which lacks one: stop the set and start it with this member; "
-                  "if it is "
-                  "to be given up, `dmremap spare forget` comes first");
+                  "if it is to be given up, `dmremap spare forget` comes first");
+    if (!same_text(request.destroy_set, info.set_uuid))
+      return fail("spare-in-set", member.spec.text(),
+                  "was a spare of this set, which has been forgotten or removed since; to take it as a new one, what "
+                  "is still on it erased: --destroy-set " + info.set_uuid);
+  }
   const bool wipe = TRY(check_spare(*member.io, found, request.wipe, request.destroy_set));
   CHECK_OK(check_configured({member.spec}, {request.destroy_set, info.set_uuid}));
   CHECK_OK(check_surroundings(main_.spec, member.spec, request.wipe));
@@ -306,7 +321,10 @@ result<spare_add_reply> spare_pool::add(const spare_add_request& request) {
   if (info.spares.size() >= most_spares)
     return fail("too-many-spares", spec.text(), "a set has at most 16 spares");
   CHECK_OK(check_place(spec));
-  auto member = TRY(open_candidate(spec, request.dry_run));
+  auto opened = open_candidate(spec, request.dry_run);
+  if (!opened && opened.error().id == "in-use" && is_member(spec))
+    return fail("in-use", spec.text(), "is a member of this set already");
+  auto member = TRY(std::move(opened));
   const bool wipe = TRY(check_candidate(member, request, info));
   spare_add_reply reply;
   reply.member = spec.text();
@@ -343,15 +361,16 @@ result<spare_change_reply> spare_pool::remove(unsigned index, bool dry_run) {
   const auto* spare = TRY(listed(info, index));
   if (const auto now = evacuation(); now.running && now.uuid == spare->uuid)
     return fail("evacuation-running", spare->path, "is being emptied; remove it when that is done");
-  spare_change_reply reply{known_text(spare->uuid), spare->uuid, ""};
+  spare_change_reply reply{known_text(spare->uuid), spare->uuid, "", true};
   if (dry_run) {
     CHECK_OK(set_.plan_remove(index));
     return reply;
   }
-  CHECK_OK(set_.remove_spare(index));
+  reply.erased = TRY(set_.remove_spare(index));
   drop(reply.uuid);
   reply.configuration = keep_record(reply.member); // named there in vain until this is done
-  log_.info(fmt::format("spare {} ({}) removed", reply.member, reply.uuid));
+  log_.info(fmt::format("spare {} ({}) removed{}", reply.member, reply.uuid,
+                        reply.erased ? "" : "; not all of its superblocks could be erased"));
   return reply;
 }
 

@@ -64,6 +64,7 @@ private:
   [[nodiscard]] static result<const spare_status*> listed(const disk_info& now, unsigned index);
   [[nodiscard]] result<void> check_place(const member_spec& spec) const;
   [[nodiscard]] result<open_member> open_candidate(const member_spec& spec, bool dry_run);
+  [[nodiscard]] bool is_member(const member_spec& spec) const;
   [[nodiscard]] result<bool> check_candidate(const open_member& member, const spare_add_request& request,
                                              const disk_info& info) const;
   [[nodiscard]] result<void> put_into_set(const open_member& member, bool wipe, preallocation room,

@@ -335,6 +335,21 @@ TEST_CASE("an evacuation is followed to its end") {
     CHECK(done.json().at("moved") == 9);
 }
 
+TEST_CASE("how an evacuation ended is not told by the next one") {
+  const private_folders folders;
+  const fake_daemon daemon("set1", uuid, [](const json& request) -> json {
+    const bool next = request.at("cmd") == "evacuation"; // somebody else began it meanwhile
+    return {{"ok", true},
+            {"text", ""},
+            {"result",
+             {{"number", next ? 2 : 1}, {"running", !next}, {"path", "/s"}, {"done", 9}, {"all", 9}, {"moved", 9},
+              {"lost_sectors", 0}, {"error", nullptr}}}};
+  });
+  const auto done = dmremap_with({"spare", "evacuate", "set1", "/s", "--json"});
+  CHECK(done.status == 1);
+  CHECK(done.error_id() == "evacuation-unknown");
+}
+
 TEST_CASE("usage errors exit with 2, touch nothing, and are objects with --json") {
   const private_folders folders;
   const std::vector<std::string> words = GENERATE(values<std::vector<std::string>>({

@@ -309,7 +309,8 @@ class Absent(Pool):
         self.check_eio(attached.loop, self.ON_SECOND[2:])
         self.check_units(attached.loop, self.ON_SECOND[1:2], NEW)
         uuid = self.workspace.dmremap_json("status", self.name)["uuid"]
-        self.refused_spare("add", self.second, identifier="spare-in-set", says=("--destroy-set", uuid))
+        self.refused_spare("add", self.second, identifier="spare-in-set",
+                           says=("was a spare of this set", "--destroy-set", uuid))
         self.spare("add", self.second, "--destroy-set", uuid)
         self.assertEqual(self.configured(), [str(self.first), str(self.second)])
         self.check_eio(attached.loop, self.ON_SECOND[2:])
@@ -470,6 +471,7 @@ class Refusals(Pool):
                 self.refused_spare("add", member, identifier=identifier)
                 answer = w.dmremap("message", self.name, 0, "spare_add", member, "--json", check=False)
                 self.refused(answer, identifier)
+        self.refused_spare("add", self.first, identifier="in-use", says=("is a member of this set already",))
         self.refused_spare("add", ext4, "--wipe=xfs", identifier="spare-has-signature", says=("--wipe=ext4",))
         self.refused_spare("add", other, "--wipe=dmremap", identifier="spare-in-set")
         self.refused(w.dmremap("message", self.name, 0, "spare_add", "plain.img", "--json", check=False),

@@ -422,3 +422,32 @@ TEST_CASE("what a set of several spares lacks is told while it lacks it") {
   REQUIRE(f.set->forget_spare(1));
   CHECK(notices().empty());
 }
+
+TEST_CASE("a removal says where superblocks are left on what was taken out") {
+  pool_fixture f(2);
+  const auto g = make_geometry(f.spares[1]->size());
+  const bool bad = GENERATE(false, true);
+  if (bad)
+    f.spares[1]->add_bad({g->super_place(4).value * unit_sectors, unit_sectors, direction::write});
+  const auto removed = f.set->remove_spare(1);
+  REQUIRE(removed.has_value());
+  CHECK(*removed == !bad);
+  f.close();
+  f.there[1] = false;
+  f.open();
+}
+
+TEST_CASE("no dry run on a set that is open read-only promises what would be refused") {
+  pool_fixture f(3);
+  put_on(f, 3, 2, one);
+  f.close();
+  f.there[2] = false;
+  open_options options;
+  options.read_only = options.degraded = true;
+  REQUIRE(f.try_open(options));
+  for (const auto& e : {f.set->plan_forget(2).error(), f.set->plan_remove(1).error(), f.set->plan_evacuate(1).error(),
+                        f.set->forget_spare(2).error(), f.set->remove_spare(1).error()}) {
+    CHECK(e.id == "read-only");
+    CHECK(e.what == f.set->info()->set_name);
+  }
+}

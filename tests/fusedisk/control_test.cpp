@@ -88,6 +88,7 @@ TEST_CASE("spares are changed by request") {
             .at("result") == json{{"member", "/x/new"},
                                   {"uuid", "aaaaaaaa-2222-3333-4444-555555555555"},
                                   {"index", 1},
+                                  {"dry_run", false},
                                   {"usable_units", 4000},
                                   {"wiped", {"ext4", "xfs"}},
                                   {"configuration_problem", nullptr}});
@@ -95,11 +96,16 @@ TEST_CASE("spares are changed by request") {
       ask(t, command("spare_add", {{"member", "/x/new"}, {"sparse", true}, {"dry_run", true}})).at("result");
   CHECK(planned.at("uuid").is_null());
   CHECK(planned.at("index").is_null());
+  CHECK(planned.at("dry_run") == true);
   CHECK(ask(t, command("spare_remove", {{"spare", path}})).at("result").at("member") == path);
   ask(t, command("spare_remove", {{"spare", "0"}, {"dry_run", true}}));
-  const json lost = {
-      {"units", 3}, {"lost_sectors", 24}, {"free_units", 900}, {"configuration_problem", nullptr}};
+  json lost = {{"units", 3},
+               {"lost_sectors", 24},
+               {"free_units", 900},
+               {"dry_run", true},
+               {"configuration_problem", nullptr}};
   CHECK(ask(t, command("spare_forget", {{"spare", path}, {"dry_run", true}})).at("result") == lost);
+  lost["dry_run"] = false;
   CHECK(ask(t, command("spare_forget", {{"spare", path}})).at("result") == lost);
   const json begun = ask(t, command("spare_evacuate", {{"spare", path}})).at("result");
   CHECK(begun.at("running") == true);

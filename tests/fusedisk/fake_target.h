@@ -112,7 +112,7 @@ public:
     note("spare_remove " + std::to_string(index) + (dry_run ? " dry" : ""));
     if (!refusal.id.empty())
       return tl::make_unexpected(refusal);
-    return spare_change_reply{"/x/spare.img", "66666666-7777-8888-9999-000000000000", ""};
+    return spare_change_reply{"/x/spare.img", "66666666-7777-8888-9999-000000000000", "", true};
   }
   result<spare_forget_reply> spare_forget(unsigned index, bool dry_run) override {
     note("spare_forget " + std::to_string(index) + (dry_run ? " dry" : ""));
