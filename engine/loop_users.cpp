@@ -5,14 +5,19 @@
 
 #include <algorithm>
 #include <boost/filesystem.hpp>
+#include <chrono>
 #include <fmt/format.h>
 #include <fstream>
+#include <thread>
 #include <unistd.h>
 
 namespace dmremap {
 namespace {
 
 namespace fs = boost::filesystem;
+using namespace std::chrono_literals;
+
+constexpr std::chrono::seconds opener_patience{1};
 
 /// The device and its partitions, with their "major:minor".
 struct node {
@@ -109,8 +114,13 @@ std::vector<std::string> loop_users(const std::string& device) {
   add_swaps(nodes, users);
   add_holders(nodes, users);
   add_loops_on_top(nodes, users);
-  add_openers(nodes, users);
-  return users;
+  const auto until = std::chrono::steady_clock::now() + (users.empty() ? opener_patience : 0s);
+  for (auto all = users;; all = users) {
+    add_openers(nodes, all);
+    if (all.empty() || std::chrono::steady_clock::now() >= until)
+      return all;
+    std::this_thread::sleep_for(20ms);
+  }
 }
 
 } // namespace dmremap

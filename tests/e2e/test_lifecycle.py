@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Starting, stopping, attaching, and every command of an administrator with its exit status and JSON."""
 
+import contextlib
 import errno
 import json
 import os
 import random
 import signal
+import subprocess
 from pathlib import Path
 
 import harness
@@ -309,6 +311,26 @@ class Attach(LifeCycle):
         self.assertEqual((mnt / "file").read_text(), "kept")
         mnt.unmount()
         attached.detach()
+
+    def test_detach_waits_for_who_looks_for_a_moment(self):
+        """Such as udev, or another program that goes through all devices."""
+        attached = Attached(self.workspace, "e2e")
+        with open(attached.loop, "rb"):
+            detaching = subprocess.Popen([harness.program("dmremap"), "detach", "e2e"], env=self.workspace.env,
+                                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            self.workspace.on_close(detaching, detaching.kill)
+            harness.wait_until(lambda: attached.loop in self.opened_by(detaching.pid), 20, "detach looks at the device")
+        self.assertEqual((detaching.communicate(timeout=60)[0].count("stopped"), detaching.returncode), (1, 0))
+        self.workspace.forget(detaching)
+        attached.wait_end()
+        attached.ended()
+
+    @staticmethod
+    def opened_by(pid):
+        folder = f"/proc/{pid}/fd"
+        with contextlib.suppress(FileNotFoundError):
+            return {os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)}
+        return set()
 
     def test_detach_clears_what_a_kill_left(self):
         attached = Attached(self.workspace, "e2e")
