@@ -18,11 +18,14 @@ using nlohmann::json;
 constexpr std::chrono::milliseconds answer_limit{500};
 
 /// Counts the time that the machine sleeps, too, as the daemon's heartbeat does.
-double seconds_since(std::uint64_t boottime_ns) {
+std::uint64_t boottime_now_ns() {
   timespec now{};
   ::clock_gettime(CLOCK_BOOTTIME, &now);
-  const auto now_ns =
-      static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U + static_cast<std::uint64_t>(now.tv_nsec);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U + static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+double seconds_since(std::uint64_t boottime_ns) {
+  const auto now_ns = boottime_now_ns();
   return now_ns > boottime_ns ? static_cast<double>(now_ns - boottime_ns) * 1e-9 : 0;
 }
 
@@ -35,14 +38,8 @@ std::string local_time_before(double seconds) {
   return text;
 }
 
-/// A heartbeat comes every 100 ms: one that is younger than the time that was waited for the answer came
-/// meanwhile, so the daemon lives and only this answer waits for something.
-bool beats(double age) {
-  return age < std::chrono::duration<double>(answer_limit).count();
-}
-
-std::string notice_for(double age) {
-  if (beats(age))
+std::string notice_for(bool beats, double age) {
+  if (beats)
     return fmt::format(
         "the daemon is at work but does not answer in time: it waits for a device; figures {:.1f} s old",
         age);
@@ -59,16 +56,19 @@ std::string unhealthy(std::string dm_line) {
   return dm_line;
 }
 
-json stand_in(const running_set& set, const stats_snapshot& last) {
+json stand_in(const running_set& set, const stats_snapshot& last, std::uint64_t asked_ns) {
   const double age = seconds_since(last.heartbeat_ns);
+  // A heartbeat comes every 100 ms: where one came since the question, the daemon lives, and only this answer
+  // waits for something.
+  const bool beats = last.heartbeat_ns > asked_ns;
   return {{"schema", 1},
           {"name", last.name},
           {"uuid", last.uuid},
           {"running", true},
           {"answers", false},
-          {"hangs", !beats(age)},
+          {"hangs", !beats},
           {"age_seconds", age},
-          {"state", beats(age) ? last.stats.state : "does not answer (was: " + last.stats.state + ")"},
+          {"state", beats ? last.stats.state : "does not answer (was: " + last.stats.state + ")"},
           {"main", {{"path", set.main}}},
           {"mountpoint", set.mountpoint},
           {"image", set.image},
@@ -80,13 +80,14 @@ json stand_in(const running_set& set, const stats_snapshot& last) {
           {"oldest_request_seconds", static_cast<double>(last.oldest_request_ns) * 1e-9},
           {"stats", stats_json(last.stats)},
           {"spares", set.spares},
-          {"notices", {notice_for(age)}},
-          {"dm", beats(age) ? last.dm_line : unhealthy(last.dm_line)}};
+          {"notices", {notice_for(beats, age)}},
+          {"dm", beats ? last.dm_line : unhealthy(last.dm_line)}};
 }
 
 } // namespace
 
 result<json> live_status(const running_set& set) {
+  const auto asked_ns = boottime_now_ns();
   auto reply = control_request(set.dir, "status", {}, answer_limit);
   if (reply)
     return part_of(*reply, "result");
@@ -101,7 +102,7 @@ result<json> live_status(const running_set& set) {
         "no-answer", set.name,
         fmt::format("the daemon (process {}) does not answer, and its last figures cannot be read: {}",
                     set.pid, last.error().why));
-  return stand_in(set, *last);
+  return stand_in(set, *last, asked_ns);
 }
 
 } // namespace dmremap::admin

@@ -37,13 +37,17 @@ fake_daemon::answerer answers(const json& more = json::object()) {
   };
 }
 
-/// Runs status and fails where it takes a second.
+/// Runs status and fails where it takes a second each time: one that waits for the daemon does, and so does now and
+/// then one that a busy machine held up.
 program_result status_in_time(std::vector<std::string> words) {
   words.insert(words.begin(), "status");
-  const auto begun = std::chrono::steady_clock::now();
-  auto result = dmremap_with(words);
-  CHECK(std::chrono::steady_clock::now() - begun < std::chrono::seconds(1));
-  return result;
+  for (int late = 0;; ++late) {
+    const auto begun = std::chrono::steady_clock::now();
+    auto result = dmremap_with(words);
+    if (std::chrono::steady_clock::now() - begun < std::chrono::seconds(1))
+      return result;
+    REQUIRE(late < 2);
+  }
 }
 
 } // namespace
@@ -97,7 +101,7 @@ TEST_CASE("a daemon that is at work but late is told from one that is stopped") 
   const fake_daemon daemon("set1", uuid, [](const json&) { return "hold"; });
   const auto now = status_in_time({"set1", "--json"}).json();
   CHECK(now.at("answers") == false);
-  CHECK(now.at("age_seconds").get<double>() < 0.5);
+  CHECK(now.at("hangs") == false);
   CHECK(now.at("state") == "ok");
   CHECK(now.at("notices").at(0).get<std::string>().find("at work") != std::string::npos);
 }
