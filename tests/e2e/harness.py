@@ -279,6 +279,21 @@ def wait_until(condition, seconds, what):
         time.sleep(0.005)
 
 
+def memory_folder(room):
+    """A folder in memory with that much room that takes direct I/O, for tests that need no drive and many turns. None
+    is the usual place, also where $DMREMAP_TEST_DIR says which one that is."""
+    folder = "/dev/shm"
+    try:
+        space = os.statvfs(folder)
+        if os.environ.get("DMREMAP_TEST_DIR") or space.f_bavail * space.f_frsize < room:
+            return None
+        with tempfile.NamedTemporaryFile(prefix="dmremap-e2e.", dir=folder) as file:
+            os.close(os.open(file.name, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
+        return folder
+    except OSError:
+        return None
+
+
 def drop_caches():
     """Writes back and drops clean page cache, dentries and inodes: the next read goes to the device."""
     os.sync()
@@ -727,6 +742,8 @@ def why_not():
 class TestCase(unittest.TestCase):
     """A test with a workspace of its own. Where CI is set, a missing privilege is a failure and not a skip."""
 
+    parent = None  # the folder that the workspace is made in, where it is not the usual one
+
     @classmethod
     def setUpClass(cls):
         missing = why_not()
@@ -735,7 +752,7 @@ class TestCase(unittest.TestCase):
         clean_up_on_signals()
 
     def setUp(self):
-        self.workspace = Workspace()
+        self.workspace = Workspace(self.parent)
         self.addCleanup(self._finish)
 
     def _finish(self):

@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """kill -9 of the daemon within changes of its spares: at each write to a spare in turn, from the first to the last that
-the change makes. Afterwards the set opens, all data is compared byte for byte, and the change is made again to its end.
+the change makes, at the last one also when it is whole, and at each file or folder of the host's own records that the
+daemon opens meanwhile: the configuration and what this host saw last. Those come before the first write, between two,
+and between the last and the answer; a record's folder is opened to be flushed when the new record is in place.
+Afterwards the set opens, all data is compared byte for byte, and the change is made again to its end.
 
-The spares are ranges of one file behind an NBD server, which kills the daemon itself when the write comes: as exact as a
-switch in the daemon would be, without one. DMREMAP_KILL_POINTS: at how many writes of each change (5), or "all";
-DMREMAP_SEED says which.
+The spares are ranges of one file behind an NBD server, which kills the daemon itself when the write comes, and an open
+waits for open_gate.py: as exact as a switch in the daemon would be, without one. DMREMAP_KILL_POINTS: at how many
+writes of each long change (16), or "all"; DMREMAP_SEED says which.
 """
 
+import collections
 import functools
 import os
 import random
 import shutil
+import time
 
 import harness
 import nbd
 from harness import MIB, SECTOR, UNIT, UNIT_SECTORS, DirectFile
 from nbd_killer import Killer
+from open_gate import OpenGate
 
-POINTS = os.environ.get("DMREMAP_KILL_POINTS", "5")
+POINTS = os.environ.get("DMREMAP_KILL_POINTS", "16")
 SEED = nbd.SEED
 
 MAIN_SIZE, SPARE_SIZE = 2 * MIB, 16 * MIB
@@ -43,12 +49,14 @@ class Pool(harness.Set):
 
 class KillSpares(harness.TestCase):
     def setUp(self):
+        self.parent = harness.memory_folder(512 * MIB)  # what was written survives kill -9 there, too
         super().setUp()
         w = self.workspace
         self.set = Pool(w, "pool", main_size=MAIN_SIZE, spare_size=3 * SPARE_SIZE)
         self.set.main.write_bytes(b"".join(content(OLD, u) for u in range(MAIN_UNITS)))
         control = w.path / "killer"
         self.killer = Killer(control)
+        self.gate = None
         self.export = nbd.Export(w, "spares", self.set.spare)
         self.export.parameters.append(f"killer={control}")
         self.export.start()
@@ -73,9 +81,7 @@ class KillSpares(harness.TestCase):
         try:
             self.set._wait_ready(60)
         except harness.Failure:
-            if not self.killer.killed():
-                raise
-            raise Dead() from None
+            self.died_or_raise()
 
     def control(self, command, **arguments):
         try:
@@ -83,8 +89,11 @@ class KillSpares(harness.TestCase):
         except (OSError, ValueError):
             self.died_or_raise()
 
+    def killed(self):
+        return self.killer.killed() or (self.gate is not None and self.gate.killed)
+
     def died_or_raise(self):
-        if not self.killer.killed():
+        if not self.killed():
             raise
         raise Dead() from None
 
@@ -123,6 +132,9 @@ class KillSpares(harness.TestCase):
                 self.may_hold[unit] = found[-1:] or self.may_hold[unit]
         self.assertEqual(wrong, [], when)
 
+    def lost(self):
+        return {s for r in self.control("lost")["result"]["lost"] for s in range(r["sector"], r["sector"] + r["count"])}
+
     def uuids(self):
         return {s["index"]: s["uuid"] for s in self.control("status")["result"]["spares"]}
 
@@ -154,66 +166,94 @@ class KillSpares(harness.TestCase):
             shutil.copytree(self.workspace.path / name, base / name)
 
     def go_back(self):
+        self.set.kill()  # where a turn failed it still runs
         base = self.workspace.path / "base"
         self.may_hold = dict(self.kept[0])
         for n, there in enumerate(self.kept[1]):
             (self.bring if there else lambda n: self.links[n].unlink(missing_ok=True))(n)
-        shutil.copyfile(base / self.set.main.name, self.set.main)
-        with open(base / self.set.spare.name, "rb") as old, open(self.set.spare, "r+b") as now:
-            shutil.copyfileobj(old, now, MIB)
+        for path in (self.set.main, self.set.spare):
+            self.workspace.run("cp", "--sparse=always", base / path.name, path)  # the server has it open: the same file
         for name in self.KEPT:
             shutil.rmtree(self.workspace.path / name)
             shutil.copytree(base / name, self.workspace.path / name)
 
     # --- killing ---
 
-    def kill_everywhere(self, name, change, opened=True, degraded=False, afterwards=None):
-        """`change` is made with the set open, unless it opens it; what it does again must be harmless."""
+    def kill_everywhere(self, name, change, opened=True, degraded=False, afterwards=None, share=0.5, sampled=False,
+                        records=True):
+        """`change` is made with the set open, unless it opens it; what it does again must be harmless. `afterwards`
+        follows each time when the change was made again, and in that share of the cases before, without its rest.
+        sampled: not at every write, which would take too long."""
+        started = time.monotonic()
         self.keep()
-        writes = self.run_once(change, 0, 0, opened, degraded)
+        opens = self.run_once(change, opened, degraded)
+        writes = self.killer.writes()
         self.set.stop()
         chance = random.Random(f"{SEED} {name}")
-        every = range(1, writes + 1)
-        points = every if POINTS == "all" else sorted({1, writes, *chance.sample(every, min(int(POINTS), writes))})
+        points = range(1, writes + 1)
+        if sampled and POINTS != "all":
+            points = sorted({1, writes, *chance.sample(points, min(int(POINTS), writes))})
         killed = 0
-        for at in points:
-            kept = chance.choice((0, 512 * chance.randrange(1, 8), UNIT))
+        whole = MIB  # more than any write has
+        turns = [(at, chance.choice((0, 512 * chance.randrange(1, 8), whole))) for at in points]
+        for at, kept in [*turns, (writes, whole)]:
             when = f"{name}: killed at write {at} of {writes}, {kept} bytes of it kept, seed {SEED}"
             with self.subTest(when):
                 self.go_back()
-                self.run_once(change, at, kept, opened, degraded)
-                killed += self.killer.killed()
-                self.set.kill()
-                self.killer.arm(0)
-                self.open(degraded)
-                self.compare(when)
-                if afterwards and chance.random() < 0.5:
-                    afterwards(when)  # without the rest of the change
-                if opened:
-                    change()
-                self.compare(f"{when}, then done again")
-                self.set.stop()
-                if afterwards:
-                    self.open(degraded)
-                    afterwards(when)
-                    self.set.stop()
-        print(f"{name}: {writes} writes, killed at {killed} of them", flush=True)
+                self.run_once(change, opened, degraded, at, kept)
+                killed += self.killed()
+                self.after_a_kill(when, change, opened, degraded, afterwards, chance.random() < share)
         self.assertGreaterEqual(killed, len(points) - 1, f"{name}: it makes fewer writes than it did first")
+        for at in range(1, len(opens) + 1 if records else 1):
+            when = f"{name}: killed when it opened {opens[at - 1]}, {at} of {len(opens)}"
+            with self.subTest(when):
+                self.go_back()
+                self.run_once(change, opened, degraded, open_at=at)
+                self.assertTrue(self.killed())
+                self.after_a_kill(when, change, opened, degraded, afterwards, chance.random() < share)
+        print(f"{name}: {writes} writes, {killed} kills at them and {len(opens) if records else 0} at opens of "
+              f"records, {time.monotonic() - started:.1f} s", flush=True)
         self.go_back()
 
-    def run_once(self, change, at, kept, opened, degraded):
-        """How many writes came."""
+    def after_a_kill(self, when, change, opened, degraded, afterwards, before_the_rest):
+        self.set.kill()
         self.killer.arm(0)
+        self.gate = None
+        self.open(degraded)
+        self.compare(when)
+        if afterwards and before_the_rest:
+            afterwards(when)
         if opened:
+            change()
+        self.compare(f"{when}, then done again")
+        self.set.stop()
+        if afterwards:
             self.open(degraded)
+            afterwards(when)
+            self.set.stop()
+
+    def run_once(self, change, opened, degraded, at=0, kept=0, open_at=0):
+        """Makes the change and kills where that is said: at a write, or at an open. What it opened."""
+        self.gate = None
+        self.killer.arm(0)
+        if not opened:
+            self.killer.arm(at, kept)
+            self.until_dead(change)
+            return []
+        self.open(degraded)
         self.killer.arm(at, kept)
-        if opened:
-            self.killer.victim(self.set.daemon.pid)
+        pid = self.set.daemon.pid
+        self.killer.victim(pid)
+        records = [self.workspace.path / "conf/sets.d", self.workspace.path / "state/sets"]
+        with OpenGate(records, pid, open_at) as self.gate:
+            self.until_dead(change)
+        return self.gate.opened
+
+    def until_dead(self, change):
         try:
             change()
         except Dead:
             self.set.daemon.wait()
-        return self.killer.writes()
 
     # --- the changes ---
 
@@ -239,8 +279,7 @@ class KillSpares(harness.TestCase):
     def forget(self):
         self.must("spare_forget", "no-such-spare", spare=self.uuid[1], dry_run=False)
         self.assertEqual(sorted(self.uuids()), [0])
-        lost = {s for r in self.control("lost")["result"]["lost"] for s in range(r["sector"], r["sector"] + r["count"])}
-        self.assertEqual(lost, set(range(ON_B[0] * UNIT_SECTORS, (ON_B[-1] + 1) * UNIT_SECTORS)))
+        self.assertEqual(self.lost(), set(range(ON_B[0] * UNIT_SECTORS, (ON_B[-1] + 1) * UNIT_SECTORS)))
 
     def work_without_b(self):
         """Units of the spare that is away are rewritten, others removed and remapped elsewhere."""
@@ -264,11 +303,41 @@ class KillSpares(harness.TestCase):
         self.open()
         self.compare(f"{when}, and the spare is back")
 
+    def bring_forgotten_back(self, when):
+        """It is named again. One that is still a spare of the set is taken in, and what it holds is shown, but for what
+        was lost already; one that was forgotten is left out, and nothing of it is shown. Then it is away as before."""
+        forgotten = 1 not in self.uuids()
+        lost = {sector // UNIT_SECTORS for sector in self.lost()}
+        self.set.stop()
+        self.bring(1)
+        if not forgotten:
+            for unit in set(ON_B) - lost:
+                self.may_hold[unit] = [NEW]
+        conf = self.workspace.path / "conf/sets.d" / f"{self.set.name}.conf"
+        configured = conf.read_text()
+        self.came_back[forgotten, self.members[1] in configured] += 1
+        if self.members[1] not in configured:
+            self.assertTrue(forgotten, when)
+            conf.write_text(f"{configured}spare = {self.members[1]}\n")
+        self.open()
+        self.compare(f"{when}, and the spare is named again")
+        self.assertEqual(sorted(self.uuids()), [0] if forgotten else [0, 1], when)
+        place = self.members[1].split("@")[1]  # the links lead to one file: it may be named by another one
+        said = [n for n in self.control("status")["result"]["notices"] if f"@{place} was removed from the set" in n]
+        self.assertEqual(len(said), 1 if forgotten else 0, when)
+        self.set.stop()
+        self.take_away(1)
+        conf.write_text(configured)
+        for unit in ON_B:
+            self.may_hold[unit] = [UNREADABLE]
+        self.open(degraded=True)
+        self.compare(f"{when}, and the spare is away again")
+
     # --- the tests ---
 
     def test_add(self):
         self.make(2)
-        self.kill_everywhere("add", self.add)
+        self.kill_everywhere("add", self.add, records=False)
 
     def test_remove(self):
         self.make(3)
@@ -276,7 +345,7 @@ class KillSpares(harness.TestCase):
 
     def test_evacuate(self):
         self.make(2)
-        self.kill_everywhere("evacuate", self.evacuate)
+        self.kill_everywhere("evacuate", self.evacuate, sampled=True)
 
     def away(self):
         self.make(2)
@@ -286,11 +355,18 @@ class KillSpares(harness.TestCase):
 
     def test_forget(self):
         self.away()
+        self.came_back = collections.Counter()  # (forgotten, still named in the configuration)
         self.kill_everywhere("forget", self.forget, degraded=True)
+        shutil.rmtree(self.workspace.path / "base")
+        self.kill_everywhere("forget, and it comes back", self.forget, degraded=True,
+                             afterwards=self.bring_forgotten_back, share=1)
+        print(f"back, by (forgotten, configured): {dict(self.came_back)}", flush=True)
+        self.assertEqual(set(self.came_back), {(False, True), (True, True), (True, False)}, "each case was met")
 
     def test_away_and_back(self):
         self.away()
-        self.kill_everywhere("work while one is away", self.work_without_b, degraded=True, afterwards=self.bring_b_back)
+        self.kill_everywhere("work while one is away", self.work_without_b, degraded=True, afterwards=self.bring_b_back,
+                             sampled=True)
         self.open(degraded=True)
         self.work_without_b()
         self.set.stop()
@@ -298,7 +374,7 @@ class KillSpares(harness.TestCase):
         for unit in ON_B:
             self.may_hold[unit] = [NEW if v is UNREADABLE else v for v in self.may_hold[unit]]
         shutil.rmtree(self.workspace.path / "base")
-        self.kill_everywhere("open when it is back", self.open, opened=False)
+        self.kill_everywhere("open when it is back", self.open, opened=False, sampled=True)
 
 
 if __name__ == "__main__":
