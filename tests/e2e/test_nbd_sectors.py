@@ -9,6 +9,7 @@ import harness
 import nbd
 import tagged_load
 from harness import MIB, SECTOR, UNIT_SECTORS
+from metadata import FIXED_UNITS, REPLICAS, TABLE_MAGIC, Layout, read_unit
 from tagged import contents
 
 SECONDS = float(os.environ.get("DMREMAP_NBD_SECONDS", "2.5"))
@@ -20,16 +21,26 @@ LEAST_WRITES = 300
 # at most this part may be unreadable, those that were lost before somebody wrote them again.
 REFUSED_WRITES_WITH_BOTH_BAD = 0
 FAILED_SECTORS_WITH_BOTH_BAD = 0.05
+# Bad places anywhere on the spare, the same whatever DMREMAP_SEED is: they hit superblocks at fixed places and at heads
+# of replicas, and copies of the table's blocks, of each of which this many are left at least.
+ALL_OF_THE_SPARE = {("write",): 128, ("read", "write"): 133}
+LEAST_COPIES = 3
 
 
 class Sectors(nbd.NbdCase):
-    def prepare(self, main, spare=()):
-        """A set whose main holds version 0 of every sector, open on a loop device, its bad sectors in place."""
+    bad_units = None  # of the spare, where bad places are anywhere on it
+
+    def begin(self, main, export_spare=True):
+        """What a set is to be made of: main holds version 0 of every sector, and has its bad sectors."""
         print(f"seed {nbd.SEED} (DMREMAP_SEED)", flush=True)
-        self.set = nbd.NbdSet(self.workspace, main_size=MAIN_SIZE, export_spare=bool(spare))
+        self.set = nbd.NbdSet(self.workspace, main_size=MAIN_SIZE, export_spare=export_spare)
         self.set.main_file.write_bytes(contents(0, MAIN_SECTORS, 0))
         for mode in main:
             self.set.main_export.bad[mode] = nbd.draw(nbd.SEED, range(MAIN_SECTORS))
+
+    def prepare(self, main, spare=()):
+        """A set of that, open on a loop device, the spare's bad sectors in place."""
+        self.begin(main, export_spare=bool(spare))
         self.set.start_exports().create()
         if spare:
             for mode in spare:
@@ -38,11 +49,15 @@ class Sectors(nbd.NbdCase):
         self.open()
 
     def reopen(self, areas, kill):
+        if self.bad_units:
+            self.assert_copies("after the load")
         self.close(kill)
         self.set.restart_exports()
         self.open()
         for area in areas:
             area.device = self.device
+        if self.bad_units:
+            self.assert_copies(f"after a restart, {'killed' if kill else 'closed'}")
 
     def split(self, **options):
         return tagged_load.split(self.device, MAIN_SECTORS, THREADS, nbd.SEED, **options)
@@ -141,6 +156,68 @@ class Sectors(nbd.NbdCase):
 
     def test_both_bad_for_both(self):
         self.check_both(("read", "write"))
+
+    # --- and the spare's metadata ---
+
+    def check_metadata_bad(self, modes):
+        """As check_both, with bad places anywhere on the spare. What is left of the copies is shown as it is."""
+        main = {s // UNIT_SECTORS for m in modes for s in self.set.main_export.bad[m]}
+        self.assert_copies("opened")
+        areas = self.work(may_fail=lambda sector: sector // UNIT_SECTORS in main, may_refuse=True, mends=False)
+        self.assertLess(self.assert_copies("at last")["weakest_block_copies"], REPLICAS)
+        self.assert_only_bad_units_moved(*modes)
+        self.assert_few_failed(areas)
+        self.close()
+
+    def all_of_the_spare(self, modes):
+        bad = nbd.draw(ALL_OF_THE_SPARE[modes], range(self.set.spare_file.stat().st_size // SECTOR))
+        self.set.spare_export.bad.update({mode: bad for mode in modes})
+        self.bad_units = {sector // UNIT_SECTORS for sector in bad}
+
+    def assert_copies(self, when):
+        """The bad places are those that no copy can be on; all others have one."""
+        layout = Layout(self.set.spare_file)
+        copies = [[layout.block_unit(r, block) for r in range(REPLICAS)] for block in range(layout.table_blocks)]
+        begun = [units for units in copies
+                 if any(read_unit(self.set.spare_file, u)[4:8] == TABLE_MAGIC for u in units)]
+        good = [sum(u not in self.bad_units for u in units) for units in begun]
+        wanted = {"super_copies_valid": sum(u not in self.bad_units for u in FIXED_UNITS),
+                  "head_copies_valid": sum(u not in self.bad_units for u in layout.replica_start),
+                  "weakest_block_copies": min(good)}
+        self.assertGreaterEqual(min(good), LEAST_COPIES)
+        self.assertLess(wanted["super_copies_valid"], REPLICAS)
+        shown = self.status()["spares"][0]
+        self.assertEqual({key: shown[key] for key in wanted}, wanted, when)
+        print(f"{when}: {wanted}, {sum(g < REPLICAS for g in good)} of {len(good)} blocks with fewer", flush=True)
+        return wanted
+
+    def test_metadata_bad_for_writes(self):
+        """From before the spare is formatted."""
+        modes = ("write",)
+        self.begin(modes)
+        self.all_of_the_spare(modes)
+        self.set.start_exports().create()
+        self.open()
+        self.check_metadata_bad(modes)
+
+    def test_metadata_bad_for_both(self):
+        """What cannot be read may carry anything, so it is not formatted; they come up later."""
+        modes = ("read", "write")
+        self.begin(modes)
+        self.all_of_the_spare(modes)
+        self.set.start_exports()
+        before = harness.sha256_file(self.set.spare_file)
+        answer = self.workspace.dmremap("create", self.set.name, "--main", self.set.main_member, "--spare",
+                                        self.set.spare_member, "--json", check=False)
+        self.refused(answer, "probe-failed", says=(self.set.spare_member, "medium error"))
+        self.assertEqual(harness.sha256_file(self.set.spare_file), before, "nothing was written")
+        self.set.spare_export.bad = {"read": set(), "write": set()}
+        self.set.spare_export.restart()
+        self.set.create()
+        self.all_of_the_spare(modes)
+        self.set.spare_export.restart()
+        self.open()
+        self.check_metadata_bad(modes)
 
     def test_spare_goes_bad_later(self):
         """The spare's bad places come up under units that moved there when it was good."""
