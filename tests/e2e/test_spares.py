@@ -4,6 +4,7 @@
 import errno
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -357,6 +358,67 @@ class Absent(Pool):
         self.assertEqual([n for n in status["notices"] if "absent" in n or "without" in n], [])
         self.write_units(attached.loop, rest[:1], NEW)  # lost until written
         self.check_units(attached.loop, rest[:1], NEW)
+
+    def test_forget_asks_on_a_terminal(self):
+        attached = self.prepare()
+        attached.detach()
+        away = self.second.with_suffix(".away")
+        self.second.rename(away)
+        attached = self.attach("--degraded")
+        uuid = next(s["uuid"] for s in self.spares().values() if not s["present"])
+        told = f"{len(self.ON_SECOND)} units with {len(self.ON_SECOND) * UNIT_SECTORS} sectors become lost for good"
+        for answer in ("no\n", "y\n", "YES\n", "yes, please\n", "\n", "\x04"):  # the last one: the end of the input
+            with self.subTest(answer=answer):
+                code, text = self.on_terminal(answer, "spare", "forget", self.name, uuid)
+                self.assertEqual(code, 1, text)
+                self.assertIn(told, text)
+                self.assertIn("was not forgotten; nothing changed", text)
+                self.check_degraded(attached)
+                self.assertEqual(self.workspace.dmremap_json("lost", self.name)["lost"], [])
+                self.assertEqual((len(self.spares()), self.configured()), (2, [str(self.first), str(self.second)]))
+        attached.detach()
+        away.rename(self.second)  # so it comes back with all that it holds
+        attached = self.attach()
+        self.check_units(attached.loop, [*self.ON_SECOND, *self.ON_FIRST], NEW)
+        attached.detach()
+
+        self.second.rename(away)
+        attached = self.attach("--degraded")
+        code, text = self.on_terminal("yes\n", "spare", "forget", self.name, uuid)
+        self.assertEqual(code, 0, text)
+        self.assertIn(told, text)
+        self.assertEqual(([*self.spares()], self.configured()), (["first.img"], [str(self.first)]))
+        lost = {s for r in self.workspace.dmremap_json("lost", self.name)["lost"]
+                for s in range(r["sector"], r["sector"] + r["count"])}
+        self.assertEqual(lost, {unit * UNIT_SECTORS + s for unit in self.ON_SECOND for s in range(UNIT_SECTORS)})
+        attached.detach()
+        attached = self.attach()  # it was the only one that lacked
+        self.check_degraded(attached)
+        attached.detach()
+
+    def on_terminal(self, answer, *words, prompt="Type yes to go on: "):
+        """Runs the command on a terminal of its own and answers the question: (exit status, all that it showed)."""
+        terminal, its_end = pty.openpty()
+        try:
+            process = subprocess.Popen([harness.program("dmremap"), *words], env=self.workspace.env, stdin=its_end,
+                                       stdout=its_end, stderr=its_end, start_new_session=True)
+        finally:
+            os.close(its_end)
+        self.workspace.on_close(process, process.kill)
+        shown, asked = "", False
+        with os.fdopen(terminal, "r+b", buffering=0) as terminal:
+            while harness.poll_fd(terminal, 30):
+                try:
+                    shown += terminal.read(4096).decode()
+                except OSError:  # EIO: nobody has its other end any more
+                    break
+                if not asked and shown.endswith(prompt):
+                    asked = True
+                    terminal.write(answer.encode())
+            code = process.wait(30)
+        self.workspace.forget(process)
+        self.assertTrue(asked, f"it did not ask: {shown}")
+        return code, shown
 
     def test_a_spare_added_or_removed_when_the_machine_went_down(self):
         """The configuration names what is no spare (yet, or any more): passed over, and said."""
