@@ -27,14 +27,20 @@ def _checked(answer):
 
 
 class OpenGate:
-    """Within `with`: counts what process `pid` opens in the folders, and the folders; at number `at` (0: never) the
-    process is killed. The opens of all others go on."""
+    """Within `with`: counts what the process that `victim` names opens in the folders, and the folders; at number `at`
+    (0: never) it is killed. The opens of all others go on; until it is named only ours do."""
 
-    def __init__(self, folders, pid, at=0):
-        self.pid, self.at = pid, at
+    def __init__(self, folders, at=0):
+        self.at = at
+        self._victim = None
+        self._named = threading.Event()
         self.opened = []  # names, in order
         self.killed = False
         self._folders = [str(f) for f in folders]
+
+    def victim(self, pid):
+        self._victim = pid
+        self._named.set()
 
     def __enter__(self):
         self._fd = _checked(_libc.fanotify_init(_CLASS_CONTENT | _CLOEXEC, os.O_RDONLY | os.O_CLOEXEC))
@@ -52,6 +58,7 @@ class OpenGate:
         return self
 
     def __exit__(self, *_):
+        self._named.set()
         os.close(self._end)
         self._thread.join()
         os.close(self._over)
@@ -68,7 +75,10 @@ class OpenGate:
                 os.close(fd)
 
     def _came(self, fd, pid):
-        if pid != self.pid or self.killed:
+        if pid == os.getpid():
+            return
+        self._named.wait()
+        if pid != self._victim or self.killed:
             return
         self.opened.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
         if len(self.opened) == self.at:
