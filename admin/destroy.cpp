@@ -110,7 +110,7 @@ result<ending_spares> claim_spares(const set_config& config, access_mode mode, b
     });
     if (!abandon || !is_away(e) || blamed == wanted.end())
       return tl::make_unexpected(e);
-    out.left_out.push_back({*blamed, e});
+    out.left_out.push_back({*blamed, e, std::nullopt});
     wanted.erase(blamed);
   }
   return out;
@@ -131,7 +131,7 @@ result<void> check_spares(const set_config& config, ending_spares& spares, bool 
     error silent{"spare-unreadable", spare.spec.text(), "no superblock can be read"};
     if (!abandon)
       return tl::make_unexpected(std::move(silent));
-    spares.left_out.push_back({spare.spec, std::move(silent)});
+    spares.left_out.push_back({spare.spec, std::move(silent), std::nullopt});
     spares.found.erase(spares.found.begin() + static_cast<std::ptrdiff_t>(n));
   }
   return {};
@@ -146,7 +146,7 @@ result<void> erase_spares(ending_spares& spares, bool abandon) {
       continue;
     if (outcome)
       outcome = tl::make_unexpected(erased.error());
-    spares.left_out.push_back({spares.found[n].spec, erased.error()});
+    spares.left_out.push_back({spares.found[n].spec, erased.error(), std::nullopt});
     spares.found.erase(spares.found.begin() + static_cast<std::ptrdiff_t>(n));
   }
   return abandon ? result<void>{} : outcome;

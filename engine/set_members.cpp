@@ -21,8 +21,11 @@ std::vector<std::string> sets_on(const std::vector<open_member>& members) {
 }
 
 void leave_out(set_members& from, std::vector<std::string>& sets, std::size_t n, error why) {
-  from.left_out.push_back({from.members[n].spec, std::move(why)});
+  open_member out = std::move(from.members[n]);
   from.members.erase(from.members.begin() + static_cast<std::ptrdiff_t>(n));
+  from.left_out.push_back({out.spec, std::move(why), std::nullopt});
+  if (std::any_of(from.members.begin(), from.members.end(), [&](const open_member& m) { return m.held == out.held; }))
+    from.left_out.back().member = std::move(out);
   sets.erase(sets.begin() + static_cast<std::ptrdiff_t>(n));
 }
 
@@ -113,7 +116,7 @@ result<set_members> open_set_members(const member_spec& main, const std::vector<
       return tl::make_unexpected(e);
     if (wanted.size() == 1)
       return tl::make_unexpected(out.left_out.empty() ? e : out.left_out.front().why);
-    out.left_out.push_back({*away, e});
+    out.left_out.push_back({*away, e, std::nullopt});
     wanted.erase(away);
   }
 }

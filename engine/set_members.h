@@ -20,6 +20,7 @@ namespace dmremap {
 struct left_out_spare {
   member_spec spec;
   error why;
+  std::optional<open_member> member; ///< where its claim is one with that of a member that stays
 };
 
 /// Keeps what this host sees of a set in its state folder. Thread-safe.

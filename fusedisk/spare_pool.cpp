@@ -51,6 +51,9 @@ spare_pool::spare_pool(disk& set, event_log& log, set_members from, const disk_i
     else if (before && before->spares.contains(spare.uuid))
       away_[spare.uuid] = before->spares.at(spare.uuid);
   }
+  for (const auto& one : from.left_out)
+    if (one.member)
+      parked_.push_back(*one.member);
 }
 
 void spare_pool::stop() {

@@ -89,7 +89,7 @@ private:
   mutable std::mutex members_mutex_; ///< never held while the disk is asked
   std::map<unsigned, held_spare> spares_;
   std::map<std::string, std::string> away_; ///< UUID of an absent spare: the member, where it is known
-  std::vector<open_member> parked_;         ///< removed, but sharing its claim with members that stay
+  std::vector<open_member> parked_;         ///< no member, but sharing its claim with members that stay
 
   mutable std::mutex evacuation_mutex_;
   evacuation_state evacuation_;

@@ -198,8 +198,7 @@ class KillSpares(harness.TestCase):
 
     # --- killing ---
 
-    def kill_everywhere(self, name, change, opened=True, degraded=False, afterwards=None, share=0.5, sampled=False,
-                        records=True):
+    def kill_everywhere(self, name, change, opened=True, degraded=False, afterwards=None, share=0.5, sampled=False):
         """`change` is made with the set open, unless it opens it; what it does again must be harmless. `afterwards`
         follows each time when the change was made again, and in that share of the cases before, without its rest.
         sampled: not at every write, which would take too long."""
@@ -223,15 +222,15 @@ class KillSpares(harness.TestCase):
                 killed += self.killed()
                 self.after_a_kill(when, change, opened, degraded, afterwards, chance.random() < share)
         self.assertGreaterEqual(killed, len(points) - 1, f"{name}: it makes fewer writes than it did first")
-        for at in range(1, len(opens) + 1 if records else 1):
+        for at in range(1, len(opens) + 1):
             when = f"{name}: killed when it opened {opens[at - 1]}, {at} of {len(opens)}"
             with self.subTest(when):
                 self.go_back()
                 self.run_once(change, opened, degraded, open_at=at)
                 self.assertTrue(self.killed())
                 self.after_a_kill(when, change, opened, degraded, afterwards, chance.random() < share)
-        print(f"{name}: {writes} writes, {killed} kills at them and {len(opens) if records else 0} at opens of "
-              f"records, {time.monotonic() - started:.1f} s", flush=True)
+        print(f"{name}: {writes} writes, {killed} kills at them and {len(opens)} at opens of records, "
+              f"{time.monotonic() - started:.1f} s", flush=True)
         self.go_back()
 
     def after_a_kill(self, when, change, opened, degraded, afterwards, before_the_rest):
@@ -351,7 +350,7 @@ class KillSpares(harness.TestCase):
 
     def test_add(self):
         self.make(2)
-        self.kill_everywhere("add", self.add, records=False)
+        self.kill_everywhere("add", self.add)
 
     def test_remove(self):
         self.make(3)

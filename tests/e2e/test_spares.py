@@ -439,6 +439,21 @@ class Absent(Pool):
         attached.detach()
         self.refused_attach_with(conf, [self.first, blank], says=(self.second.name,))
 
+    def test_a_range_that_was_being_added_when_the_machine_went_down(self):
+        """As with a whole device: it is passed over, and can be added then. The set's own claim is no obstacle."""
+        shared = self.workspace.sparse("shared.img", 64 * MIB)
+        ranges = [f"{shared}@{n * 65536}+65536" for n in range(2)]
+        self.create(ranges[0])
+        conf = self.workspace.path / "conf/sets.d" / f"{self.name}.conf"
+        conf.write_text(conf.read_text() + f"spare = {ranges[1]}\n")
+        attached = self.attach()
+        self.assertIn(f"opened without {ranges[1]}", self.notices())
+        self.write_units(attached.loop, self.ON_FIRST, OLD)
+        self.spare("add", ranges[1])
+        self.assertEqual((len(self.spares()), self.configured()), (2, ranges))
+        self.check_units(attached.loop, self.ON_FIRST, OLD)
+        attached.detach()
+
     def refused_attach_with(self, conf, spares, says):
         """One that the set lists is not named at all."""
         text = [line for line in conf.read_text().splitlines() if not line.startswith("spare = ")]
