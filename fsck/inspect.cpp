@@ -49,6 +49,9 @@ void find_record(set_findings& f) {
     f.spares[who[n]].removed = true;
     f.found.push_back({damage_kind::spare_removed, f.spares[who[n]].path, static_cast<int>(who[n]), 0, 0,
                        "was removed from the set and does not belong to it any more"});
+    std::erase_if(f.found, [&](const damage& d) { // they were erased: there is nothing to rebuild
+      return d.kind == damage_kind::superblock_gone && d.spare == static_cast<int>(who[n]);
+    });
   }
   for (auto& p : record->places)
     if (p.given >= 0)

@@ -17,7 +17,7 @@
 // how many of them were reached. The seed also says which longer ones there are.
 // DMREMAP_REPLAY_PART=3/8: of the sequences of three and more, the third eighth alone; eight such runs make a whole.
 // DMREMAP_REPLAY_ONLY="pool gone | all back | evacuate 0": that sequence alone, as a report names it, in all its states.
-#include "tests/support/crash_judge.h"
+#include "tests/engine/crash_fsck.h"
 #include "tests/support/pool_operations.h"
 #include "tests/support/sanitized.h"
 
@@ -106,6 +106,8 @@ judge_options options_for(std::uint64_t round) {
   options.limits.combinations = deep ? 1024 : 160;
   options.limits.torn_together = deep ? 32 : 4;
   options.mending_every = deep ? 20 : 300;
+  options.repair = check_and_repair;
+  options.repair_every = 31; // a prime: what else depends on an image's number comes with it in all ways
   options.reopen_every = deep ? 1 : 8;
   options.after_open = [](crash_run& run, std::uint64_t number) {
     const auto all = operations_on_a();
@@ -215,7 +217,7 @@ public:
                << " of them sampled), " << counts_.distinct_images << " images, " << counts_.checks
                << " checks, " << counts_.mending_images << " images of crashes after a crash, "
                << counts_.degraded_opens << " opened without a spare, " << counts_.refused_opens
-               << " refused so, " << took.count() << " s");
+               << " refused so, " << counts_.repairs << " checked and repaired, " << took.count() << " s");
   }
 
 private:

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "tests/fsck/corpus.h"
+#include "tests/support/mutant_states.h"
+#include "tests/support/pool_operations.h"
 #include "tests/support/sanitized.h"
+#include "tests/support/spare_check.h"
 
 #include <catch2/catch.hpp>
 #include <set>
@@ -213,4 +216,28 @@ TEST_CASE("a chunk that a newer superblock does not tell of is said, and not tak
   CHECK_FALSE(run.has(fsck::damage_kind::chunk_unmarked));
   CHECK_FALSE(run.after.clean());
   CHECK(images.hashes() == before);
+}
+
+TEST_CASE("a spare whose removal was cut off when its superblocks were erased is none, and not rebuilt") {
+  const set_state start = pool_start("fresh");
+  crash_run run(start, {});
+  REQUIRE(run.open());
+  const std::size_t from = run.position();
+  run.remove_spare(0);
+  run.finish();
+  const auto cut_off = state_where(run, from, [&](const crash_state& crash) {
+    for (unsigned copy = 0; copy < super_copies; ++copy)
+      if (sequence_of(crash.devices[1]->content.at(unit_of_super(start.spares[0].content, copy))) != 0)
+        return false;
+    return true;
+  });
+  REQUIRE(cut_off);
+  set_images images{cut_off->main, {cut_off->spares[0].content, cut_off->spares[1].content}};
+  const fsck_run done = repair(images);
+  INFO(words(done.before));
+  CHECK(done.refused.empty());
+  CHECK(done.has(fsck::damage_kind::spare_removed));
+  CHECK_FALSE(done.has(fsck::damage_kind::superblock_gone)); // -y would never be done with it
+  for (const auto& written : done.plan.writes)
+    CHECK(written.member == 1); // which has listed its map
 }

@@ -204,6 +204,11 @@ bool crash_judge::maps_known_without(const set_state& state, const absent_spares
   return checker_.maps_are_known(all_but(state, absent), places);
 }
 
+bool crash_judge::may_do_without(const set_state& state, const absent_spares& absent) {
+  return maps_known_without(state, absent) &&
+         !checker_.some_stale(all_but(state, {}), all_but(state, absent));
+}
+
 /// The set without some spares; then, with changes made meanwhile, with them again.
 void crash_judge::look_without(const set_state& state, const absent_spares& absent, observation& seen) {
   const devices on(state);
@@ -262,7 +267,23 @@ const crash_judge::observation& crash_judge::observe(const set_state& state, std
   if (found != memory_.end())
     return found->second;
   ++images_;
-  return memory_.emplace(key, look(state)).first->second;
+  observation seen = look(state);
+  if (options_.repair_every != 0 && images_ % options_.repair_every == 0)
+    seen.repaired = std::make_shared<const observation>(repair_and_look(state));
+  return memory_.emplace(key, std::move(seen)).first->second;
+}
+
+/// As look(), after a repair of all spares or, now and then, of all but some, which are there again at the open.
+crash_judge::observation crash_judge::repair_and_look(set_state state) {
+  ++counts_.repairs;
+  absent_spares absent;
+  if (state.pool() && counts_.repairs % 3 == 0)
+    absent = who_is_absent(state, counts_.repairs / 3);
+  if (!absent.empty() && !may_do_without(state, absent))
+    absent.clear();
+  observation seen;
+  seen.failure = options_.repair(state, absent);
+  return seen.failure.empty() ? look(state) : seen;
 }
 
 /// What was seen without one of the spares, and when it was back.
@@ -305,7 +326,7 @@ bool crash_judge::compare(const observation& seen, const oracle& truth, const st
     note(name + ": " + wrong);
     return false;
   }
-  return true;
+  return !seen.repaired || compare(*seen.repaired, truth, name + "; checked and repaired");
 }
 
 /// Who is there at the open after a crash: those that are away come back, or stay away where a set of the others alone
@@ -313,8 +334,7 @@ bool crash_judge::compare(const observation& seen, const oracle& truth, const st
 void crash_judge::choose_who_comes(set_state& state) {
   const absent_spares absent = state.pool() ? who_is_absent(state, images_) : absent_spares{};
   const bool goes = state.degraded() ? images_ / 3 % 2 != 0 : images_ / 3 % 3 == 0;
-  const bool leave_out = goes && !absent.empty() && maps_known_without(state, absent) &&
-                         !checker_.some_stale(all_but(state, {}), all_but(state, absent));
+  const bool leave_out = goes && !absent.empty() && may_do_without(state, absent);
   for (spare_part& p : state.spares)
     p.role = p.role == spare_role::away ? spare_role::member : p.role;
   for (const unsigned n : absent)
@@ -391,6 +411,7 @@ judge_counts& judge_counts::operator+=(const judge_counts& more) {
   points += more.points;
   degraded_opens += more.degraded_opens;
   refused_opens += more.refused_opens;
+  repairs += more.repairs;
   return *this;
 }
 

@@ -16,6 +16,8 @@
 
 namespace dmremap::test {
 
+using absent_spares = std::vector<unsigned>; ///< numbers in the state
+
 struct judge_options {
   open_options open;
   replay_limits limits;
@@ -23,6 +25,10 @@ struct judge_options {
       40; ///< of every so many new images, crashes during the open itself are replayed; 0: none
   /// What is done after such an open, before it crashes again; the number varies it. Nothing: only the open.
   std::function<void(crash_run&, std::uint64_t)> after_open;
+  /// Checks and repairs the spares but those absent; returns what is wrong with that. What it leaves behind is then
+  /// opened and held against the oracle like the image itself.
+  std::function<std::string(set_state&, const absent_spares&)> repair;
+  unsigned repair_every = 0; ///< of every so many new images; 0: none
   unsigned reopen_every = 4; ///< every so many new images are opened a second time; 0: none
   bool expect_full_copies =
       true;                  ///< all copies of everything are good after an open (no faults on the spare)
@@ -34,10 +40,9 @@ struct judge_options {
   std::unordered_set<std::uint64_t>* images = nullptr;
 };
 
-using absent_spares = std::vector<unsigned>; ///< numbers in the state
-
 struct judge_counts {
   std::uint64_t degraded_opens = 0, refused_opens = 0; ///< without a spare; refused: it has no protection
+  std::uint64_t repairs = 0;                           ///< images that were checked and repaired, too
   std::uint64_t distinct_images = 0, checks = 0, mending_images = 0, sampled_points = 0, points = 0;
   judge_counts& operator+=(const judge_counts& more);
 };
@@ -64,12 +69,15 @@ private:
     std::uint64_t written = no_unit;  ///< unit that was written as a whole meanwhile
     std::vector<version> back;
     std::string which;
+    std::shared_ptr<const observation> repaired; ///< of a copy of the image
   };
   static constexpr std::uint64_t no_unit = static_cast<std::uint64_t>(-1);
   struct devices;
   [[nodiscard]] set_state state_after(const crash_run& run, const crash_state& crash) const;
   const observation& observe(const set_state& state, std::uint64_t key);
   [[nodiscard]] observation look(const set_state& state);
+  [[nodiscard]] observation repair_and_look(set_state state);
+  [[nodiscard]] bool may_do_without(const set_state& state, const absent_spares& absent);
   void look_without(const set_state& state, const absent_spares& absent, observation& seen);
   [[nodiscard]] bool maps_known_without(const set_state& state, const absent_spares& absent);
   void choose_who_comes(set_state& state);
