@@ -269,7 +269,8 @@ void crash_run::forget() {
   for (const auto& [unit, at_place] : where_)
     if (at_place.spare == n)
       losing.insert(unit);
-  if (disk_->plan_forget(at->place)) {
+  const bool expected = disk_->plan_forget(at->place).has_value();
+  if (expected) {
     at->role = spare_role::removing;
     for (const std::uint64_t unit : losing)
       now_.truth.begin(unit * unit_sectors, unit_sectors, lost_version);
@@ -283,6 +284,8 @@ void crash_run::forget() {
     now_.truth.make_durable(unit * unit_sectors, unit_sectors);
   }
   at->role = done ? spare_role::none : spare_role::away;
+  if (!done && expected && !meets_a_vanishing("forget"))
+    note_failure("forget failed: " + done.error().text());
   mark("forget answered");
 }
 
