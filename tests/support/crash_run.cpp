@@ -440,6 +440,13 @@ void crash_run::break_spare(bad_range range, unsigned n) {
   mark(spare_name(n) + " has bad sectors");
 }
 
+void crash_run::heal_spare(unsigned n) {
+  auto faults = spare_memory_.at(n)->faults();
+  faults.bad.clear();
+  spare_memory_[n]->set_faults(faults);
+  mark(spare_name(n) + " is well again");
+}
+
 void crash_run::finish() {
   last_ = log_->size();
   std::vector<std::byte> bytes(sector_bytes);

@@ -121,6 +121,8 @@ public:
   void heal_reads();
   /// Sectors of a spare that fail from now on.
   void break_spare(bad_range range, unsigned n = 0);
+  /// No sector of the spare fails any more.
+  void heal_spare(unsigned n = 0);
 
   // Sets of several spares. Spares are numbered as in the state, not by their place in the set's list.
   /// Serves the unit from the spare and writes all of it; only where the spare's free units were never used.

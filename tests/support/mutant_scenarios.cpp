@@ -242,13 +242,20 @@ std::optional<set_state> half_changed() {
   });
 }
 
+/// Both units leave their places, are written, and A gets a place again.
+void change_much(crash_run& run) {
+  for (const char* each : {"B: unmap", "unmap", "B: write part", "write whole", "flush", "remap"})
+    find_operation(each).run(run);
+}
+
 /// The copies at `units` cannot be read for a while, so that the others win at the open, and forget what
-/// mends them: later they are back.
+/// mends them: later they are back, with or without changes made meanwhile.
 void copies_return(const set_state& from_state, const std::set<std::uint64_t>& units,
                    const commit_rules& rules, findings& found) {
   open_options options;
   options.rules = &rules;
-  for (std::uint64_t times = 1; times <= 4 && found.empty(); ++times) {
+  for (std::uint64_t n = 0; n < 8 && found.empty(); ++n) {
+    const std::uint64_t times = 1 + n % 4;
     set_state start = from_state;
     for (const std::uint64_t unit : units)
       start.spares.front().faults.bad.push_back(
@@ -261,13 +268,17 @@ void copies_return(const set_state& from_state, const std::set<std::uint64_t>& u
       continue;
     second.adopt();
     const std::size_t from = second.position();
+    if (n >= 4) {
+      second.tolerate_failures(); // main cannot write A
+      change_much(second);
+    }
     second.finish();
     judge_options judging;
     judging.open.rules = &rules;
     judging.mending_every = 0;
     judging.expect_full_copies = false;
     crash_judge judge(judging);
-    judge.judge(second, "copies return after " + std::to_string(times) + " failed reads", from);
+    judge.judge(second, "copies return after " + std::to_string(times) + " failed reads" + (n < 4 ? "" : " and changes"), from);
     found.insert(found.end(), judge.violations().begin(), judge.violations().end());
   }
 }
@@ -319,6 +330,32 @@ void mended_copies_return(const commit_rules& rules, findings& found) {
     return;
   }
   copies_return(*cut_short, units, rules, found);
+}
+
+/// A replica of the table cannot be read at one open; changes are made, which it takes or forgets; it can be read at
+/// the next one.
+void unread_copy_returns(const commit_rules& rules, findings& found) {
+  for (const unsigned replica : {0u, 4u})
+    for (const write_fate fate : {write_fate::kept, write_fate::forgotten}) {
+      set_state start = started("mapped");
+      const std::uint64_t first = unit_of_block(start.spare(), replica, 0), units = 17;
+      start.spares.front().faults.bad.push_back(
+          {first * page_sectors, units * page_sectors, direction::read, io_error::medium, always, false});
+      setting how{"mapped", {"B: write error", "flush"}};
+      how.expect_full_copies = false;
+      how.before = [&](crash_run& run) {
+        run.set_spare_fate([=](std::uint64_t, std::uint64_t offset, std::uint64_t) {
+          const std::uint64_t unit = offset / page_bytes;
+          return unit >= first && unit < first + units ? fate : write_fate::kept;
+        });
+      };
+      how.after = [](crash_run& run) {
+        change_much(run);
+        run.heal_spare();
+      };
+      if (find_damage(how, start, rules, "replica " + std::to_string(replica) + " returns", found))
+        return;
+    }
 }
 
 void release_in_doubt(const commit_rules& rules, findings& found) {

@@ -33,6 +33,9 @@ void copy_returns(const commit_rules& rules, findings& found);
 /// The mending of such a set is cut short when two copies have the change. They return after an open that
 /// mended the others to what was before: under a number that the first mending has used, too?
 void mended_copies_return(const commit_rules& rules, findings& found);
+/// A replica of the table cannot be read at one open; changes are made, which it takes or forgets; it can be read at
+/// the next one.
+void unread_copy_returns(const commit_rules& rules, findings& found);
 /// A flush fails while the slot of a unit is released, or two do; then the unit is wanted for another, or
 /// written.
 void release_in_doubt(const commit_rules& rules, findings& found);
