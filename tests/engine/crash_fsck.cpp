@@ -14,9 +14,22 @@ bool has(const fsck::set_findings& f, damage_kind kind) {
   return std::any_of(f.found.begin(), f.found.end(), [&](const auto& d) { return d.kind == kind; });
 }
 
+/// Notices that a set may be in order with, after a crash and after a repair.
+bool worth_knowing(damage_kind kind) {
+  switch (kind) {
+  case damage_kind::spare_returned:
+  case damage_kind::returned_slots:
+  case damage_kind::spare_removed:
+  case damage_kind::unprotected:
+    return true;
+  default:
+    return false;
+  }
+}
+
 /// What a power cut may leave behind: changes that have not reached all copies, or not both of the spares that they
 /// are about. All other damage would mean that something is lost, or was never right.
-bool left_by_a_crash(damage_kind kind) {
+bool left_by_a_crash(damage_kind kind, bool some_missing) {
   switch (kind) {
   case damage_kind::superblock_copy: // torn
   case damage_kind::superblock_old:
@@ -24,10 +37,11 @@ bool left_by_a_crash(damage_kind kind) {
   case damage_kind::table_old:
   case damage_kind::slot_superseded: // the winner is durable, the loser was to be released
   case damage_kind::sixth_listing:   // one side has been told
-  case damage_kind::absent_map:      // one that was away is back, and its map was to be cleared
     return true;
+  case damage_kind::spare_missing:
+    return some_missing;
   default:
-    return fsck::facts_of(kind).level == fsck::severity::notice;
+    return worth_knowing(kind);
   }
 }
 
@@ -36,11 +50,10 @@ bool left_by_a_repair(damage_kind kind, bool some_missing) {
   switch (kind) {
   case damage_kind::slot_superseded:
   case damage_kind::sixth_listing:
-  case damage_kind::absent_map:
   case damage_kind::spare_missing:
     return some_missing;
   default:
-    return fsck::facts_of(kind).level == fsck::severity::notice;
+    return worth_knowing(kind);
   }
 }
 
@@ -105,7 +118,7 @@ std::string check_and_repair(set_state& state, const absent_spares& absent) {
   if (on.hashes() != before)
     return "fsck -n has written";
   for (const auto& d : first->found)
-    if (!left_by_a_crash(d.kind) && (absent.empty() || d.kind != damage_kind::spare_missing))
+    if (!left_by_a_crash(d.kind, !absent.empty()))
       return "fsck -n finds what no crash leaves behind: " + text_of(d);
   const auto applied = fsck::apply_plan(plan, on.given);
   if (!applied)

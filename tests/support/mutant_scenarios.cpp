@@ -278,7 +278,8 @@ void copies_return(const set_state& from_state, const std::set<std::uint64_t>& u
     judging.mending_every = 0;
     judging.expect_full_copies = false;
     crash_judge judge(judging);
-    judge.judge(second, "copies return after " + std::to_string(times) + " failed reads" + (n < 4 ? "" : " and changes"), from);
+    const std::string meanwhile = n < 4 ? " failed reads" : " failed reads and changes";
+    judge.judge(second, "copies return after " + std::to_string(times) + meanwhile, from);
     found.insert(found.end(), judge.violations().begin(), judge.violations().end());
   }
 }
