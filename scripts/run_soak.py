@@ -112,7 +112,8 @@ def report(subjects, memory):
 def main():
     parser = argparse.ArgumentParser(prog="scripts/soak", description="wear a set down and compare all data")
     parser.add_argument("--minutes", type=float, default=30, metavar="N", help="how long (30)")
-    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, metavar="S", help="what to draw from")
+    parser.add_argument("--seed", type=int, metavar="S", help="what to draw from (DMREMAP_SEED, or any)",
+                        default=int(os.environ.get("DMREMAP_SEED", time.time_ns() % 1_000_000)))
     arguments = parser.parse_args()
     if missing := harness.why_not():
         print(f"scripts/soak: needs root, FUSE and loop devices: {missing}", file=sys.stderr)
