@@ -314,12 +314,15 @@ TEST_CASE("swap space is refused", "[claim][root]") {
 
 TEST_CASE("a loop device without a file is refused", "[claim][root]") {
   const fixture f;
-  std::string free;
-  {
-    const loop_device loop(f.dir.file("s", 1 << 20), {});
-    free = loop.path();
-  }
-  CHECK(f.id_of({free}) == "empty-member");
+  const unique_fd control(::open("/dev/loop-control", O_RDWR | O_CLOEXEC));
+  const int number = 4096 + ::getpid() % 4096; // one that nobody else gets
+  REQUIRE(::ioctl(control.get(), LOOP_CTL_ADD, number) == number);
+  const std::string device = "/dev/loop" + std::to_string(number);
+  if (::access(device.c_str(), F_OK) != 0)
+    REQUIRE(::mknod(device.c_str(), S_IFBLK | 0600, makedev(7, static_cast<unsigned>(number))) == 0);
+  CHECK(f.id_of({device}) == "empty-member");
+  CHECK(::ioctl(control.get(), LOOP_CTL_REMOVE, number) >= 0);
+  (void)::unlink(device.c_str());
 }
 
 TEST_CASE("a folder for claims that belongs to somebody else is not used", "[claim][root]") {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <fcntl.h>
+#include <fstream>
 #include <linux/blkpg.h>
 #include <linux/loop.h>
 #include <stdexcept>
@@ -60,13 +61,25 @@ public:
   ~loop_device() {
     for (; partitions_ > 0; --partitions_)
       (void)partition(BLKPG_DEL_PARTITION, partitions_, 0, 0);
-    if (fd_)
-      (void)::ioctl(fd_.get(), LOOP_CLR_FD);
+    if (!fd_)
+      return;
+    const std::string before = backing_file();
+    (void)::ioctl(fd_.get(), LOOP_CLR_FD);
+    fd_.reset();
+    // It goes when the last one closes it: whoever goes through all devices has it open for a moment.
+    for (int tries = 0; tries < 500 && !before.empty() && backing_file() == before; ++tries)
+      ::usleep(10'000);
   }
   loop_device(const loop_device&) = delete;
   loop_device& operator=(const loop_device&) = delete;
 
   [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] std::string backing_file() const {
+    std::ifstream file("/sys/block" + path_.substr(4) + "/loop/backing_file");
+    std::string line;
+    std::getline(file, line);
+    return line;
+  }
   /// Tells the kernel of the next partition, in sectors, and returns its path: works on kernels that read no
   /// partition tables themselves, too.
   [[nodiscard]] std::string add_partition(std::uint64_t start, std::uint64_t length) {
