@@ -23,7 +23,7 @@ result<std::unique_ptr<remap_set>> remap_set::assemble(std::vector<std::unique_p
   std::unique_ptr<remap_set> set(new remap_set(rules));
   set->degraded_ = degraded;
   for (const unsigned n : record.ignored)
-    set->notices_.push_back(spares[n]->path() + " was removed from the set; it is left alone");
+    set->notices_.push_back(spares[n]->path() + " was removed from the set, or forgotten; it is left alone");
   CHECK_OK(set->load_spares(std::move(spares), record, degraded));
   const superblock& s = record.newest;
   set->counters_.lifetime_allocations = s.lifetime_allocations;
