@@ -207,6 +207,7 @@ void add_spare(builder& b) {
   sub->add_option("--destroy-set", o->destroy_set, "add: the set of this UUID on it may go")
       ->type_name("UUID");
   sub->add_flag("--sparse", o->sparse, "add: set aside no space for a file");
+  sub->add_flag("--partial", o->partial, "evacuate: move as many units as the other spares have room for");
   sub->add_flag("--cancel", o->cancel, "evacuate: stop it; the spare takes new data again");
   sub->add_option("--progress", o->progress, "evacuate: write lines \"DONE ALL\" of units to this descriptor")
       ->type_name("FD")

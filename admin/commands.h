@@ -95,6 +95,7 @@ struct spare_options {
   bool sparse = false;           ///< add: a file is left with the space that it has
   bool dry_run = false;
   bool yes = false;    ///< forget: do not ask
+  bool partial = false; ///< evacuate: as many units as the others have room for
   bool cancel = false; ///< evacuate: stop it, and let the spare take new data again
   int progress = -1;   ///< evacuate: descriptor that gets lines "DONE ALL"
 };

@@ -202,8 +202,18 @@ result<exit_code> cancel_evacuation(const context& c, const running_set& set, co
   return exit_code::ok;
 }
 
-result<exit_code> plan_evacuation(const context& c, const running_set& set, const std::string& word) {
-  const auto reply = TRY(ask(set, "spare_evacuate", {{"spare", word}, {"dry_run", true}}));
+json evacuation_words(const std::string& word, const spare_options& o) {
+  json words = {{"spare", word}};
+  if (o.dry_run)
+    words["dry_run"] = true;
+  if (o.partial)
+    words["partial"] = true;
+  return words;
+}
+
+result<exit_code> plan_evacuation(const context& c, const running_set& set, const std::string& word,
+                                  const spare_options& o) {
+  const auto reply = TRY(ask(set, "spare_evacuate", evacuation_words(word, o)));
   const auto& plan = part_of(reply, "result");
   const auto units = number_in(plan, "all");
   show(c, set.name,
@@ -225,8 +235,8 @@ result<exit_code> evacuate_spare(const context& c, const running_set& set, const
   if (o.cancel)
     return cancel_evacuation(c, set, word);
   if (o.dry_run)
-    return plan_evacuation(c, set, word);
-  const auto begun = TRY(ask(set, "spare_evacuate", {{"spare", word}}));
+    return plan_evacuation(c, set, word, o);
+  const auto begun = TRY(ask(set, "spare_evacuate", evacuation_words(word, o)));
   auto state = TRY(follow(c, set, part_of(begun, "result"), o.progress));
   if (const auto& said = part_of(state, "error"); said.is_object()) {
     auto failed = error_of(said);
@@ -254,12 +264,12 @@ result<void> check_usage(const spare_options& o) {
     return usage("needs a MEMBER; `dmremap spare list NAME` shows them");
   if (o.operation != "add" && (!o.wipe.empty() || !o.destroy_set.empty() || o.sparse))
     return usage("takes no --wipe, --destroy-set or --sparse, which are for 'add'");
-  if (o.operation != "evacuate" && (o.cancel || o.progress >= 0))
-    return usage("takes no --cancel or --progress, which are for 'evacuate'");
+  if (o.operation != "evacuate" && (o.cancel || o.partial || o.progress >= 0))
+    return usage("takes no --cancel, --partial or --progress, which are for 'evacuate'");
   if (o.operation != "forget" && o.yes)
     return usage("takes no --yes, which is for 'forget'");
-  if (o.cancel && (o.dry_run || o.progress >= 0))
-    return usage("--cancel goes with neither --dry-run nor --progress");
+  if (o.cancel && (o.dry_run || o.partial || o.progress >= 0))
+    return usage("--cancel goes with neither --dry-run, --partial nor --progress");
   return {};
 }
 

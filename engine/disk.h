@@ -239,14 +239,15 @@ public:
   /// What that would refuse at once; nothing is changed.
   [[nodiscard]] result<void> plan_remove(unsigned index) const;
   /// How many units evacuate_spare() would move. Errors: as that one's, found before anything is moved.
-  [[nodiscard]] result<std::uint64_t> plan_evacuate(unsigned index);
+  [[nodiscard]] result<std::uint64_t> plan_evacuate(unsigned index, bool partial = false);
   /// Moves all that a spare holds to the others; from now on it takes no new data. Unit by unit, I/O goes on.
   /// `progress(done, all)` is called before each unit; false ends the work: what was moved stays moved, and
   /// calling again goes on. Errors: "read-only", "no-such-spare", "spare-absent", "last-spare", "cancelled";
   /// "no-spare-capacity" with the shortfall: nothing was changed, or, where other remaps took the room
-  /// meanwhile, how far it came.
+  /// meanwhile, or where it was to move as many as fit (`partial`), how far it came.
   [[nodiscard]] result<evacuate_reply>
-  evacuate_spare(unsigned index, const std::function<bool(std::uint64_t, std::uint64_t)>& progress = {});
+  evacuate_spare(unsigned index, const std::function<bool(std::uint64_t, std::uint64_t)>& progress = {},
+                 bool partial = false);
   /// Ends evacuation's ban on new data.
   void refill_spare(unsigned index);
   /// What forget_spare() would do. Errors: as that one's, found before anything is lost.

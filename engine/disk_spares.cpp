@@ -318,7 +318,7 @@ result<bool> disk::remove_spare(unsigned index) {
   return removed;
 }
 
-result<std::uint64_t> disk::plan_evacuate(unsigned index) {
+result<std::uint64_t> disk::plan_evacuate(unsigned index, bool partial) {
   impl& i = *impl_;
   if (i.options.read_only)
     return fail("read-only", i.set->super_copy().set_name, "the set is open read-only");
@@ -330,18 +330,19 @@ result<std::uint64_t> disk::plan_evacuate(unsigned index) {
   if (before->present && i.set->present_count() < 2)
     return fail("last-spare", before->path, "is the only spare that is present");
   const std::uint64_t units = i.set->units_on(index).size(), room = i.set->free_units(1u << index);
-  if (units > room)
+  if (units > room && (!partial || room == 0))
     return fail("no-spare-capacity", before->path,
                 "holds " + std::to_string(units) + " units, and the other spares have " +
                     std::to_string(room) + " free for remaps: add a spare first (" +
                     std::to_string(units - room) + " units short)");
-  return units;
+  return std::min(units, room);
 }
 
 result<evacuate_reply>
-disk::evacuate_spare(unsigned index, const std::function<bool(std::uint64_t, std::uint64_t)>& progress) {
+disk::evacuate_spare(unsigned index, const std::function<bool(std::uint64_t, std::uint64_t)>& progress,
+                     bool partial) {
   impl& i = *impl_;
-  CHECK_OK(plan_evacuate(index));
+  CHECK_OK(plan_evacuate(index, partial));
   const auto before = i.set->overview(index);
   if (!before)
     return no_such_spare(index);

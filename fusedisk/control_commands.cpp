@@ -238,7 +238,8 @@ result<answer> do_spare_forget(control_target& t, const json& args) {
 result<answer> do_spare_evacuate(control_target& t, const json& args) {
   const auto spare = TRY(spare_argument(t, args));
   const bool dry_run = TRY(flag_argument(args, "dry_run"));
-  const auto now = TRY(t.spare_evacuate(spare, dry_run));
+  const bool partial = TRY(flag_argument(args, "partial"));
+  const auto now = TRY(t.spare_evacuate(spare, dry_run, partial));
   return answer{dry_run ? fmt::format("{} units would move to the other spares", now.all)
                         : "evacuating spare " + now.path,
                 json_of(now)};

@@ -78,8 +78,8 @@ public:
   [[nodiscard]] result<spare_add_reply> spare_add(const spare_add_request& request) override;
   [[nodiscard]] result<spare_change_reply> spare_remove(unsigned index, bool dry_run) override;
   [[nodiscard]] result<spare_forget_reply> spare_forget(unsigned index, bool dry_run) override;
-  [[nodiscard]] result<evacuation_state> spare_evacuate(unsigned index, bool dry_run) override {
-    return parts_.pool.evacuate(index, dry_run);
+  [[nodiscard]] result<evacuation_state> spare_evacuate(unsigned index, bool dry_run, bool partial) override {
+    return parts_.pool.evacuate(index, dry_run, partial);
   }
   [[nodiscard]] result<void> stop_evacuation() override { return parts_.pool.stop_evacuation(); }
   [[nodiscard]] result<void> spare_refill(unsigned index) override { return parts_.pool.refill(index); }

@@ -12,7 +12,7 @@ evacuation_state spare_pool::evacuation() const {
   return evacuation_;
 }
 
-result<evacuation_state> spare_pool::evacuate(unsigned index, bool dry_run) {
+result<evacuation_state> spare_pool::evacuate(unsigned index, bool dry_run, bool partial) {
   const std::lock_guard change(change_mutex_);
   CHECK_OK(check_running());
   const auto info = TRY(set_.info());
@@ -31,7 +31,7 @@ result<evacuation_state> spare_pool::evacuate(unsigned index, bool dry_run) {
     if (evacuation_.running)
       return fail("evacuation-running", evacuation_.path, "is being emptied already; one at a time");
   }
-  const auto units = TRY(set_.plan_evacuate(index)); // what does not fit is refused before anything moves
+  const auto units = TRY(set_.plan_evacuate(index, partial)); // what does not fit is refused before anything moves
   if (dry_run)
     return evacuation_state{0, false, spare->uuid, spare->path, 0, units, {}, std::nullopt};
   {
@@ -45,17 +45,18 @@ result<evacuation_state> spare_pool::evacuate(unsigned index, bool dry_run) {
   if (evacuator_.joinable())
     evacuator_.join();
   log_.info("evacuating spare " + spare->path);
-  evacuator_ = std::thread([this, index] { run_evacuation(index); });
+  evacuator_ = std::thread([this, index, partial] { run_evacuation(index, partial); });
   return evacuation();
 }
 
-void spare_pool::run_evacuation(unsigned index) {
-  const auto moved = set_.evacuate_spare(index, [this](std::uint64_t done, std::uint64_t all) {
+void spare_pool::run_evacuation(unsigned index, bool partial) {
+  const auto note = [this](std::uint64_t done, std::uint64_t all) {
     const std::lock_guard lock(evacuation_mutex_);
     evacuation_.done = done;
     evacuation_.all = all;
     return !stop_evacuation_;
-  });
+  };
+  const auto moved = set_.evacuate_spare(index, note, partial);
   const std::lock_guard lock(evacuation_mutex_);
   evacuation_.running = false;
   if (moved) {

@@ -36,7 +36,7 @@ public:
   [[nodiscard]] result<spare_add_reply> add(const spare_add_request& request);
   [[nodiscard]] result<spare_change_reply> remove(unsigned index, bool dry_run);
   [[nodiscard]] result<spare_forget_reply> forget(unsigned index, bool dry_run);
-  [[nodiscard]] result<evacuation_state> evacuate(unsigned index, bool dry_run);
+  [[nodiscard]] result<evacuation_state> evacuate(unsigned index, bool dry_run, bool partial);
   [[nodiscard]] result<void> stop_evacuation();
   [[nodiscard]] result<void> refill(unsigned index);
   [[nodiscard]] evacuation_state evacuation() const;
@@ -72,7 +72,7 @@ private:
   void take(open_member member, const std::string& uuid);
   void drop(const std::string& uuid);
   std::string keep_record(const std::string& gone, std::string note = {});
-  void run_evacuation(unsigned index);
+  void run_evacuation(unsigned index, bool partial);
   [[nodiscard]] std::string known_text(const std::string& uuid) const;
   [[nodiscard]] std::vector<open_member> all_members() const;
 

@@ -103,6 +103,9 @@ TEST_CASE("commands reach the daemon with their arguments") {
       {{"spare", "forget", "set1", "/s", "--yes"}, "spare_forget", {{"spare", "/s"}}},
       {{"spare", "forget", "set1", "/s", "-n"}, "spare_forget", {{"spare", "/s"}, {"dry_run", true}}},
       {{"spare", "evacuate", "set1", "/s", "-n"}, "spare_evacuate", {{"spare", "/s"}, {"dry_run", true}}},
+      {{"spare", "evacuate", "set1", "/s", "--partial", "-n"},
+       "spare_evacuate",
+       {{"spare", "/s"}, {"dry_run", true}, {"partial", true}}},
       {{"spare", "evacuate", "set1", "/s", "--cancel"}, "spare_refill", {{"spare", "/s"}}}, // it drains
   }));
   const private_folders folders;

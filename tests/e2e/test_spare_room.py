@@ -122,9 +122,15 @@ class SpareRoom(harness.TestCase):
         self.assertEqual((now["state"], now["allocated_units"]), ("present", len(HELD)))
         self.assertNotIn("evacuation-failed", self.doctor()[0])
         self.check_held(attached)
+        planned = w.dmremap_json("spare", "evacuate", "pool", self.first, "--partial", "-n")
+        self.assertEqual((planned["all"], planned["dry_run"]), (150, True))
+        self.refused_command("spare", "evacuate", "pool", self.first, "--partial", identifier="no-spare-capacity",
+                             says=("150 units were moved, 50 are left", "50 units short"))
+        self.assertEqual(self.spares()["first"]["allocated_units"], len(HELD) - 150)
+        self.check_held(attached)
         w.dmremap("spare", "add", "pool", self.third)
         moved = w.dmremap_json("spare", "evacuate", "pool", self.first)
-        self.assertEqual((moved["moved"], moved["lost_sectors"]), (len(HELD), 0))
+        self.assertEqual((moved["moved"], moved["lost_sectors"]), (len(HELD) - 150, 0))
         self.check_held(attached)
         attached.detach()
 

@@ -163,6 +163,32 @@ TEST_CASE("a spare whose units do not fit on the others is not emptied at all") 
   check_units(f, 30);
 }
 
+TEST_CASE("as many units as fit are moved from a spare where that is asked for") {
+  pool_fixture f(2, main_bytes);
+  put_units(f, 30, 0);
+  fill(f, 1, 20);
+  CHECK(f.set->plan_evacuate(0, true) == 20u);
+  const auto stopped = f.set->evacuate_spare(0, {}, true);
+  REQUIRE_FALSE(stopped);
+  CHECK(stopped.error().text() ==
+        "/spare0: No spare capacity available: 20 units were moved, 10 are left, and the other spares have 0 "
+        "free for remaps; add a spare, then evacuate again (10 units short)");
+  CHECK(f.status(0).allocated_units == 10);
+  CHECK(f.set->plan_evacuate(0, true).error().id == "no-spare-capacity"); // nothing could be moved
+  check_units(f, 30);
+  f.break_spare(0);
+  f.kill();
+  f.there[0] = false;
+  f.open(true); // what was moved outlives the spare
+  unsigned saved = 0, away = 0;
+  for (unsigned u = 0; u < 30; ++u) {
+    saved += f.shows(u) == "byte " + std::to_string(u + 1) ? 1 : 0;
+    away += f.shows(u) == "its spare is absent" ? 1 : 0;
+  }
+  CHECK(saved == 20);
+  CHECK(away == 10);
+}
+
 TEST_CASE("an evacuation whose room other remaps take says how far it came and what is missing") {
   pool_fixture f(2, main_bytes);
   put_units(f, 30, 0);

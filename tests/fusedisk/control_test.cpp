@@ -309,8 +309,8 @@ public:
   result<spare_forget_reply> spare_forget(unsigned n, bool dry) override {
     return below_.spare_forget(n, dry);
   }
-  result<evacuation_state> spare_evacuate(unsigned n, bool dry_run) override {
-    return below_.spare_evacuate(n, dry_run);
+  result<evacuation_state> spare_evacuate(unsigned n, bool dry_run, bool partial) override {
+    return below_.spare_evacuate(n, dry_run, partial);
   }
   result<void> stop_evacuation() override { return below_.stop_evacuation(); }
   result<void> spare_refill(unsigned n) override { return below_.spare_refill(n); }

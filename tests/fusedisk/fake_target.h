@@ -120,8 +120,8 @@ public:
       return tl::make_unexpected(refusal);
     return spare_forget_reply{{3, 24, 900}, ""};
   }
-  result<evacuation_state> spare_evacuate(unsigned index, bool dry_run) override {
-    note("spare_evacuate " + std::to_string(index) + (dry_run ? " dry" : ""));
+  result<evacuation_state> spare_evacuate(unsigned index, bool dry_run, bool partial) override {
+    note("spare_evacuate " + std::to_string(index) + (dry_run ? " dry" : "") + (partial ? " partial" : ""));
     if (!refusal.id.empty())
       return tl::make_unexpected(refusal);
     return evacuating;
