@@ -5,6 +5,7 @@ file=PATH   what the drive holds
 bad=PATH    which of its sectors fail: lines "read FIRST COUNT" and "write FIRST COUNT" (sectors of 512 bytes); read when
             the server starts, so they are as fixed as those of a real drive
 
+hold=PATH   while a file of this name is there, no read is answered; it may come and go at any time
 killer=PATH a file of nbd_killer.py: the process named there is killed with the write counted there
 
 As on a real drive, a write that fails has written what lies before its first bad sector.
@@ -16,6 +17,7 @@ import io
 import os
 import sys
 import threading
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import nbd_killer
@@ -23,7 +25,7 @@ import nbdkit
 
 API_VERSION = 2
 SECTOR = 512
-_settings = {"file": None, "bad": None, "killer": None}
+_settings = {"file": None, "bad": None, "hold": None, "killer": None}
 _bad = {"read": [], "write": []}  # sorted sector numbers
 _fd = -1
 _killer = None
@@ -80,6 +82,8 @@ def _fail(what):
 
 
 def pread(h, buf, offset, flags):
+    while _settings["hold"] and os.path.exists(_settings["hold"]):
+        time.sleep(0.005)
     sector = _first_bad("read", offset, len(buf))
     if sector is not None:
         _fail(f"sector {sector} cannot be read")

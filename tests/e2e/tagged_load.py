@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Threads that write tagged sectors to a device, read them back and complain of every byte nobody wrote there."""
 
+import contextlib
 import errno
 import random
 import threading
@@ -11,6 +12,7 @@ from harness import SECTOR, UNIT_SECTORS
 from tagged import ZERO, Oracle, contents, read_piece, read_sectors, zero_out
 
 SIZES = (1, 1, 2, 3, 7, 8, 8, 8, 13, 16, 24, 64, 64, 256)  # sectors
+MOST_SECONDS = 120  # for what a test waits for under load; far more than a busy machine needs
 
 
 class Area(threading.Thread):
@@ -132,24 +134,40 @@ def split(device, sectors, threads, seed, **options):
             for n in range(threads)]
 
 
-def run_for(areas, seconds, writes=0):
-    """Lets all work for that long, and until there were that many writes, however busy the machine is; raises what a
-    thread failed of. Complaints stay in the areas."""
+@contextlib.contextmanager
+def working(areas):
+    """Lets all work; ends them after that and raises what a thread failed of. Complaints stay in the areas."""
     for area in areas:
         area.start()
-    areas[0].over.wait(seconds)
-    deadline = time.monotonic() + 120
-    while sum(a.figures["writes"] for a in areas) < writes and time.monotonic() < deadline and \
-            all(a.is_alive() for a in areas):
-        areas[0].over.wait(0.05)
+    try:
+        yield
+    finally:
+        for area in areas:
+            area.over.set()
+        for area in areas:
+            area.join(60)
     for area in areas:
-        area.over.set()
-    for area in areas:
-        area.join(60)
         if area.is_alive():
             raise harness.Failure(f"{area.name}: hangs")
         if area.problem:
             raise harness.Failure(f"{area.name}: {area.problem!r}") from area.problem
+
+
+def work_until(areas, done, what, seconds=0):
+    """Lets areas that are at work go on until done(), however busy the machine is, and for so long at least."""
+    areas[0].over.wait(seconds)
+    deadline = time.monotonic() + MOST_SECONDS
+    # Where a thread ended, working() says why.
+    while all(area.is_alive() for area in areas) and not done():
+        if time.monotonic() > deadline:
+            raise harness.Failure(f"not within {MOST_SECONDS} s under load: {what}")
+        areas[0].over.wait(0.05)
+
+
+def run_for(areas, seconds, writes=0):
+    """Lets all work for that long, and until there were that many writes."""
+    with working(areas):
+        work_until(areas, lambda: total(areas)["writes"] >= writes, f"{writes} writes", seconds)
 
 
 def total(areas):

@@ -5,6 +5,7 @@ members that both have bad sectors. Sectors are tagged; what is read is compared
 
 import errno
 import os
+import statistics
 import threading
 import time
 
@@ -24,6 +25,7 @@ MOVED_SECTORS = len(MOVED) * UNIT_SECTORS
 KEPT = MOVED[-2:]             # of these, what no load writes: so they are there when the spare goes
 LEAST_WRITES = 200
 SLOW_MS = 100
+TURNS = 9                     # with a slow spare; a request of each thread
 # Of main while the spare is waited for, against main alone, in turns in the same run. The threads of the test share one
 # interpreter, which costs some of it (0.6 to 0.8 measured); a request of main that waits for one of the spare: 0.01.
 LEAST_SPEED = 0.25
@@ -105,14 +107,14 @@ class Spare(nbd.NbdCase):
         areas = [tagged_load.Area(self.device, first, count, nbd.SEED, may_fail=lambda sector: False, may_refuse=True)
                  for first, count in ((0, MOVED_SECTORS), (MOVED_SECTORS, MAIN_SECTORS - MOVED_SECTORS))]
         switch.touch()
-        tagged_load.run_for(areas, SECONDS, LEAST_WRITES)
+        with tagged_load.working(areas):
+            tagged_load.work_until(areas, lambda: tagged_load.total(areas)["writes"] >= LEAST_WRITES and
+                                   self.has_met_errors(), "failed requests of the spare", SECONDS)
         self.compare(areas, "with errors now and then")
         stats, figures = self.set.stats(), tagged_load.total(areas)
         print(f"{figures}; the spare: {stats['spare_read_errors']} failed reads, {stats['spare_write_errors']} failed "
               f"writes; {stats['auto_remaps']} units moved", flush=True)
-        self.assertGreater(stats["spare_read_errors"], 0)
-        self.assertGreater(stats["spare_write_errors"], 0)
-        self.assertGreater(stats["auto_remaps"], 10)
+        self.assertTrue(self.has_met_errors(), stats)
         self.assertEqual(stats["lost_sectors"], 0)
         self.assertLess(figures["refused writes"], figures["writes"] // 20)
         self.assertFalse(stats["main_gone"] or stats["breaker_open"], stats)
@@ -123,6 +125,10 @@ class Spare(nbd.NbdCase):
             self.compare(areas, f"after a restart, {'killed' if kill else 'closed'}")
         self.close()
 
+    def has_met_errors(self):
+        stats = self.set.stats()
+        return stats["spare_read_errors"] > 0 and stats["spare_write_errors"] > 0 and stats["auto_remaps"] > 10
+
     # --- slow ---
 
     def test_spare_is_slow(self):
@@ -132,28 +138,28 @@ class Spare(nbd.NbdCase):
         quick = tagged_load.Area(self.device, MOVED_SECTORS, MAIN_SECTORS - MOVED_SECTORS, nbd.SEED,
                                  may_fail=lambda sector: False, flushes=False)
         slow = tagged_load.split(self.device, MOVED_SECTORS, 4, nbd.SEED, may_fail=lambda sector: False)
-        quick.start()
-        alone, beside = Rate(quick), Rate(quick)
-        while beside.seconds < SECONDS:
-            with beside:
-                started = time.monotonic()
-                turns = [threading.Thread(target=area.step) for area in slow]
-                for turn in turns:
-                    turn.start()
-                for turn in turns:
-                    turn.join(60)
-                took = time.monotonic() - started
-            with alone:
-                quick.over.wait(took)
-        quick.over.set()
-        quick.join(60)
-        self.assertIsNone(quick.problem)
+        alone, beside = [], []
+        with tagged_load.working([quick]):
+            while len(beside) < TURNS:
+                with Rate(quick) as rate:
+                    threads = [threading.Thread(target=area.step) for area in slow]
+                    for thread in threads:
+                        thread.start()
+                    for thread in threads:
+                        thread.join(60)
+                beside.append(rate)
+                with Rate(quick) as rate:
+                    quick.over.wait(beside[-1].seconds)
+                alone.append(rate)
         figures = tagged_load.total(slow)
-        waited = figures["reads"] + figures["writes"]
-        print(f"main alone {alone}; beside {waited} requests of the spare {beside}", flush=True)
-        self.assertGreaterEqual(beside.seconds * len(slow), waited * SLOW_MS / 1000 * 0.9, "each was held up")
-        self.assertGreater(beside.count, 0)
-        self.assertGreater(beside.rate(), alone.rate() * LEAST_SPEED)
+        waited, seconds = figures["reads"] + figures["writes"], sum(rate.seconds for rate in beside)
+        print(f"main alone {[str(r) for r in alone]}; beside {waited} requests of the spare {[str(r) for r in beside]}",
+              flush=True)
+        self.assertGreaterEqual(seconds * len(slow), waited * SLOW_MS / 1000 * 0.9, "each was held up")
+        # Of the turns the median one: a machine that stalls spoils the turn that it stalls in, not all of them.
+        usual = statistics.median(rate.rate() for rate in beside)
+        self.assertGreater(usual, 0)
+        self.assertGreater(usual, statistics.median(rate.rate() for rate in alone) * LEAST_SPEED)
         self.compare([quick, *slow], "with a slow spare")
         self.close()
 
@@ -215,25 +221,23 @@ class Spare(nbd.NbdCase):
                       may_fail=lambda sector: gone.is_set() and sector // UNIT_SECTORS in units),
                  Area(self.device, HALF, MAIN_SECTORS - HALF, nbd.SEED, may_fail=lambda sector: False)]
         areas[0].left_alone = len(KEPT) * UNIT_SECTORS
-        before = {}
-
-        def end():
+        with tagged_load.working(areas):
+            tagged_load.work_until(areas, lambda: tagged_load.total(areas)["writes"] >= LEAST_WRITES, "writes",
+                                   SECONDS / 2)
             gone.set()
             for area in areas[:2]:
                 area.may_refuse = True
             self.export.kill_server()
-            before.update(areas[2].figures)
-
-        timer = threading.Timer(SECONDS / 2, end)
-        timer.start()
-        tagged_load.run_for(areas, SECONDS, LEAST_WRITES)
-        timer.join()
+            before = dict(areas[2].figures)
+            # What lay on the spare fails; main is read and written on.
+            moved = [(areas[0], what, 0) for what in ("failed sectors", "refused writes")]
+            moved += [(areas[2], what, before[what] + 1) for what in ("reads", "writes")]  # one may be under way
+            tagged_load.work_until(areas, lambda: all(area.figures[what] > least for area, what, least in moved),
+                                   "what comes of a spare that is gone", SECONDS / 2)
         self.assertEqual(tagged_load.complaints(areas), [])
         print(*(area.figures for area in areas), sep="\n", flush=True)
-        self.assertGreater(areas[0].figures["failed sectors"], 0)
-        self.assertGreater(areas[0].figures["refused writes"], 0)
-        for what in ("reads", "writes"):
-            self.assertGreater(areas[2].figures[what], before[what], f"main: {what} with the spare gone")
+        for area, what, least in moved:
+            self.assertGreater(area.figures[what], least, f"{area.name}: {what} with the spare gone")
         return areas
 
     def assert_away(self, units):
@@ -273,20 +277,21 @@ class Area(tagged_load.Area):
 
 
 class Rate:
-    """Requests that an area answered in stretches of time, put together."""
+    """Requests that an area answered in a stretch of time."""
 
     def __init__(self, area):
-        self.area, self.count, self.seconds = area, 0, 0.0
+        self.area = area
 
     def _now(self):
         return self.area.figures["reads"] + self.area.figures["writes"], time.monotonic()
 
     def __enter__(self):
         self._began = self._now()
+        return self
 
     def __exit__(self, *_):
         count, at = self._now()
-        self.count, self.seconds = self.count + count - self._began[0], self.seconds + at - self._began[1]
+        self.count, self.seconds = count - self._began[0], at - self._began[1]
 
     def rate(self):
         return self.count / self.seconds
