@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """dmremap-scan on real devices and running sets. Nothing is opened for writing, and no byte changes."""
 
+import fcntl
 import json
 import os
 import re
@@ -156,13 +157,16 @@ class Stops(Scan):
             f.seek(4000 * MIB)
             f.write(spares[0].read_bytes())
         keep = w.path / "keep"
+        # The pipe is the brake, however quick the machine: one page holds some 200 lines, one for 8 MiB, and a search that
+        # cannot tell how far it is waits. So the signal comes in the middle of it.
         read, write = os.pipe()
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
         process = subprocess.Popen([harness.program("dmremap-scan"), "--json", "--deep", "--resume", keep, "--progress",
                                     str(write), str(main), str(disk)], env=w.env, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True, pass_fds=(write,))
         w.on_close(process, process.kill)
         os.close(write)
-        with os.fdopen(read) as lines:
+        with os.fdopen(read, "rb", buffering=0) as lines:  # unbuffered: what is not looked at stays in the pipe
             first = next(line for line in lines if int(line.split()[0]) > 256 * MIB)
             self.assertEqual(int(first.split()[1]), 4096 * MIB + 48 * MIB)
             process.send_signal(signal.SIGINT)
