@@ -9,8 +9,9 @@ import harness
 from harness import MIB, SECTOR, UNIT, UNIT_SECTORS, DirectFile, read_at, write_at
 
 LOST = range(800, 840)  # units, each with one sector that cannot be read
-DELAY_MS = 500
-SOON = 10.0  # seconds; all of LOST takes twice as long, and what is asked of the drive is one read
+QUICK = 3               # the first of them; each of the others takes DELAY_MS, all of them longer than STOPPED
+DELAY_MS = 4000
+STOPPED = 120           # seconds
 
 
 class Stopping(harness.TestCase):
@@ -52,18 +53,21 @@ class Stopping(harness.TestCase):
         return subprocess.Popen([harness.program("dmremap"), *map(str, words), "--json"], env=self.workspace.env,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
+    def salvaged(self):
+        """Units that the salvage under way has done."""
+        return self.set.control("salvaging")["result"]["done"]
+
     def test_a_salvage_of_a_slow_drive(self):
         self.lose()
-        self.set.delay_reads(LOST.start * UNIT_SECTORS, len(LOST) * UNIT_SECTORS, DELAY_MS)
+        slow = LOST[QUICK:]
+        self.set.delay_reads(slow.start * UNIT_SECTORS, len(slow) * UNIT_SECTORS, DELAY_MS)
         salvage = self.dmremap("salvage", "e2e", "all")
-        while self.set.control("salvaging")["result"]["done"] < 3:
+        while self.salvaged() < QUICK:
             self.assertIsNone(salvage.poll(), "the salvage is under way")
             time.sleep(0.02)
         behind = self.dmremap("unmap", "e2e", 8)  # waits for the salvage
-        began = time.monotonic()
-        self.set.stop(timeout=120)
-        took = time.monotonic() - began
-        self.assertLess(took, SOON)
+        done = self.salvaged()
+        self.set.stop(timeout=STOPPED)
         said = json.loads(salvage.communicate(timeout=30)[0])["error"]
         self.assertEqual((salvage.returncode, said["id"]), (1, "stopping"), said)
         self.assertIn("were not tried: the set is being closed", said["why"])
@@ -73,7 +77,9 @@ class Stopping(harness.TestCase):
         self.set.start()
         still = self.set.lost()
         back = self.lost_sectors() - still
-        self.assertTrue(3 <= len(back) < len(LOST), len(back))
+        # Soon, told by the units, not by a clock that a busy machine stops: the one under way may end, and one more may
+        # be done before the unmount is heard of.
+        self.assertTrue(QUICK <= len(back) <= done + 2, (len(back), done))
         self.assertEqual(back, set(sorted(self.lost_sectors())[:len(back)]), "one after the other")
         self.assert_image(still)
         self.assertEqual(self.set.ask("salvage", "all")["recovered"], len(still))
