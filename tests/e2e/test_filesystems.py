@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """ext4, xfs, btrfs and a partition table on the loop device, while units are moved underneath."""
 
+import itertools
 import os
 import random
 import threading
@@ -47,6 +48,9 @@ class Remapper:
             self.problems.append(f"{verb} unit {unit}: {reply['error']}")
 
 
+MOST_SECONDS = 120  # for the moves that a test wants to see; far more than a busy machine needs
+
+
 class FileSystems(harness.TestCase):
     def start(self, main_size=512 * MIB, spare_size=64 * MIB):
         self.set = self.make_set(main_size=main_size, spare_size=spare_size)
@@ -73,6 +77,12 @@ class FileSystems(harness.TestCase):
             os.sync()
             harness.drop_caches()
             self.assertEqual(harness.check_tree(mnt.path, sums), ([], []))
+            # The pace of the moves is the machine's, and that of the files, too: work goes on until enough were moved.
+            for turn in self.until(remapper, moved=20, returned=5):
+                sums.update({f"more/{n}": s for n, s in self.tree(mnt / "more", 20, turn).items()})
+                os.sync()
+                harness.drop_caches()
+                self.assertEqual(harness.check_tree(mnt.path, sums), ([], []))
         self.assertEqual(remapper.problems, [])
         self.assertGreater(len(remapper.remapped), 20)
         self.assertGreater(remapper.returned, 5)
@@ -85,9 +95,19 @@ class FileSystems(harness.TestCase):
         return mnt
 
     @staticmethod
-    def tree(folder):
-        folder.mkdir()
-        return harness.make_tree(folder, 100, "again", 1, 128 * 1024)
+    def tree(folder, files=100, seed="again"):
+        folder.mkdir(exist_ok=True)
+        return harness.make_tree(folder, files, seed, 1, 128 * 1024)
+
+    def until(self, remapper, moved, returned=0):
+        """0, 1, ... for turns of work that goes on until so many units are on the spare and were moved back; fails
+        where they are not in time. Twice `moved`: some are moved back before the remapper is told to stop."""
+        deadline = time.monotonic() + MOST_SECONDS
+        for turn in itertools.count():
+            if remapper.problems or (len(remapper.remapped) > 2 * moved and remapper.returned > returned):
+                return
+            self.assertLess(time.monotonic(), deadline, "too few units were moved under the work")
+            yield turn
 
     # --- the file systems ---
 
@@ -176,11 +196,11 @@ class FileSystems(harness.TestCase):
         print(f"seed {seed} (DMREMAP_SEED)", flush=True)
         chance = random.Random(seed)
         with Remapper(self.set, seed, self.sectors) as remapper:
-            for turn in range(4):
+            for turn in itertools.chain(range(4), self.until(remapper, moved=50)):
                 depth = chance.choice((1, 2, 7, 16, 32, 64))
                 smallest = chance.choice((512, 1024, 4096))
                 largest = chance.choice((16, 64, 256)) * 1024
-                self.fio(f"--offset={24 * turn}M", "--size=24M", f"--bsrange={smallest}-{largest}",
+                self.fio(f"--offset={24 * (turn % 4)}M", "--size=24M", f"--bsrange={smallest}-{largest}",
                          f"--iodepth={depth}", "--rw=randrw", "--verify_backlog=64", f"--randseed={seed + turn}")
         self.assertEqual(remapper.problems, [])
         self.assertGreater(len(remapper.remapped), 50)
