@@ -10,6 +10,8 @@ import harness
 from harness import MIB, SECTOR, UNIT_SECTORS, DirectFile
 
 LIMIT = 1.0
+TRIES = 3  # a machine that stalls makes one answer late; one that waits for the daemon is late each time
+NEWEST = slice(16, 24)  # of the file `stats`: which of its two places has the newest figures (engine/stats_segment.cpp)
 
 
 class StatusHang(harness.TestCase):
@@ -18,11 +20,20 @@ class StatusHang(harness.TestCase):
         self.set = self.make_set(main_size=16 * MIB, spare_size=32 * MIB, dust=True)
         self.set.start()
 
+    def in_time(self, limit, ask):
+        """What ask() answers within that many seconds, at one of TRIES."""
+        took = []
+        while len(took) < TRIES:
+            started = time.monotonic()
+            answer = ask()
+            took.append(time.monotonic() - started)
+            if took[-1] < limit:
+                return answer
+        self.fail(f"each answer is late: {took}")
+
     def status(self, *words):
         """One `dmremap status`, which must be quick; (exit status, text)."""
-        started = time.monotonic()
-        answer = self.set.do("status", *words, check=False, timeout=30)
-        self.assertLess(time.monotonic() - started, LIMIT, "status is late")
+        answer = self.in_time(LIMIT, lambda: self.set.do("status", *words, check=False, timeout=30))
         self.assertTrue(answer.stdout, answer.stderr)
         return answer.returncode, answer.stdout
 
@@ -47,19 +58,25 @@ class StatusHang(harness.TestCase):
 
     def assert_answers(self):
         deadline = time.monotonic() + 20
-        while not (now := self.status_json())["answers"]:
+        while not (now := self.status_json())["answers"] or " health=1 " not in self.status("--format", "dm")[1]:
             self.assertLess(time.monotonic(), deadline, now)
         self.assertLess(now["age_seconds"], 1)
-        self.assertIn(" health=1 ", self.status("--format", "dm")[1])
 
     def make_remaps(self):
         for unit in (5, 6, 900):
             self.set.do("remap", unit * UNIT_SECTORS)
+        # What a daemon that hangs left behind has them once it wrote its figures down twice from now on: it may have
+        # been about to for the first time. It does so in two places by turns.
+        for _ in range(2):
+            before = self.newest_place()
+            harness.wait_until(lambda: self.newest_place() != before, 60, "the daemon writes down its figures")
+
+    def newest_place(self):
+        return (self.set.run_dir / "stats").read_bytes()[NEWEST]
 
     def test_stopped(self):
         self.make_remaps()
         self.assert_answers()
-        time.sleep(0.3)  # the daemon writes its figures down every 100 ms
         self.set.daemon.signal(signal.SIGSTOP)
         try:
             self.assert_old_but_there(2)
@@ -72,9 +89,7 @@ class StatusHang(harness.TestCase):
         self.make_remaps()
         self.set.daemon.signal(signal.SIGSTOP)
         try:
-            started = time.monotonic()
-            listed = self.workspace.dmremap("list", timeout=30)
-            self.assertLess(time.monotonic() - started, 2 * LIMIT)
+            listed = self.in_time(2 * LIMIT, lambda: self.workspace.dmremap("list", timeout=30))
             self.assertIn("e2e", listed.stdout)
         finally:
             self.set.daemon.signal(signal.SIGCONT)
@@ -112,12 +127,13 @@ class StatusHang(harness.TestCase):
         self.make_remaps()
         self.assert_answers()
         self.set.delay_reads(0, 32 * MIB // SECTOR, 4000, store="spare0")
-        begun = time.monotonic()
-        while time.monotonic() - begun < 2.5:
+        begun, old = time.monotonic(), False
+        while time.monotonic() - begun < 2.5 or not old:
             now = self.status_json()
             self.assertEqual(now["stats"]["remapped_units"], 3)
             self.assertIn("age_seconds", now)
-        self.assertTrue(now.get("spares_age_seconds", 0) > 1 or not now["answers"], now)
+            old = old or now.get("spares_age_seconds", 0) > 1 or not now["answers"]
+            self.assertLess(time.monotonic() - begun, 20, now)
         self.set.dust_on("clearbadblocks", store="spare0")
         self.assert_answers()
         self.set.stop()
@@ -126,9 +142,7 @@ class StatusHang(harness.TestCase):
         """A dead daemon is not one that hangs: status says that the set does not run."""
         self.make_remaps()
         self.set.daemon.kill()
-        started = time.monotonic()
-        answer = self.set.do("status", "--json", check=False, timeout=30)
-        self.assertLess(time.monotonic() - started, LIMIT)
+        answer = self.in_time(LIMIT, lambda: self.set.do("status", "--json", check=False, timeout=30))
         self.assertNotEqual(answer.returncode, 0)
 
 
