@@ -118,6 +118,7 @@ class UnderLoad(Pool):
         self.assertIsNone(added["configuration_problem"])
         self.assertEqual(self.configured(), [str(self.first), str(loop), range_of_it])
         self.ended_well(job)
+        self.ended_well(self.fio(mount / "verified", "8M"))  # however slow the first one was: each block once
         used = {name: s["allocated_units"] for name, s in self.spares().items()}
         self.assertGreater(used["first.img"], 100, "writes that failed on main went to the first spare")
         self.refused_spare("remove", self.first, identifier="spare-in-use",
