@@ -189,8 +189,8 @@ class Device(nbd.NbdCase):
         self.close()
 
     def check_slow(self, hold, hanging, quick):
-        """Reads of the units `hanging` under way for as long as the file `hold` is there, which is until all is checked:
-        those of `quick` go on and status answers."""
+        """Reads of the units `hanging` under way for as long as the file `hold` is there, which is until all is
+        checked: those of `quick` go on and status answers."""
         over, wrong = [], []
 
         def read(unit):

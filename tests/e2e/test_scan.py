@@ -157,8 +157,8 @@ class Stops(Scan):
             f.seek(4000 * MIB)
             f.write(spares[0].read_bytes())
         keep = w.path / "keep"
-        # The pipe is the brake, however quick the machine: one page holds some 200 lines, one for 8 MiB, and a search that
-        # cannot tell how far it is waits. So the signal comes in the middle of it.
+        # The pipe is the brake, however quick the machine: one page holds some 200 lines, one for 8 MiB, and a search
+        # that cannot tell how far it is waits. So the signal comes in the middle of it.
         read, write = os.pipe()
         fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
         process = subprocess.Popen([harness.program("dmremap-scan"), "--json", "--deep", "--resume", keep, "--progress",
