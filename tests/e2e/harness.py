@@ -160,10 +160,12 @@ class Workspace:
 
         def answered():
             answers.append(self.dmremap("status", name, *words, check=False))
-            said = answers[-1].stdout
+            code, said = answers[-1].returncode, answers[-1].stdout
+            if "dm" in words:  # which does not say it
+                return not check or code != 4
             if "--json" in words and said:
                 return json.loads(said).get("answers", True)
-            return not re.search("the daemon (is at work but )?does not answer", said)
+            return not re.search(r"the daemon (is at work but )?does not answer|(?m:^dmremap_up\S* 0$)", said)
 
         wait_until(answered, 60, f"the daemon of {name} answers")
         answer = answers[-1]
@@ -558,6 +560,9 @@ class Set:
     def status(self, *words, **options):
         """dmremap status, once the daemon itself answers."""
         return self.workspace.status(self.name, *words, **options)
+
+    def status_json(self, **options):
+        return self.workspace.status_json(self.name, **options)
 
     def do(self, verb, *words, **options):
         """dmremap VERB NAME WORDS..."""

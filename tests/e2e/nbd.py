@@ -177,9 +177,9 @@ class NbdCase(harness.TestCase):
 
     def status(self, code=0):
         """status --json, with the exit status expected: 4 where the set needs somebody."""
-        answer = self.set.do("status", "--json", check=False)
+        answer = self.set.status("--json", check=False)
         self.assertEqual(answer.returncode, code, answer.stdout + answer.stderr)
-        self.assertEqual(self.set.do("status", check=False).returncode, code)
+        self.assertEqual(self.set.status(check=False).returncode, code)
         return json.loads(answer.stdout)
 
     def close(self, kill=False):

@@ -166,7 +166,7 @@ class FullHost(harness.TestCase):
         self.assertEqual((listed["state"], listed["present"]), ("host-full", True))
         self.assertEqual(listed["usable_units"], before["usable_units"], "none was retired")
         self.assertEqual(listed["weakest_block_copies"], 5)
-        status = self.workspace.dmremap_json("status", self.set.name)
+        status = self.set.status_json()
         self.assertEqual(status["state"], "no space left on the file system of a spare")
         stats = self.set.stats()
         self.assertEqual((stats["spare_write_errors"], stats["breaker_open"], stats["lost_sectors"]), (0, False, 0))
@@ -179,7 +179,7 @@ class FullHost(harness.TestCase):
         now = dict.fromkeys(first, "newer") | dict.fromkeys(rest, "newest") | {3: "newer"}
         self.check(now)
         self.assertEqual(self.spare_listed()["state"], "present")
-        self.assertEqual(self.workspace.dmremap_json("status", self.set.name)["state"], "ok")
+        self.assertEqual(self.set.status_json()["state"], "ok")
         self.loop.detach()
         self.set.stop()
         self.open()

@@ -53,7 +53,7 @@ class Daemon(LifeCycle):
         self.assertEqual(os.listdir(daemon.mountpoint), [])
         self.set.start()
         self.assert_image()
-        self.assertTrue(self.set.ask("status")["running"])
+        self.assertTrue(self.set.status_json()["running"])
         self.set.stop()
 
     def test_on_a_file(self):
@@ -146,7 +146,7 @@ class Daemon(LifeCycle):
         with DirectFile(loop.path) as device:
             self.assertEqual(device.read(0, MAIN_SIZE), self.old)
         loop.detach()
-        self.assertTrue(self.set.ask("status")["read_only"])
+        self.assertTrue(self.set.status_json()["read_only"])
         for words in (("remap", 80), ("unmap", 24), ("message", 0, "add_remap 8 auto 8")):
             self.assertEqual(self.set.do(*words, check=False).returncode, 1, words)
         self.assertEqual(daemon.stop(), 0)
@@ -250,7 +250,7 @@ class Attach(LifeCycle):
         self.assertEqual(attached.mountpoint, str(self.workspace.path / "run/e2e"))
         with DirectFile(attached.loop) as device:
             self.assertEqual(device.read(0, MAIN_SIZE), self.old)
-        self.assertEqual(self.dmremap_json("status", "e2e")["loop"], [attached.loop])
+        self.assertEqual(self.workspace.status_json("e2e")["loop"], [attached.loop])
         again = self.workspace.dmremap("attach", "e2e", check=False)
         self.assertNotEqual((again.returncode, again.stdout), (0, ""))
         attached.detach()
@@ -284,7 +284,7 @@ class Attach(LifeCycle):
         with open(attached.loop, "rb"):  # a program that has it open
             refused = self.dmremap_json("detach", "e2e", "-n", code=1)["error"]
             self.assertEqual(refused["id"], "loop-in-use")
-        self.assertEqual(self.dmremap_json("status", "e2e")["loop"], [attached.loop])
+        self.assertEqual(self.workspace.status_json("e2e")["loop"], [attached.loop])
         attached.detach()
 
     def test_attach_where_told(self):
@@ -417,19 +417,19 @@ class Commands(LifeCycle):
         self.set.start()
         self.set.do("remap", 800)
         self.set.message("add_remap", 1600, "auto", 8)
-        status = self.dmremap_json("status", "e2e")
+        status = self.workspace.status_json("e2e")
         self.assertEqual((status["schema"], status["name"], status["running"], status["answers"]), (1, "e2e", True, True))
         self.assertEqual((status["main"]["sectors"], status["pid"]), (MAIN_SIZE // SECTOR, self.set.daemon.pid))
         spare = status["spares"][0]
         self.assertEqual((spare["super_copies_valid"], spare["head_copies_valid"], spare["weakest_block_copies"]), (5, 5, 5))
         self.assertEqual((spare["units"], spare["allocated_units"], spare["clean"]), (SPARE_SIZE // UNIT, 2, False))
-        self.assertEqual(self.dmremap_json("status", status["uuid"])["name"], "e2e", "a UUID does for a name")
-        dm = self.dmremap("status", "e2e", "--format", "dm")
+        self.assertEqual(self.workspace.status_json(status["uuid"])["name"], "e2e", "a UUID does for a name")
+        dm = self.set.status("--format", "dm").stdout
         self.assertRegex(dm, r"^0 32768 remap v5\.0 2/\d+ 0/\d+ 2/\d+ health=1 errors=W0:R0 auto_remaps=0 manual_remaps=2 "
                              r"scan=0% metadata=enabled autosave=active saves=\d+/\d+")
-        self.assertRegex(self.dmremap("status", "e2e", "--format", "prometheus"), r"(?m)^dmremap_\w+(\{.*\})? \d")
-        self.assertIn("e2e", self.dmremap("status", "e2e"))
-        self.assertEqual(self.dmremap_json("stats", "e2e")["remapped_units"], 2)
+        self.assertRegex(self.set.status("--format", "prometheus").stdout, r"(?m)^dmremap_\w+(\{.*\})? \d")
+        self.assertIn("e2e", self.set.status().stdout)
+        self.assertEqual(self.set.stats()["remapped_units"], 2)
         self.dmremap("stats", "e2e")
         table = self.dmremap_json("table", "e2e")["remaps"]
         self.assertEqual([(r["main_sector"], r["kind"], r["sectors"]) for r in table], [(800, "explicit", 8), (1600, "explicit", 8)])
@@ -449,7 +449,7 @@ class Commands(LifeCycle):
         self.set.start()
         self.dmremap("set", "e2e", "auto_remap=0")
         self.assertIn("0", self.dmremap("get", "e2e", "auto_remap"))
-        self.assertFalse(self.dmremap_json("status", "e2e")["auto_remap"])
+        self.assertFalse(self.workspace.status_json("e2e")["auto_remap"])
         self.dmremap("set", "e2e", "read_retries=3")
         self.assertEqual(str(self.dmremap_json("get", "e2e")["read_retries"]), "3")
         self.dmremap("set", "e2e", "no_such=1", code=2)
@@ -479,7 +479,7 @@ class Commands(LifeCycle):
         self.set.start()
         self.set.do("remap", 800)
         self.dmremap("rename", "e2e", "renamed")
-        self.assertEqual(self.dmremap_json("status", "renamed")["name"], "renamed")
+        self.assertEqual(self.workspace.status_json("renamed")["name"], "renamed")
         self.dmremap("status", "e2e", code=1)
         daemon = self.set.daemon
         self.assertEqual(daemon.stop(), 0)

@@ -66,7 +66,7 @@ class Device(nbd.NbdCase):
         # No unit was spent on it, none is called lost, and everybody is told.
         status = self.status(code=4)
         self.assertEqual(status["state"], "main does not answer")
-        self.assertIn("main does not answer", self.set.do("status", check=False).stdout)
+        self.assertIn("main does not answer", self.set.status(check=False).stdout)
         self.assertTrue(status["stats"]["main_gone"])
         self.assertEqual(sorted(self.set.remaps()), list(BY_HAND))
         self.assertEqual(self.set.lost(), set())
@@ -101,7 +101,7 @@ class Device(nbd.NbdCase):
         switch.touch()
         # What is on the spare is written all the while, twice for each failure: that says nothing of main.
         spent = self.fail_writes(area, range(1000, 1400), rewrites=2)
-        self.assertIn("breaker", self.set.do("status", check=False).stdout)
+        self.assertIn("breaker", self.set.status(check=False).stdout)
         # Reads go on, and so do writes of what is on the spare already.
         for unit in BY_HAND:
             area.write(unit * UNIT_SECTORS, UNIT_SECTORS)

@@ -201,7 +201,7 @@ class Spare(nbd.NbdCase):
         status = self.status(code=4)
         print(f"state: {status['state']}", flush=True)
         self.assertEqual(self.set.spare_states(), {str(self.export.path): "failed"})
-        self.assertIn("none of its superblocks can be read", self.set.do("status", check=False).stdout)
+        self.assertIn("none of its superblocks can be read", self.set.status(check=False).stdout)
         refused = areas[0].figures["refused writes"]
         for unit in MOVED:
             areas[0].write(unit * UNIT_SECTORS, UNIT_SECTORS)

@@ -98,7 +98,7 @@ class Reboot(Reassemble):
         for name in NAMES:
             Attached.adopt(self.w, name)
             self.check_data(name, lines[name])
-            info = self.w.dmremap_json("status", name)
+            info = self.w.status_json(name)
             members = [str(p) for p in self.files[name]]
             members[0 if name == "alpha" else 2] = str(loops[name])
             self.assertEqual(info["main"]["path"] if isinstance(info["main"], dict) else info["main"], members[0])
@@ -145,7 +145,7 @@ class Reboot(Reassemble):
         # Degraded when told: what lies on the missing spare answers EIO, the rest is right.
         sets = self.judged("alpha", "--degraded", self.disks)
         self.assertEqual((sets["alpha"]["started"], sets["alpha"]["main"]), (True, str(b)))
-        self.assertEqual(self.w.dmremap("status", "alpha", check=False).returncode, 4)
+        self.assertEqual(self.w.status("alpha", check=False).returncode, 4)
         different, _ = self.tree_without_mounting_errors("alpha")
         self.assertEqual(different, [])
         self.adopted["alpha"].detach()

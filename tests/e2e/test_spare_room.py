@@ -69,9 +69,16 @@ class SpareRoom(harness.TestCase):
 
     def doctor(self):
         """{finding: the commands it names}, exit status"""
-        answer = self.workspace.dmremap("doctor", "pool", "--json", check=False)
-        found = json.loads(answer.stdout)["sets"][0]["findings"]
-        return {f["id"]: f["next"] for f in found}, answer.returncode
+        answers = []
+
+        def answered():  # see Workspace.status()
+            answers.append(self.workspace.dmremap("doctor", "pool", "--json", check=False))
+            found = json.loads(answers[-1].stdout)["sets"][0]["findings"]
+            return "daemon-hangs" not in [f["id"] for f in found]
+
+        harness.wait_until(answered, 60, "the daemon answers")
+        found = json.loads(answers[-1].stdout)["sets"][0]["findings"]
+        return {f["id"]: f["next"] for f in found}, answers[-1].returncode
 
     def check_held(self, attached):
         with DirectFile(attached.loop) as f:
@@ -152,7 +159,7 @@ class SpareRoom(harness.TestCase):
         answer = w.dmremap("doctor", "pool", check=False)
         self.assertNotIn("Nothing has to be done now", answer.stdout)
         w.dmremap("spare", "add", "pool", self.second)
-        self.assertEqual(w.dmremap_json("status", "pool")["state"], "ok")
+        self.assertEqual(w.status_json("pool")["state"], "ok")
         self.assertNotIn("no-capacity", self.doctor()[0])
         with DirectFile(attached.loop, write=True) as f:
             f.write(0, content(0))
@@ -164,7 +171,7 @@ class SpareRoom(harness.TestCase):
 
     def is_full(self):
         w = self.workspace
-        self.assertEqual(w.dmremap_json("status", "pool")["state"], FULL)
+        self.assertEqual(w.status_json("pool")["state"], FULL)
         self.assertEqual(self.doctor(), ({"no-capacity": ["dmremap spare add pool /dev/NEW"]}, 4))
         for words in ([], ["-n"]):
             self.refused_command("remap", "pool", 0, *words, identifier="no-spare-capacity", says=(FULL,))
@@ -174,7 +181,7 @@ class SpareRoom(harness.TestCase):
         stats = w.dmremap("message", "pool", 0, "spare_stats").stdout
         self.assertIn("(0 available, 0 in-use, 1 full, 0 failed)", stats)
         self.assertIn(" MB allocated, 0 MB free\n", stats)
-        metrics = w.dmremap("status", "pool", "--format", "prometheus").stdout
+        metrics = w.status("pool", "--format", "prometheus").stdout
         for name, value in (("spare_full", 1), ("spare_free_units", 0)):
             self.assertRegex(metrics, rf'(?m)^dmremap_{name}{{[^}}]*}} {value}$')
 

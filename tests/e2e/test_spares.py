@@ -221,7 +221,7 @@ class Evacuation(Pool):
 
     def while_it_runs(self, attached):
         """Other requests are answered meanwhile, and a second evacuation is refused."""
-        status = self.workspace.dmremap_json("status", self.name)
+        status = self.workspace.status_json(self.name)
         self.assertTrue(status["answers"])
         self.assertTrue(status["evacuation"]["running"])
         self.assertEqual(status["evacuation"]["path"], f"dust:{self.first}")
@@ -278,7 +278,7 @@ class Absent(Pool):
         self.write_units(attached.loop, [*self.ON_MAIN, self.ON_SECOND[0]], NEWEST)  # a whole one finds another place
         self.check_units(attached.loop, self.ON_SECOND[:1], NEWEST)
         self.check_eio(attached.loop, self.ON_SECOND[1:])
-        answer = self.workspace.dmremap("status", self.name, "--json", check=False)
+        answer = self.workspace.status(self.name, "--json", check=False)
         self.assertEqual(answer.returncode, 4, "incomplete")
         status = json.loads(answer.stdout)
         self.assertIn("health=0", status["dm"])
@@ -310,7 +310,7 @@ class Absent(Pool):
         attached = self.attach()  # the configuration does not name it any more
         self.check_eio(attached.loop, self.ON_SECOND[2:])
         self.check_units(attached.loop, self.ON_SECOND[1:2], NEW)
-        uuid = self.workspace.dmremap_json("status", self.name)["uuid"]
+        uuid = self.workspace.status_json(self.name)["uuid"]
         self.refused_spare("add", self.second, identifier="spare-in-set",
                            says=("was a spare of this set", "--destroy-set", uuid))
         self.spare("add", self.second, "--destroy-set", uuid)
@@ -355,7 +355,7 @@ class Absent(Pool):
         self.check_eio(attached.loop, rest)
         self.check_units(attached.loop, self.ON_FIRST, NEW)
         self.assertEqual(self.configured(), [str(self.first)])
-        status = json.loads(self.workspace.dmremap("status", self.name, "--json", check=False).stdout)
+        status = self.workspace.status_json(self.name, check=False)
         self.assertEqual([n for n in status["notices"] if "absent" in n or "without" in n], [])
         self.write_units(attached.loop, rest[:1], NEW)  # lost until written
         self.check_units(attached.loop, rest[:1], NEW)
@@ -428,13 +428,13 @@ class Absent(Pool):
         blank, gone = self.workspace.sparse("blank.img", SPARE_SIZE), self.workspace.path / "gone.img"
         conf.write_text(conf.read_text() + f"spare = {blank}\nspare = {gone}\n")
         attached = self.attach()
-        notices = " ".join(self.workspace.dmremap_json("status", self.name)["notices"])
+        notices = " ".join(self.workspace.status_json(self.name)["notices"])
         for path in (blank, gone):
             self.assertIn(f"opened without {path}", notices)
         self.spare("add", blank)  # is named already
         self.assertEqual(self.configured().count(str(blank)), 1)
         self.assertEqual(len(self.spares()), 3)
-        notices = " ".join(self.workspace.dmremap_json("status", self.name)["notices"])
+        notices = " ".join(self.workspace.status_json(self.name)["notices"])
         self.assertNotIn(f"opened without {blank}", notices)
         self.assertIn(f"opened without {gone}", notices)
         attached.detach()
@@ -503,7 +503,7 @@ class Absent(Pool):
         attached.detach()
 
     def notices(self):
-        return " ".join(self.workspace.dmremap_json("status", self.name)["notices"])
+        return " ".join(self.workspace.status_json(self.name)["notices"])
 
     def copied_while_it_ran(self):
         """A copy of one spare, taken in the same session that wrote to it later: no table says what is old."""
