@@ -10,17 +10,23 @@ from pathlib import Path
 import harness
 from harness import MIB
 
-# $1 rules, $2 device. Of a partition the disk is first, whose properties it takes over. The links are looked up: the
-# property DEVLINKS keeps those that a rule took away, where none is left.
+# $1 rules, $2 device. Of a partition the disk is first, whose properties it takes over. Of /dev the disk and its
+# partitions are there, and no other test's, which may go at any moment. The links are looked up: the property DEVLINKS
+# keeps those that a rule took away, where none is left.
 IN_NAMESPACE = r"""
 set -e
 mount -t tmpfs none /run
 mkdir -p /run/udev/rules.d /run/udev/data /run/dev
-cp -a /dev/null /dev/zero /dev/loop* /run/dev/
+disk=$(readlink -f "/sys/class/block/$2")
+if [ -e "$disk/partition" ]; then disk=$(dirname "$disk"); fi
+name=${disk##*/}
+cp -a /dev/null /dev/zero "/dev/$name" /run/dev/
+for part in "$disk/$name"p*; do
+  if [ -e "$part" ]; then cp -a "/dev/${part##*/}" /run/dev/; fi
+done
 mount --bind /run/dev /dev
 cp "$1"/*.rules /run/udev/rules.d/
-parent=$(dirname "$(readlink -f "/sys/class/block/$2")")
-if [ -e "$parent/loop" ]; then udevadm test --action=change "$parent" >/dev/null 2>&1; fi
+if [ "$name" != "$2" ]; then udevadm test --action=change "$disk" >/dev/null 2>&1; fi
 udevadm test --action=change "/sys/class/block/$2"
 for folder in /dev/disk /dev/dmremap; do
   if [ -d $folder ]; then find $folder -lname "*/$2"; fi
