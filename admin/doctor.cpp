@@ -162,10 +162,11 @@ private:
                   "is room; nothing is lost",
               {"df -h " + path, command("dmremap sync {}")});
     else if (state == "draining" && !evacuation_is_told(uuid))
-      remark("draining",
-             who + " takes no new data, for emptying it was begun and stopped: go on, or let it take data again",
-             {command("dmremap spare evacuate {} ") + uuid,
-              command("dmremap spare evacuate {} ") + uuid + " --cancel"});
+      remark(
+          "draining",
+          who + " takes no new data, for emptying it was begun and stopped: go on, or let it take data again",
+          {command("dmremap spare evacuate {} ") + uuid,
+           command("dmremap spare evacuate {} ") + uuid + " --cancel"});
     if (state == "absent")
       return;
     const auto supers = number_in(spare, "super_copies_valid", 5),

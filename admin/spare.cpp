@@ -179,8 +179,9 @@ result<json> follow(const context& c, const running_set& set, json state, int fd
     state = part_of(TRY(ask(set, "evacuation", {})), "result");
   }
   if (number_in(state, "number") != number)
-    return fail("evacuation-unknown", set.name,
-                "another evacuation began since; how this one ended: dmremap spare list, and the daemon's log");
+    return fail(
+        "evacuation-unknown", set.name,
+        "another evacuation began since; how this one ended: dmremap spare list, and the daemon's log");
   bar.show(number_in(state, "done"), number_in(state, "all"));
   return state;
 }
@@ -219,7 +220,10 @@ result<exit_code> plan_evacuation(const context& c, const running_set& set, cons
   show(c, set.name,
        {{"text", fmt::format("{} would move to the other spares", counted(units, "unit"))},
         {"result",
-         {{"dry_run", true}, {"spare", text_in(plan, "spare")}, {"path", text_in(plan, "path")}, {"all", units}}}});
+         {{"dry_run", true},
+          {"spare", text_in(plan, "spare")},
+          {"path", text_in(plan, "path")},
+          {"all", units}}}});
   return exit_code::ok;
 }
 
@@ -246,9 +250,9 @@ result<exit_code> evacuate_spare(const context& c, const running_set& set, const
     return tl::make_unexpected(std::move(failed));
   }
   const auto moved = number_in(state, "moved"), lost = number_in(state, "lost_sectors");
-  const auto text = fmt::format("{} moved to the other spares{}; next: dmremap spare {} {} {}", counted(moved, "unit"),
-                                lost == 0 ? "" : ", " + counted(lost, "sector") + " lost",
-                                what_is_next(set, word), set.name, word);
+  const auto text = fmt::format(
+      "{} moved to the other spares{}; next: dmremap spare {} {} {}", counted(moved, "unit"),
+      lost == 0 ? "" : ", " + counted(lost, "sector") + " lost", what_is_next(set, word), set.name, word);
   show(c, set.name, {{"text", text}, {"result", std::move(state)}});
   return lost == 0 ? exit_code::ok : exit_code::damaged;
 }

@@ -101,8 +101,7 @@ result<void> check_surroundings(const member_spec& main, const member_spec& spar
     const bool ours = one.type == "dmremap"; // one device serves many sets, each in a range of its own
     if (!ours && std::count(wipe.begin(), wipe.end(), one.type) == 0)
       return fail("range-inside-signature", spare.path,
-                  "carries " + words_for(one) + " as a whole, which the range " +
-                      spare.text() +
+                  "carries " + words_for(one) + " as a whole, which the range " + spare.text() +
                       " may lie in; if it lies outside, or may be overwritten: --wipe=" + one.type);
   }
   return {};

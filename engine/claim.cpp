@@ -4,8 +4,8 @@
 #include "engine/device_identity.h"
 #include "engine/paths.h"
 
-#include <boost/filesystem.hpp>
 #include <algorithm>
+#include <boost/filesystem.hpp>
 #include <cerrno>
 #include <chrono>
 #include <climits>
@@ -206,9 +206,10 @@ result<std::shared_ptr<claim>> claim::take_disk(dev_t disk, const std::vector<by
   return self;
 }
 
-/// The locks of all processes on a node in /dev meet, wherever their run folders are. Opened for reading only: udev reads
-/// the partition table anew when somebody closes a disk that he had open for writing. So all locks are shared ones, those
-/// of writers in a lane of their own; each places its own first, then looks for others.
+/// The locks of all processes on a node in /dev meet, wherever their run folders are. Opened for reading
+/// only: udev reads the partition table anew when somebody closes a disk that he had open for writing. So all
+/// locks are shared ones, those of writers in a lane of their own; each places its own first, then looks for
+/// others.
 result<void> claim::lock_node() {
   const std::string node = node_of(target_.device);
   if (node.empty())
@@ -220,7 +221,8 @@ result<void> claim::lock_node() {
     return {};
   }
   for (const auto& range : ranges_)
-    if (struct flock lock = lock_in_lane(F_RDLCK, range, !shared_); ::fcntl(node_.get(), F_OFD_SETLK, &lock) != 0)
+    if (struct flock lock = lock_in_lane(F_RDLCK, range, !shared_);
+        ::fcntl(node_.get(), F_OFD_SETLK, &lock) != 0)
       return fail("claim-failed", node, std::string("cannot be locked: ") + std::strerror(errno));
   unsigned looks_left = reader_patience / reader_pause;
   for (const auto& range : ranges_) {

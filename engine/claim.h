@@ -34,9 +34,10 @@ struct claim_owner {
 
 /// Claims on ranges of one disk or file, held against all other processes and all other claims of this one,
 /// until the object is gone. Open-file-description locks, so that nothing stays behind after a kill: on the
-/// file itself, or for a disk on claims_dir()/MAJOR:MINOR at the ranges' whole-disk offsets and, where this process may
-/// read it, on the disk's own node in /dev, which processes with another claims_dir() share. Beside them a
-/// text record says who it is. Where others only read, a claim for writing waits for up to two seconds.
+/// file itself, or for a disk on claims_dir()/MAJOR:MINOR at the ranges' whole-disk offsets and, where this
+/// process may read it, on the disk's own node in /dev, which processes with another claims_dir() share.
+/// Beside them a text record says who it is. Where others only read, a claim for writing waits for up to two
+/// seconds.
 class claim {
 public:
   /// Claims `ranges` of a disk. Errors: members-overlap, in-use (the same range), claim-failed.

@@ -30,7 +30,8 @@ struct deadline {
   [[nodiscard]] int left() const {
     if (!at)
       return -1;
-    const auto rest = std::chrono::ceil<std::chrono::milliseconds>(*at - clock::now()).count(); // not before it
+    const auto rest =
+        std::chrono::ceil<std::chrono::milliseconds>(*at - clock::now()).count(); // not before it
     return static_cast<int>(std::clamp<std::int64_t>(rest, 0, 1'000'000));
   }
 };

@@ -76,7 +76,7 @@ struct remap_entry {
   std::uint8_t lost = 0;            ///< bit i: sector i of the unit is lost
   std::uint8_t main_may_answer = 0; ///< bit i: salvage may read sector i from main
   bool by_hand = false;             ///< made by remap or add_remap, not by an error
-  std::uint64_t sequence = 0;       ///< 0: its last change is in doubt on a spare that went in the middle of it
+  std::uint64_t sequence = 0; ///< 0: its last change is in doubt on a spare that went in the middle of it
 };
 
 /// Snapshot of the counters. All since open but where noted.
@@ -233,8 +233,8 @@ public:
   /// list. Durable on return. Errors: "too-many-spares", "spare-too-small", "format-failed", "read-only".
   [[nodiscard]] result<unsigned> add_spare(std::shared_ptr<store> io);
   /// Takes a spare that serves nothing out of the set and erases its metadata. Durable on return. Errors:
-  /// "spare-in-use" ("Cannot remove spare PATH: N active allocations"), "last-spare", "no-such-spare". False: it is
-  /// out of the set, but not all of its superblocks could be erased.
+  /// "spare-in-use" ("Cannot remove spare PATH: N active allocations"), "last-spare", "no-such-spare". False:
+  /// it is out of the set, but not all of its superblocks could be erased.
   [[nodiscard]] result<bool> remove_spare(unsigned index);
   /// What that would refuse at once; nothing is changed.
   [[nodiscard]] result<void> plan_remove(unsigned index) const;
@@ -253,10 +253,10 @@ public:
   /// What forget_spare() would do. Errors: as that one's, found before anything is lost.
   [[nodiscard]] result<forget_reply> plan_forget(unsigned index);
   /// An absent spare that will not come back: each of its units becomes lost on the remaining spares, many in
-  /// one table change, then the set does not list it any more. The places for all of them are taken before the
-  /// first becomes lost: "no-spare-capacity" (with the shortfall) means that none did. Durable on return. A
-  /// failure of a spare, or the end of the process, may leave some lost and the others on the absent spare: the
-  /// error says how many, and to call again goes on. Further errors: "spare-present", "last-spare",
+  /// one table change, then the set does not list it any more. The places for all of them are taken before
+  /// the first becomes lost: "no-spare-capacity" (with the shortfall) means that none did. Durable on return.
+  /// A failure of a spare, or the end of the process, may leave some lost and the others on the absent spare:
+  /// the error says how many, and to call again goes on. Further errors: "spare-present", "last-spare",
   /// "no-such-spare".
   [[nodiscard]] result<forget_reply> forget_spare(unsigned index);
   /// The set is about to be closed: changes by hand that are under way end before their next unit, all others

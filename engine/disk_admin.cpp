@@ -414,7 +414,8 @@ result<void> disk::sync() {
 result<void> disk::rename(const std::string& new_name) {
   impl& i = *impl_;
   if (!valid_new_set_name(new_name))
-    return fail("bad-name", new_name, std::string("is no name for a set: ") + set_name_rule, exit_code::usage);
+    return fail("bad-name", new_name, std::string("is no name for a set: ") + set_name_rule,
+                exit_code::usage);
   if (i.options.read_only)
     return fail("read-only", "rename", "the set is open read-only");
   const std::lock_guard admin(i.admin_mutex);

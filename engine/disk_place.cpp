@@ -129,8 +129,8 @@ void disk::impl::abandon(std::span<const slot_change> changes) {
   to_retire.insert(to_retire.end(), bad.begin(), bad.end());
 }
 
-/// Of a spare that is to leave: its units that failed count as taken no more. Should it stay, their next use finds
-/// them bad again.
+/// Of a spare that is to leave: its units that failed count as taken no more. Should it stay, their next use
+/// finds them bad again.
 void disk::impl::give_back_failed(unsigned spare) {
   const std::lock_guard lock(to_retire_mutex);
   std::erase_if(to_retire, [&](const taken_unit& bad) {

@@ -246,8 +246,8 @@ result<void> forgetting::commit(forget_reply& answer) {
 }
 
 /// Group by group; what is lost already stays so when one fails.
-result<void> forget_units(disk::impl& i, unsigned spare, std::span<const main_unit> units, places_ahead& places,
-                          forget_reply& answer) {
+result<void> forget_units(disk::impl& i, unsigned spare, std::span<const main_unit> units,
+                          places_ahead& places, forget_reply& answer) {
   while (!units.empty()) {
     const std::lock_guard admin(i.admin_mutex);
     if (i.stopping)
@@ -284,16 +284,15 @@ result<void> disk::plan_remove(unsigned index) const {
     return no_such_spare(index);
   if (!before->present)
     return fail("spare-absent", before->uuid,
-                !before->readable              ? "is absent; if it will not come back: dmremap spare forget"
+                !before->readable                ? "is absent; if it will not come back: dmremap spare forget"
                 : i.set->units_on(index).empty() ? "takes no writes and serves nothing: dmremap spare forget"
                                                  : "takes no writes; empty it: dmremap spare evacuate, then "
                                                    "dmremap spare forget");
   std::uint64_t failed = 0;
   {
     const std::lock_guard lock(i.to_retire_mutex); // a request may want it while a table is being written
-    failed = static_cast<std::uint64_t>(
-        std::count_if(i.to_retire.begin(), i.to_retire.end(),
-                      [&](const taken_unit& bad) { return bad.spare == index; }));
+    failed = static_cast<std::uint64_t>(std::count_if(
+        i.to_retire.begin(), i.to_retire.end(), [&](const taken_unit& bad) { return bad.spare == index; }));
   }
   return i.set->plan_remove(index, failed);
 }
@@ -338,9 +337,9 @@ result<std::uint64_t> disk::plan_evacuate(unsigned index, bool partial) {
   return std::min(units, room);
 }
 
-result<evacuate_reply>
-disk::evacuate_spare(unsigned index, const std::function<bool(std::uint64_t, std::uint64_t)>& progress,
-                     bool partial) {
+result<evacuate_reply> disk::evacuate_spare(unsigned index,
+                                            const std::function<bool(std::uint64_t, std::uint64_t)>& progress,
+                                            bool partial) {
   impl& i = *impl_;
   CHECK_OK(plan_evacuate(index, partial));
   const auto before = i.set->overview(index);
@@ -417,8 +416,8 @@ result<forget_reply> disk::forget_spare(unsigned index) {
   if (!i.set->listed(index))
     return no_such_spare(index);
   if (!i.set->units_on(index).empty())
-    return partly_forgotten({"spare-in-use", uuid, "a unit came to it meanwhile; try again", exit_code::failed},
-                            answer);
+    return partly_forgotten(
+        {"spare-in-use", uuid, "a unit came to it meanwhile; try again", exit_code::failed}, answer);
   if (auto removed = i.set->remove_spare(index); !removed)
     return partly_forgotten(std::move(removed.error()), answer);
   i.drop_member(index);

@@ -16,7 +16,8 @@ io_error classify_errno(int value) noexcept {
   case ECONNABORTED: // a FUSE or network member whose server ends while the request is with it
   case ECONNRESET:
   case EPIPE:
-  case EINVAL: // a store checks alignment and range itself: whoever still answers this, it is not for the request
+  case EINVAL: // a store checks alignment and range itself: whoever still answers this, it is not for the
+               // request
     return io_error::gone;
   case ENOSPC:
   case EDQUOT:

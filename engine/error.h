@@ -33,26 +33,27 @@ using result = tl::expected<T, error>;
 
 /// What a backing store or the disk says of one I/O. The class decides what the engine may conclude (engine.md).
 enum class io_error : std::uint8_t {
-  medium,      ///< EIO, ENODATA, EILSEQ, EREMOTEIO: this place is bad
-  gone,        ///< ENODEV, ENXIO, ENOLINK, ETIMEDOUT, ENOTCONN, ESHUTDOWN and so on: the whole device does not answer
-  no_space,    ///< ENOSPC, EDQUOT, EFBIG: the host of a sparse member is full; condemns nothing
-  transient,   ///< ENOMEM, EAGAIN, EINTR: says nothing about the medium
+  medium,    ///< EIO, ENODATA, EILSEQ, EREMOTEIO: this place is bad
+  gone,      ///< ENODEV, ENXIO, ENOLINK, ETIMEDOUT, ENOTCONN, ESHUTDOWN and so on: the whole device does not
+             ///< answer
+  no_space,  ///< ENOSPC, EDQUOT, EFBIG: the host of a sparse member is full; condemns nothing
+  transient, ///< ENOMEM, EAGAIN, EINTR: says nothing about the medium
   unsupported, ///< EOPNOTSUPP: this store cannot; nothing was changed
   read_only,   ///< EROFS, EACCES, EPERM: opened or switched to read-only
-  invalid,     ///< out of range or misaligned, seen before anything was asked of a member: an error of the caller
-  absent,      ///< the unit lies on a spare that is not there
-  host_full,   ///< a spare said no_space: EIO to the caller, for whom the disk is as large as ever
-  no_place,    ///< no spare has a unit that can be given out: EIO to the caller
-  lost,        ///< the request touches a lost sector, or a unit whose change is in doubt: EIO to the caller
+  invalid, ///< out of range or misaligned, seen before anything was asked of a member: an error of the caller
+  absent,  ///< the unit lies on a spare that is not there
+  host_full, ///< a spare said no_space: EIO to the caller, for whom the disk is as large as ever
+  no_place,  ///< no spare has a unit that can be given out: EIO to the caller
+  lost,      ///< the request touches a lost sector, or a unit whose change is in doubt: EIO to the caller
 };
 
 using io_result = tl::expected<void, io_error>;
 
 [[nodiscard]] inline tl::unexpected<io_error> io_fail(io_error e) { return tl::unexpected<io_error>(e); }
 
-/// Classifies the errno of a failed system call on a member, for a request that is aligned and in range. So EINVAL is no
-/// error of the caller: a network member says it of requests that meet the end of its connection. Unknown values count as
-/// medium errors.
+/// Classifies the errno of a failed system call on a member, for a request that is aligned and in range. So
+/// EINVAL is no error of the caller: a network member says it of requests that meet the end of its
+/// connection. Unknown values count as medium errors.
 [[nodiscard]] io_error classify_errno(int value) noexcept;
 /// The errno that a FUSE reply carries for `e`; always positive.
 [[nodiscard]] int to_errno(io_error e) noexcept;

@@ -57,7 +57,9 @@ bool valid_set_name(const std::string& name) {
                      [&](char c) { return plain(c) || c == '-' || c == '.' || c == '+'; });
 }
 
-bool valid_new_set_name(const std::string& name) { return valid_set_name(name) && !parse_uuid(name); }
+bool valid_new_set_name(const std::string& name) {
+  return valid_set_name(name) && !parse_uuid(name);
+}
 
 bool means_set(const std::string& asked, const std::string& name, const std::string& uuid) {
   return parse_uuid(asked) ? strcasecmp(asked.c_str(), uuid.c_str()) == 0 : asked == name;

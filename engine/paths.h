@@ -24,8 +24,10 @@ namespace dmremap {
 [[nodiscard]] bool valid_set_name(const std::string& name);
 /// Such a name that a set may be given: what has the shape of a UUID means the set that has it.
 [[nodiscard]] bool valid_new_set_name(const std::string& name);
-constexpr const char* set_name_rule = "1 to 63 letters, digits and -_.+, starting with a letter, a digit or _, and no UUID";
-/// Whether `asked`, a name or a UUID (case does not matter), means the set that has these. A UUID is never a name.
+constexpr const char* set_name_rule =
+    "1 to 63 letters, digits and -_.+, starting with a letter, a digit or _, and no UUID";
+/// Whether `asked`, a name or a UUID (case does not matter), means the set that has these. A UUID is never a
+/// name.
 [[nodiscard]] bool means_set(const std::string& asked, const std::string& name, const std::string& uuid);
 
 } // namespace dmremap

@@ -232,7 +232,8 @@ private:
   [[nodiscard]] bool can_be_written(unsigned spare);
   void doubt_is_absent(const slot_change& c);
   void leave_doubt_to_absent();
-  /// Of a superblock that could not be written: the spare as a whole takes no writes. Room on its host comes back.
+  /// Of a superblock that could not be written: the spare as a whole takes no writes. Room on its host comes
+  /// back.
   [[nodiscard]] static bool is_dead(io_error e) {
     return e == io_error::gone || e == io_error::medium || e == io_error::read_only;
   }

@@ -16,7 +16,8 @@
 namespace dmremap {
 namespace {
 
-/// The child has both outputs on `pipe`, nothing on its input, and SIGPIPE and SIGXFSZ as they are by default.
+/// The child has both outputs on `pipe`, nothing on its input, and SIGPIPE and SIGXFSZ as they are by
+/// default.
 int spawn(const std::vector<std::string>& words, int pipe, pid_t& child) {
   std::vector<char*> argv;
   for (const auto& word : words)

@@ -70,7 +70,8 @@ result<void> remap_set::plan_remove(unsigned spare, std::uint64_t failed) const 
   return check_removal(spare, failed);
 }
 
-/// What stands against taking a spare out. `failed`: units that failed and are in no table. With metadata_mutex_.
+/// What stands against taking a spare out. `failed`: units that failed and are in no table. With
+/// metadata_mutex_.
 result<void> remap_set::check_removal(unsigned spare, std::uint64_t failed) const {
   if (!writable_)
     return fail("read-only", leader().super.set_name, "the set is open read-only");

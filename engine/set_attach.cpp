@@ -17,13 +17,15 @@
 namespace dmremap {
 namespace {
 
-/// Of main, whose file systems and partition tables count in its sectors; FUSE tells loop nothing of them. Not of the
-/// spares, which come and go: what a spare of larger sectors needs, the engine reads around a write. 0: as loop has it.
+/// Of main, whose file systems and partition tables count in its sectors; FUSE tells loop nothing of them.
+/// Not of the spares, which come and go: what a spare of larger sectors needs, the engine reads around a
+/// write. 0: as loop has it.
 std::uint32_t logical_block_size(const running_set& set) {
   const auto spec = parse_member(set.main);
   const unique_fd fd(spec ? ::open(spec->path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1);
   int bytes = 0;
-  return fd && ::ioctl(fd.get(), BLKSSZGET, &bytes) == 0 && bytes > 512 ? static_cast<std::uint32_t>(bytes) : 0;
+  return fd && ::ioctl(fd.get(), BLKSSZGET, &bytes) == 0 && bytes > 512 ? static_cast<std::uint32_t>(bytes)
+                                                                        : 0;
 }
 
 bool is_read_only(const running_set& set) {

@@ -120,8 +120,8 @@ void remap_set::run_batch(std::span<request* const> batch) {
     if ((dead >> spare & 1) != 0 || !spares_[spare] || !spares_[spare]->present)
       return; // it has gone since
     const bool in_question = why == io_error::medium || why == io_error::read_only;
-    if (why == io_error::gone || (in_question && count_present() > 1 &&
-                                  (!spares_[spare]->meta->answers() || !can_be_written(spare))))
+    if (why == io_error::gone ||
+        (in_question && count_present() > 1 && (!spares_[spare]->meta->answers() || !can_be_written(spare))))
       dead |= 1u << spare;
   };
   auto ready = settle();

@@ -24,7 +24,8 @@ void leave_out(set_members& from, std::vector<std::string>& sets, std::size_t n,
   open_member out = std::move(from.members[n]);
   from.members.erase(from.members.begin() + static_cast<std::ptrdiff_t>(n));
   from.left_out.push_back({out.spec, std::move(why), std::nullopt});
-  if (std::any_of(from.members.begin(), from.members.end(), [&](const open_member& m) { return m.held == out.held; }))
+  if (std::any_of(from.members.begin(), from.members.end(),
+                  [&](const open_member& m) { return m.held == out.held; }))
     from.left_out.back().member = std::move(out);
   sets.erase(sets.begin() + static_cast<std::ptrdiff_t>(n));
 }

@@ -290,9 +290,10 @@ result<void> remap_set::start_session() {
   return {};
 }
 
-/// What was read may lie in the caches of the drives alone, where a process that was killed left it. It is made durable
-/// before anything relies on it: a record that names the session of a spare, data in a unit that a table names. Where a
-/// flush fails it may be gone: the set has to be read anew, or, where that was allowed by hand, goes on without the spare.
+/// What was read may lie in the caches of the drives alone, where a process that was killed left it. It is
+/// made durable before anything relies on it: a record that names the session of a spare, data in a unit that
+/// a table names. Where a flush fails it may be gone: the set has to be read anew, or, where that was allowed
+/// by hand, goes on without the spare.
 io_result remap_set::keep_what_was_found() {
   std::array<io_result, max_spares> flushed;
   for (unsigned i = 0; i < max_spares && rules_.flush_found; ++i)

@@ -40,8 +40,8 @@ public:
   [[nodiscard]] virtual io_result read(std::span<std::byte> buffer, std::uint64_t offset) = 0;
   /// Nothing is durable on return; see flush().
   [[nodiscard]] virtual io_result write(std::span<const std::byte> buffer, std::uint64_t offset) = 0;
-  /// On success every write that had returned before the call is durable, or was given up by a flush that failed and
-  /// that failed_flushes() counts already.
+  /// On success every write that had returned before the call is durable, or was given up by a flush that
+  /// failed and that failed_flushes() counts already.
   [[nodiscard]] virtual io_result flush() = 0;
   /// How many flushes of the device have failed so far, whoever asked for them. A failed flush may have given up
   /// any write before it, and no later flush says so again (Linux reports a lost write once per open file).

@@ -35,7 +35,9 @@ using spare_unit = strong_number<struct spare_unit_tag>; ///< 4096-byte unit of 
 [[nodiscard]] constexpr std::uint64_t byte_of(sector_number s) { return s.value * sector_bytes; }
 
 /// How many sectors of a unit a mask names, one bit a sector.
-[[nodiscard]] constexpr std::uint64_t sectors_in(std::uint8_t mask) { return static_cast<unsigned>(std::popcount(mask)); }
+[[nodiscard]] constexpr std::uint64_t sectors_in(std::uint8_t mask) {
+  return static_cast<unsigned>(std::popcount(mask));
+}
 
 [[nodiscard]] constexpr std::uint64_t align_down(std::uint64_t v, std::uint64_t a) { return v - v % a; }
 [[nodiscard]] constexpr std::uint64_t align_up(std::uint64_t v, std::uint64_t a) { return align_down(v + a - 1, a); }

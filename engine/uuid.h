@@ -18,8 +18,9 @@ using uuid_bytes = std::array<std::uint8_t, 16>;
 /// What a table block carries of its owner: the first eight bytes as a little-endian number.
 [[nodiscard]] std::uint64_t low_half(const uuid_bytes&);
 
-/// Tests only: while one lives, random_uuid() and random_u64() of its thread derive their numbers from `next`, which
-/// counts up, so that what does the same writes the same. No program makes one. The innermost of several counts.
+/// Tests only: while one lives, random_uuid() and random_u64() of its thread derive their numbers from
+/// `next`, which counts up, so that what does the same writes the same. No program makes one. The innermost
+/// of several counts.
 class counted_numbers {
 public:
   explicit counted_numbers(std::uint64_t& next); ///< `next` outlives it

@@ -6,9 +6,9 @@
 
 namespace dmremap {
 
-/// Makes every signature that probe_signatures() finds unrecognisable: zeroes superblocks and magics, nothing else.
-/// Durable on return; after it probe_signatures() finds nothing. Errors: "probe-failed", "wipe-failed". `rules`: tests
-/// only.
+/// Makes every signature that probe_signatures() finds unrecognisable: zeroes superblocks and magics, nothing
+/// else. Durable on return; after it probe_signatures() finds nothing. Errors: "probe-failed", "wipe-failed".
+/// `rules`: tests only.
 [[nodiscard]] result<void> wipe_signatures(store& member, const commit_rules& rules = {});
 
 } // namespace dmremap

@@ -230,8 +230,9 @@ result<answer> do_spare_forget(control_target& t, const json& args) {
   const auto r = TRY(t.spare_forget(spare, dry_run));
   json told = json_of(r);
   told["dry_run"] = dry_run;
-  return answer{fmt::format("{} unit{} with {} sector{} {} lost", r.units, r.units == 1 ? "" : "s", r.lost_sectors,
-                            r.lost_sectors == 1 ? "" : "s", dry_run ? "would become" : "became"),
+  return answer{fmt::format("{} unit{} with {} sector{} {} lost", r.units, r.units == 1 ? "" : "s",
+                            r.lost_sectors, r.lost_sectors == 1 ? "" : "s",
+                            dry_run ? "would become" : "became"),
                 std::move(told)};
 }
 

@@ -124,9 +124,10 @@ public:
   /// Errors: those of disk::forget_spare.
   [[nodiscard]] virtual result<spare_forget_reply> spare_forget(unsigned index, bool dry_run) = 0;
   /// Begins to empty a spare, in a thread of its own. Errors: "evacuation-running", and what
-  /// disk::evacuate_spare refuses at once. `dry_run`: nothing begins; the state that it would have, not running.
-  /// `partial`: as many units as the other spares have room for.
-  [[nodiscard]] virtual result<evacuation_state> spare_evacuate(unsigned index, bool dry_run, bool partial) = 0;
+  /// disk::evacuate_spare refuses at once. `dry_run`: nothing begins; the state that it would have, not
+  /// running. `partial`: as many units as the other spares have room for.
+  [[nodiscard]] virtual result<evacuation_state> spare_evacuate(unsigned index, bool dry_run,
+                                                                bool partial) = 0;
   /// Returns when it has stopped. Errors: "no-evacuation".
   [[nodiscard]] virtual result<void> stop_evacuation() = 0;
   /// Lets a spare take new data again. Errors: "evacuation-running".

@@ -154,7 +154,8 @@ salvage_state live_target::salvaging() const {
 /// The folder first: it is what can be refused. Whoever looks for the old name meanwhile finds no set.
 result<void> live_target::rename(const std::string& new_name) {
   if (!valid_new_set_name(new_name))
-    return fail("bad-name", new_name, std::string("is no name for a set: ") + set_name_rule, exit_code::usage);
+    return fail("bad-name", new_name, std::string("is no name for a set: ") + set_name_rule,
+                exit_code::usage);
   const std::lock_guard one_at_a_time(rename_mutex_);
   const std::string old_name = known_info().set_name;
   CHECK_OK(parts_.files.rename(new_name));

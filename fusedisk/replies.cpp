@@ -154,8 +154,9 @@ std::string state_words(const disk_stats& stats, const disk_info& info) {
     return std::any_of(info.spares.begin(), info.spares.end(),
                        [&](const spare_status& s) { return spare_state(s) == state; });
   };
-  return stats.main_gone || stats.breaker_open || some("absent") || !some("failed") ? stats.state
-                                                                                  : "a spare cannot be read";
+  return stats.main_gone || stats.breaker_open || some("absent") || !some("failed")
+             ? stats.state
+             : "a spare cannot be read";
 }
 
 std::string health_text(const disk_stats& s, const disk_info& info) {

@@ -27,8 +27,8 @@ namespace dmremap {
 [[nodiscard]] const spare_status* spare_at(const disk_info& info, unsigned index);
 /// "present", "absent", "unwritable" (only read), "failed" (no metadata can be read), "draining", or "full".
 [[nodiscard]] std::string spare_state(const spare_status& spare);
-/// The set's state in a few words: the engine's own, or "a spare cannot be read", of which it takes no note where the spare
-/// is the only one.
+/// The set's state in a few words: the engine's own, or "a spare cannot be read", of which it takes no note
+/// where the spare is the only one.
 [[nodiscard]] std::string state_words(const disk_stats& stats, const disk_info& info);
 
 /// True where nothing needs attention.

@@ -31,12 +31,13 @@ result<evacuation_state> spare_pool::evacuate(unsigned index, bool dry_run, bool
     if (evacuation_.running)
       return fail("evacuation-running", evacuation_.path, "is being emptied already; one at a time");
   }
-  const auto units = TRY(set_.plan_evacuate(index, partial)); // what does not fit is refused before anything moves
+  const auto units =
+      TRY(set_.plan_evacuate(index, partial)); // what does not fit is refused before anything moves
   if (dry_run)
     return evacuation_state{0, false, spare->uuid, spare->path, 0, units, {}, std::nullopt};
   {
     const std::lock_guard lock(evacuation_mutex_); // only who holds change_mutex_ lets one begin
-    if (stopped_) // while it was planned
+    if (stopped_)                                  // while it was planned
       return fail("stopping", set_name_, "the daemon stops");
     const auto number = evacuation_.number + 1;
     evacuation_ = {number, true, spare->uuid, spare->path, 0, units, {}, std::nullopt};

@@ -116,7 +116,8 @@ void spare_pool::describe(disk_info& info) const {
         notice.insert(at + named.size(), " (" + spare.path + ")");
   }
   // What the start was made without: told until it is here, or the set can do without.
-  const bool some_away = std::any_of(info.spares.begin(), info.spares.end(), [](const auto& s) { return !s.present; });
+  const bool some_away =
+      std::any_of(info.spares.begin(), info.spares.end(), [](const auto& s) { return !s.present; });
   const auto members = all_members();
   std::erase_if(info.notices, [&](const std::string& notice) {
     if (!notice.starts_with("opened without "))
@@ -267,9 +268,11 @@ result<bool> spare_pool::check_candidate(const open_member& member, const spare_
                   "is a spare of this very set, which lacks one: stop the set and start it with this member; "
                   "if it is to be given up, `dmremap spare forget` comes first");
     if (!same_text(request.destroy_set, info.set_uuid))
-      return fail("spare-in-set", member.spec.text(),
-                  "was a spare of this set, which has been forgotten or removed since; to take it as a new one, what "
-                  "is still on it erased: --destroy-set " + info.set_uuid);
+      return fail(
+          "spare-in-set", member.spec.text(),
+          "was a spare of this set, which has been forgotten or removed since; to take it as a new one, what "
+          "is still on it erased: --destroy-set " +
+              info.set_uuid);
   }
   const bool wipe = TRY(check_spare(*member.io, found, request.wipe, request.destroy_set));
   CHECK_OK(check_configured({member.spec}, {request.destroy_set, info.set_uuid}));

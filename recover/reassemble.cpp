@@ -153,9 +153,9 @@ void tell(const program_context& c, const outcome& o, bool dry_run) {
 
 /// Two sets of one name that were found: neither is started by name alone.
 bool shares_name(const survey& s, const set_view& set, const std::string& asked) {
-  return !parse_uuid(asked) &&
-         std::count_if(s.sets.begin(), s.sets.end(),
-                       [&](const set_view& other) { return !other.image && other.name == set.name; }) > 1;
+  return !parse_uuid(asked) && std::count_if(s.sets.begin(), s.sets.end(), [&](const set_view& other) {
+                                 return !other.image && other.name == set.name;
+                               }) > 1;
 }
 
 /// Of a set that is there itself, too.

@@ -217,7 +217,7 @@ TEST_CASE("an evacuation is planned by the daemon; what is to be done next depen
   const private_folders folders;
   const bool writable = GENERATE(true, false);
   const fake_daemon daemon("set1", uuid, [writable](const json& request) -> json {
-    const json told = {{"running", false}, {"spare", "u1"}, {"path", "/s"},        {"done", 3},
+    const json told = {{"running", false}, {"spare", "u1"}, {"path", "/s"},      {"done", 3},
                        {"all", 3},         {"moved", 3},    {"lost_sectors", 0}, {"error", nullptr}};
     if (request.at("cmd") == "status")
       return {{"ok", true},
@@ -226,18 +226,20 @@ TEST_CASE("an evacuation is planned by the daemon; what is to be done next depen
                {{"name", "set1"},
                 {"spares", {{{"index", 1}, {"uuid", "u1"}, {"path", "/s"}, {"present", writable}}}}}}};
     if (request.at("cmd") == "spare_evacuate" && request.at("args").at("spare") == "/full")
-      return {{"ok", false}, {"error", {{"id", "no-spare-capacity"}, {"what", "/full"}, {"why", "no"}, {"code", 1}}}};
+      return {{"ok", false},
+              {"error", {{"id", "no-spare-capacity"}, {"what", "/full"}, {"why", "no"}, {"code", 1}}}};
     return {{"ok", true}, {"text", ""}, {"result", told}};
   });
   const auto planned = dmremap_with({"spare", "evacuate", "set1", "/s", "-n", "--json"});
   CHECK(planned.status == 0);
   CHECK((planned.json().at("all") == 3 && planned.json().at("dry_run") == true));
   CHECK(last_request(daemon).at("args").at("dry_run") == true);
-  CHECK(dmremap_with({"spare", "evacuate", "set1", "/full", "-n", "--json"}).error_id() == "no-spare-capacity");
+  CHECK(dmremap_with({"spare", "evacuate", "set1", "/full", "-n", "--json"}).error_id() ==
+        "no-spare-capacity");
   const auto done = dmremap_with({"spare", "evacuate", "set1", "/s"});
   CHECK(done.status == 0);
-  CHECK(done.out.find(writable ? "next: dmremap spare remove set1 /s" : "next: dmremap spare forget set1 /s") !=
-        std::string::npos);
+  CHECK(done.out.find(writable ? "next: dmremap spare remove set1 /s"
+                               : "next: dmremap spare forget set1 /s") != std::string::npos);
 }
 
 TEST_CASE("a setting is tried by the daemon, which is told that nothing is to change") {
@@ -345,8 +347,14 @@ TEST_CASE("how an evacuation ended is not told by the next one") {
     return {{"ok", true},
             {"text", ""},
             {"result",
-             {{"number", next ? 2 : 1}, {"running", !next}, {"path", "/s"}, {"done", 9}, {"all", 9}, {"moved", 9},
-              {"lost_sectors", 0}, {"error", nullptr}}}};
+             {{"number", next ? 2 : 1},
+              {"running", !next},
+              {"path", "/s"},
+              {"done", 9},
+              {"all", 9},
+              {"moved", 9},
+              {"lost_sectors", 0},
+              {"error", nullptr}}}};
   });
   const auto done = dmremap_with({"spare", "evacuate", "set1", "/s", "--json"});
   CHECK(done.status == 1);

@@ -37,8 +37,8 @@ fake_daemon::answerer answers(const json& more = json::object()) {
   };
 }
 
-/// Runs status and fails where it takes a second each time: one that waits for the daemon does, and so does now and
-/// then one that a busy machine held up.
+/// Runs status and fails where it takes a second each time: one that waits for the daemon does, and so does
+/// now and then one that a busy machine held up.
 program_result status_in_time(std::vector<std::string> words) {
   words.insert(words.begin(), "status");
   for (int late = 0;; ++late) {

@@ -27,8 +27,8 @@ bool worth_knowing(damage_kind kind) {
   }
 }
 
-/// What a power cut may leave behind: changes that have not reached all copies, or not both of the spares that they
-/// are about. All other damage would mean that something is lost, or was never right.
+/// What a power cut may leave behind: changes that have not reached all copies, or not both of the spares
+/// that they are about. All other damage would mean that something is lost, or was never right.
 bool left_by_a_crash(damage_kind kind, bool some_missing) {
   switch (kind) {
   case damage_kind::superblock_copy: // torn
@@ -71,8 +71,8 @@ struct members {
     for (std::size_t n = 0; n < state.spares.size(); ++n)
       all.push_back(make_spare(state.spares[n], n));
   }
-  /// Of the set's spares but the absent ones. Those that were just being added or removed may be none, not yet or no
-  /// more: an open refuses them then, too, and is given the others.
+  /// Of the set's spares but the absent ones. Those that were just being added or removed may be none, not
+  /// yet or no more: an open refuses them then, too, and is given the others.
   result<fsck::set_findings> look(const set_state& state, const absent_spares& absent) {
     auto all_given = look(state, absent, true);
     if (all_given ? has(*all_given, damage_kind::record) || has(*all_given, damage_kind::no_superblock) ||

@@ -428,7 +428,8 @@ TEST_CASE("a spare that fails while the table is written leaves EIO, then the tr
   REQUIRE(f.holds(40 * 512, 4096, std::byte{7}));
 }
 
-TEST_CASE("an open that cannot make durable what it has read is refused, and the next one reads anew", "[disk]") {
+TEST_CASE("an open that cannot make durable what it has read is refused, and the next one reads anew",
+          "[disk]") {
   set_fixture f;
   REQUIRE(f.set->remap(sector_number(0)));
   REQUIRE(f.write(0, 4096, std::byte{9}));

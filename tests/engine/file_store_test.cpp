@@ -95,8 +95,9 @@ TEST_CASE("a loop device that lost its file is gone for reads and writes", "[fil
   CHECK(is(s->write(data.span(), 128 << 10), io_error::gone));
 }
 
-TEST_CASE("a device that calls good requests invalid is gone: its answer says nothing of the caller or the place",
-          "[file_store][root]") {
+TEST_CASE(
+    "a device that calls good requests invalid is gone: its answer says nothing of the caller or the place",
+    "[file_store][root]") {
   const temp_dir dir;
   const loop_device loop(dir.file("a", 1 << 20), loop_device::options{});
   auto s = *file_store::open(loop.path(), {});

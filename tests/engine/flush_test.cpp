@@ -39,8 +39,8 @@ private:
   bool reached_ = false, open_ = false;
 };
 
-/// Holds the thread that sets `held` when its write is done, and when it then asks whether a flush has failed;
-/// holds the first flush of whoever sets `held_flush`, before it does anything.
+/// Holds the thread that sets `held` when its write is done, and when it then asks whether a flush has
+/// failed; holds the first flush of whoever sets `held_flush`, before it does anything.
 class stepped_store final : public forwarding_store {
 public:
   using forwarding_store::forwarding_store;
@@ -70,8 +70,8 @@ private:
   inline static thread_local bool asked_next_ = false;
 };
 
-/// A set whose main is such a store, with one write under way that a failed flush, told to its own caller, has
-/// crossed: it is done below and counted, and does not know of the failure yet.
+/// A set whose main is such a store, with one write under way that a failed flush, told to its own caller,
+/// has crossed: it is done below and counted, and does not know of the failure yet.
 struct crossed_write {
   set_fixture f;
   std::shared_ptr<stepped_store> main = std::make_shared<stepped_store>(f.main);

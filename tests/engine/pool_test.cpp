@@ -418,7 +418,7 @@ TEST_CASE("what a set of several spares lacks is told while it lacks it") {
   const std::string away = "spare " + f.status(1).uuid;
   CHECK(told(away + " is absent: its units answer EIO") == 1);
   CHECK(told("not protected against the loss of " + f.status(0).path) == 1); // the other one is away
-  CHECK(told("not protected") == 1); // the map of that one is on it
+  CHECK(told("not protected") == 1);                                         // the map of that one is on it
   REQUIRE(f.set->forget_spare(1));
   CHECK(notices().empty());
 }
@@ -445,8 +445,9 @@ TEST_CASE("no dry run on a set that is open read-only promises what would be ref
   open_options options;
   options.read_only = options.degraded = true;
   REQUIRE(f.try_open(options));
-  for (const auto& e : {f.set->plan_forget(2).error(), f.set->plan_remove(1).error(), f.set->plan_evacuate(1).error(),
-                        f.set->forget_spare(2).error(), f.set->remove_spare(1).error()}) {
+  for (const auto& e :
+       {f.set->plan_forget(2).error(), f.set->plan_remove(1).error(), f.set->plan_evacuate(1).error(),
+        f.set->forget_spare(2).error(), f.set->remove_spare(1).error()}) {
     CHECK(e.id == "read-only");
     CHECK(e.what == f.set->info()->set_name);
   }

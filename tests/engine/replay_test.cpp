@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Sequences of up to three operations over two neighbouring main units, on one spare and on several, and longer
-// ones by seed; after each, every disk state that a crash may leave behind is opened and held against the oracle;
-// and of some a copy, when fsck has repaired it.
+// Sequences of up to three operations over two neighbouring main units, on one spare and on several, and
+// longer ones by seed; after each, every disk state that a crash may leave behind is opened and held against
+// the oracle; and of some a copy, when fsck has repaired it.
 //
 // Session numbers and UUIDs are counted, not drawn: what two sequences leave alike is one image.
 //
@@ -10,14 +10,16 @@
 //            others a fixed part, which run_all's callers give; some of 4 to 12 operations by seed
 //   three    every sequence of up to three operations, of each the crash states that ci takes of one of two;
 //            and for some three hundred of those of three one of 4 to 12 by seed
-//   nightly  every sequence of up to three operations and 10000 longer ones from each start, of each many more
+//   nightly  every sequence of up to three operations and 10000 longer ones from each start, of each many
+//   more
 //            crash states, and far more crashes during the open after a crash
 //   seed     of 4 to 12 operations alone, 10000 from each start, of each the crash states that ci takes
-// The last two take weeks: DMREMAP_REPLAY_MINUTES bounds them. Then each start gets an equal share of that time,
-// the sequences of one length come in an order of their own for each DMREMAP_REPLAY_SEED, and the report says
-// how many of them were reached. The seed also says which longer ones there are.
-// DMREMAP_REPLAY_PART=3/8: of the sequences of three and more, the third eighth alone; eight such runs make a whole.
-// DMREMAP_REPLAY_ONLY="pool gone | all back | evacuate 0": that sequence alone, as a report names it, in all its states.
+// The last two take weeks: DMREMAP_REPLAY_MINUTES bounds them. Then each start gets an equal share of that
+// time, the sequences of one length come in an order of their own for each DMREMAP_REPLAY_SEED, and the
+// report says how many of them were reached. The seed also says which longer ones there are.
+// DMREMAP_REPLAY_PART=3/8: of the sequences of three and more, the third eighth alone; eight such runs make a
+// whole. DMREMAP_REPLAY_ONLY="pool gone | all back | evacuate 0": that sequence alone, as a report names it,
+// in all its states.
 #include "tests/engine/crash_fsck.h"
 #include "tests/support/pool_operations.h"
 #include "tests/support/sanitized.h"
@@ -144,7 +146,8 @@ public:
 
   sequence_test(std::string name, set_state start) : name_(std::move(name)), start_(std::move(start)) {}
 
-  /// The crashes of the operations before the last belong to shorter sequences; of long ones, those of the first three.
+  /// The crashes of the operations before the last belong to shorter sequences; of long ones, those of the
+  /// first three.
   void run(const sequence& operations) {
     crash_run run(start_, {});
     std::string name = name_;
@@ -165,10 +168,11 @@ public:
     CHECK(judge.violations().empty());
   }
 
-  /// Of the sequences of two, one in `keep`; of those of three, one in `keep_three`; 0: none. And so many by seed, of 4
-  /// to 12 operations of `any`.
+  /// Of the sequences of two, one in `keep`; of those of three, one in `keep_three`; 0: none. And so many by
+  /// seed, of 4 to 12 operations of `any`.
   void run_all(const std::vector<const operation*>& firsts, const std::vector<const operation*>& all,
-               unsigned keep, unsigned keep_three, const std::vector<const operation*>& any, unsigned by_seed) {
+               unsigned keep, unsigned keep_three, const std::vector<const operation*>& any,
+               unsigned by_seed) {
     if (the_only() != nullptr)
       return run_only(firsts, any);
     if (sanitized) {
@@ -279,8 +283,8 @@ std::vector<const operation*> list(std::initializer_list<std::span<const operati
   return all;
 }
 
-/// Sequences by seed: in CI; with every sequence of three, one in some three hundred; in the nightly form more than
-/// there is time for, or ten thousand.
+/// Sequences by seed: in CI; with every sequence of three, one in some three hundred; in the nightly form
+/// more than there is time for, or ten thousand.
 unsigned by_seed(unsigned ci, unsigned threes) {
   return nightly() || only_by_seed() ? 10000 : all_of_three() ? threes / 300 : ci;
 }
@@ -291,8 +295,8 @@ void one_spare(const std::string& start, unsigned keep, std::uint32_t main_block
   const auto firsts = list({operations_on_a()}), all = list({operations_on_a(), operations_on_b()});
   const auto threes = static_cast<unsigned>(firsts.size() * all.size() * all.size());
   sequence_test(start, starting_state(start, main_block, spare_block))
-      .run_all(firsts, all, nightly() || all_of_three() ? 1 : keep, nightly() || all_of_three() ? 1 : keep_three,
-               all, by_seed(4, threes));
+      .run_all(firsts, all, nightly() || all_of_three() ? 1 : keep,
+               nightly() || all_of_three() ? 1 : keep_three, all, by_seed(4, threes));
 }
 
 void several_spares(const std::string& start, unsigned keep, unsigned keep_three) {
@@ -305,7 +309,8 @@ void several_spares(const std::string& start, unsigned keep, unsigned keep_three
 
 } // namespace
 
-TEST_CASE("the same operations from the same start leave the same images") { // else none is counted as seen before
+TEST_CASE(
+    "the same operations from the same start leave the same images") { // else none is counted as seen before
   const auto image_after = [](const char* last) {
     crash_run run(pool_start("spread"), {});
     REQUIRE(run.open());

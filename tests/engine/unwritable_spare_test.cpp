@@ -256,7 +256,8 @@ TEST_CASE("a spare that takes no writes and serves nothing is to be forgotten, n
   REQUIRE(f.set->forget_spare(1));
 }
 
-TEST_CASE("spares that turn read-only one after the other, in the middle of a change, end their own use alone") {
+TEST_CASE(
+    "spares that turn read-only one after the other, in the middle of a change, end their own use alone") {
   pool_fixture f(1);
   for (unsigned n = 1; n < 4; ++n) {
     f.spares.push_back(pool_fixture::new_spare(n));
@@ -266,7 +267,8 @@ TEST_CASE("spares that turn read-only one after the other, in the middle of a ch
   put_on(f, 9, 3, one);
   // Units of spare 0 that fail: taken, and to be retired along with the next change.
   const auto g = *make_geometry(16u << 20);
-  f.spares[0]->add_bad({(g.first_automatic().value + 24) * unit_sectors, 400 * unit_sectors, direction::write});
+  f.spares[0]->add_bad(
+      {(g.first_automatic().value + 24) * unit_sectors, 400 * unit_sectors, direction::write});
   for (unsigned k = 0; k < 5; ++k) // what is free before them
     REQUIRE(f.set->remap(sector_number((20 + k) * unit_sectors)));
   f.main->add_bad({5 * unit_sectors, unit_sectors, direction::write});
@@ -286,7 +288,8 @@ TEST_CASE("spares that turn read-only one after the other, in the middle of a ch
   f.spares[0]->clear_faults();
   reject_writes(f, 0, io_error::read_only);
   for (std::uint32_t b = 0; b < g.table_blocks; ++b) // its superblocks can be written, its table cannot
-    f.spares[1]->add_bad({g.block_place(0, b).value * unit_sectors, unit_sectors, direction::write, io_error::read_only});
+    f.spares[1]->add_bad(
+        {g.block_place(0, b).value * unit_sectors, unit_sectors, direction::write, io_error::read_only});
   REQUIRE(f.write(5, three)); // on spare 2
   REQUIRE(f.shows(5) == "byte 103");
   REQUIRE(f.entry(5)->spare_index == 2);

@@ -273,7 +273,8 @@ const crash_judge::observation& crash_judge::observe(const set_state& state, std
   return memory_.emplace(key, std::move(seen)).first->second;
 }
 
-/// As look(), after a repair of all spares or, now and then, of all but some, which are there again at the open.
+/// As look(), after a repair of all spares or, now and then, of all but some, which are there again at the
+/// open.
 crash_judge::observation crash_judge::repair_and_look(set_state state) {
   ++counts_.repairs;
   absent_spares absent;
@@ -329,8 +330,8 @@ bool crash_judge::compare(const observation& seen, const oracle& truth, const st
   return !seen.repaired || compare(*seen.repaired, truth, name + "; checked and repaired");
 }
 
-/// Who is there at the open after a crash: those that are away come back, or stay away where a set of the others alone
-/// must open; of those that are there one goes now and then.
+/// Who is there at the open after a crash: those that are away come back, or stay away where a set of the
+/// others alone must open; of those that are there one goes now and then.
 void crash_judge::choose_who_comes(set_state& state) {
   const absent_spares absent = state.pool() ? who_is_absent(state, images_) : absent_spares{};
   const bool goes = state.degraded() ? images_ / 3 % 2 != 0 : images_ / 3 % 3 == 0;

@@ -25,8 +25,8 @@ struct judge_options {
       40; ///< of every so many new images, crashes during the open itself are replayed; 0: none
   /// What is done after such an open, before it crashes again; the number varies it. Nothing: only the open.
   std::function<void(crash_run&, std::uint64_t)> after_open;
-  /// Checks and repairs the spares but those absent; returns what is wrong with that. What it leaves behind is then
-  /// opened and held against the oracle like the image itself.
+  /// Checks and repairs the spares but those absent; returns what is wrong with that. What it leaves behind
+  /// is then opened and held against the oracle like the image itself.
   std::function<std::string(set_state&, const absent_spares&)> repair;
   unsigned repair_every = 0; ///< of every so many new images; 0: none
   unsigned reopen_every = 4; ///< every so many new images are opened a second time; 0: none
@@ -35,8 +35,9 @@ struct judge_options {
   unsigned absent_every = 2; ///< of sets of several spares, every so many new images are opened without one
   std::optional<unsigned> only_absent; ///< then without this one; else without each in turn
   std::size_t most_violations = 3;     ///< then the judge stops
-  /// Gathers the images that were checked, by 64 bits of hash over what the disks hold: the same one left by two
-  /// sequences counts once, whatever sectors fail then. Not those of crashes after a crash. Nothing: not gathered.
+  /// Gathers the images that were checked, by 64 bits of hash over what the disks hold: the same one left by
+  /// two sequences counts once, whatever sectors fail then. Not those of crashes after a crash. Nothing: not
+  /// gathered.
   std::unordered_set<std::uint64_t>* images = nullptr;
 };
 

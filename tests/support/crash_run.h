@@ -44,7 +44,7 @@ struct set_state {
   std::set<std::uint64_t> mapped;               ///< main units
   std::set<std::uint64_t> away_units;           ///< of them: on a spare that is away
   std::map<std::uint64_t, version> lost_values; ///< lost sectors: what main held when they were lost
-  std::set<std::uint64_t> chosen_units;         ///< spare units that an add_remap has named: no zeros any more
+  std::set<std::uint64_t> chosen_units; ///< spare units that an add_remap has named: no zeros any more
 
   std::uint64_t drawn = 0; ///< numbers that were drawn on the way here where a program draws random ones
 
@@ -67,15 +67,15 @@ struct set_state {
 /// The same with several spares, and so many blank devices that could become spares.
 [[nodiscard]] set_state format_pool(std::uint64_t units, unsigned spares, unsigned blanks);
 
-/// Numbers for what is tried on the disks of a state alone: none that those who made it may have drawn, nor what they
-/// draw later on.
+/// Numbers for what is tried on the disks of a state alone: none that those who made it may have drawn, nor
+/// what they draw later on.
 [[nodiscard]] inline std::uint64_t numbers_apart(const set_state& state) {
   return state.drawn + (std::uint64_t{1} << 32);
 }
 
 /// Opens a set on crash stores and carries out operations, telling the oracle beforehand and afterwards what
-/// may be seen. Whatever goes otherwise than expected is noted in violations(). One thread, whose session numbers and
-/// UUIDs are counted from the start's until finish(): runs that begin alike write alike.
+/// may be seen. Whatever goes otherwise than expected is noted in violations(). One thread, whose session
+/// numbers and UUIDs are counted from the start's until finish(): runs that begin alike write alike.
 class crash_run {
 public:
   crash_run(const set_state& start, const open_options& options);
@@ -102,7 +102,8 @@ public:
   void unmap(std::uint64_t unit);
   void salvage();
   void sync();
-  /// Spare unit `source` or, where that was named before, one behind it must never have been used: it shows zeros.
+  /// Spare unit `source` or, where that was named before, one behind it must never have been used: it shows
+  /// zeros.
   void add_remap(std::uint64_t unit, std::uint64_t source);
   void close_and_reopen();
   /// As if the process was killed: the drives keep what is in their caches.
@@ -130,7 +131,8 @@ public:
   void add_spare();
   void remove_spare(unsigned n);
   void evacuate(unsigned n);
-  /// From now on the spare does not answer; after so many more writes. Nothing is done where no spare would be left.
+  /// From now on the spare does not answer; after so many more writes. Nothing is done where no spare would
+  /// be left.
   void vanish(unsigned n, std::uint64_t good_writes = 0);
   /// Killed, and opened again with every spare that was away.
   void reopen_with_all();

@@ -28,7 +28,8 @@ bool crash_run::refused_rightly(const error& why) const {
   return !spare_checker().maps_are_known(present, absent);
 }
 
-/// The daemon that knew of writes in the cache of a spare that is away is gone, too: nobody can flush or fail them.
+/// The daemon that knew of writes in the cache of a spare that is away is gone, too: nobody can flush or fail
+/// them.
 void crash_run::leave_caches_behind() {
   for (const auto& [unit, at] : where_)
     if (is_away(at.spare))
@@ -61,8 +62,8 @@ bool crash_run::others_take_data(unsigned n) const {
   return std::any_of(all.begin(), all.end(), [&](unsigned m) { return m != n && !draining_.contains(m); });
 }
 
-/// A request that needs all that was in use may fail once where a spare has gone since the last one of its kind failed.
-/// Asked only where it has failed.
+/// A request that needs all that was in use may fail once where a spare has gone since the last one of its
+/// kind failed. Asked only where it has failed.
 bool crash_run::meets_a_vanishing(const std::string& what) {
   return std::exchange(met_at_[what], vanishings_) < vanishings_;
 }
@@ -187,7 +188,8 @@ void crash_run::remove_spare(unsigned n) {
   const bool serves =
       std::any_of(where_.begin(), where_.end(), [&](const auto& each) { return each.second.spare == n; });
   const bool possible = !serves && given().size() > 1;
-  const bool expected = possible && (!some_away() || others_take_data(n)); // the map of one that is away moves
+  const bool expected =
+      possible && (!some_away() || others_take_data(n)); // the map of one that is away moves
   p.role = spare_role::removing;
   mark("remove begins");
   const auto removed = disk_->remove_spare(p.place);

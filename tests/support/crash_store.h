@@ -96,7 +96,9 @@ public:
   void failed_flush_loses(bool yes) { flush_loses_ = yes; }
   /// Somebody else's flush fails just before failed_flushes() answers for the `asked`-th time from now on.
   void fail_flush_between(std::uint64_t asked);
-  [[nodiscard]] bool has_failed_between() const { return questions_left_.load() == 0; } ///< it has come to that
+  [[nodiscard]] bool has_failed_between() const {
+    return questions_left_.load() == 0;
+  } ///< it has come to that
   [[nodiscard]] std::uint64_t writes_seen() const;
 
 private:

@@ -333,8 +333,8 @@ void mended_copies_return(const commit_rules& rules, findings& found) {
   copies_return(*cut_short, units, rules, found);
 }
 
-/// A replica of the table cannot be read at one open; changes are made, which it takes or forgets; it can be read at
-/// the next one.
+/// A replica of the table cannot be read at one open; changes are made, which it takes or forgets; it can be
+/// read at the next one.
 void unread_copy_returns(const commit_rules& rules, findings& found) {
   for (const unsigned replica : {0u, 4u})
     for (const write_fate fate : {write_fate::kept, write_fate::forgotten}) {

@@ -33,8 +33,8 @@ void copy_returns(const commit_rules& rules, findings& found);
 /// The mending of such a set is cut short when two copies have the change. They return after an open that
 /// mended the others to what was before: under a number that the first mending has used, too?
 void mended_copies_return(const commit_rules& rules, findings& found);
-/// A replica of the table cannot be read at one open; changes are made, which it takes or forgets; it can be read at
-/// the next one.
+/// A replica of the table cannot be read at one open; changes are made, which it takes or forgets; it can be
+/// read at the next one.
 void unread_copy_returns(const commit_rules& rules, findings& found);
 /// A flush fails while the slot of a unit is released, or two do; then the unit is wanted for another, or
 /// written.
@@ -84,7 +84,8 @@ void host_gone(const commit_rules& rules, findings& found);
 void map_moves(const commit_rules& rules, findings& found);
 /// The same, and a flush of the new host for somebody else fails meanwhile.
 void map_moved_in_vain(const commit_rules& rules, findings& found);
-/// A spare goes in the middle of a record of its own, and returns: what it holds of that no flush has covered.
+/// A spare goes in the middle of a record of its own, and returns: what it holds of that no flush has
+/// covered.
 void returns_unflushed(const commit_rules& rules, findings& found);
 /// A spare comes back with a change in its own tables that was never answered, and that the set went on
 /// without.

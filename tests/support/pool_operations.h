@@ -7,7 +7,8 @@ namespace dmremap::test {
 
 /// Everything that can be done to a set of several spares and its units A and B.
 [[nodiscard]] std::span<const operation> pool_operations();
-/// And what only long sequences do: with a third spare, with a third unit, and spares that come back one by one.
+/// And what only long sequences do: with a third spare, with a third unit, and spares that come back one by
+/// one.
 [[nodiscard]] std::span<const operation> more_pool_operations();
 /// By name, of either list. Aborts the program where there is none: a misspelt test.
 [[nodiscard]] const operation& find_pool_operation(const std::string& name);

@@ -389,8 +389,8 @@ bool spare_checker::map_is_known(const std::vector<const page_image*>& present, 
 
 bool spare_checker::maps_are_known(const std::vector<const page_image*>& present,
                                    const std::vector<unsigned>& absent) {
-  return !lacks_a_map(present) &&
-         std::all_of(absent.begin(), absent.end(), [&](unsigned each) { return map_is_known(present, each); });
+  return !lacks_a_map(present) && std::all_of(absent.begin(), absent.end(),
+                                              [&](unsigned each) { return map_is_known(present, each); });
 }
 
 void spare_checker::add_named(const page_image& from, std::uint64_t first, std::uint32_t blocks,
