@@ -305,7 +305,7 @@ io_result remap_set::keep_what_was_found() {
     if (!degraded_ || !is_dead(flushed[i].error()))
       return flushed[i];
     pool_spare& p = *spares_[i];
-    if (p.returned && p.meta->has_sixth()) { // that is its map, not what it holds itself
+    if (p.returned) { // as it was: its map is where the record says, on another one or on itself
       p.returned = false;
       stay_away(i, p.meta->answers());
     } else if (!vanish(i)) {

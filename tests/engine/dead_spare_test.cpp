@@ -353,3 +353,31 @@ TEST_CASE("a unit whose release is in doubt on a spare that died in the middle i
   if (listed && listed->sequence == 0)
     REQUIRE((shown == "its spare is absent" && listed->spare_index == 1 && !f.status(1).present));
 }
+
+TEST_CASE("a spare that is back and cannot flush what it holds stays away, and brings nothing old back") {
+  pool_fixture f(3);
+  put_on(f, 4, 1, one);
+  put_on(f, 5, 1, one);
+  f.close();
+  f.there[1] = false;
+  f.open(true);
+  REQUIRE(f.write(4, two)); // finds another place
+  REQUIRE(f.set->flush());
+  f.close();
+  f.there[1] = true;
+  f.spares[1]->fail_flushes(1);
+  REQUIRE(f.try_open().error().id == "cannot-mend");
+  f.spares[1]->fail_flushes(1);
+  f.open(true);
+  CHECK_FALSE(f.status(1).present);
+  CHECK(f.shows(4) == "byte 102");
+  const std::string held = f.shows(5);
+  CHECK((held == "byte 101" || held == "its spare is absent"));
+  REQUIRE(f.write(5, three)); // a whole unit: wherever
+  REQUIRE(f.set->flush());
+  f.kill();
+  f.open();
+  CHECK(f.status(1).present);
+  CHECK(f.shows(4) == "byte 102");
+  CHECK(f.shows(5) == "byte 103");
+}

@@ -294,3 +294,37 @@ TEST_CASE(
   REQUIRE(f.shows(5) == "byte 103");
   REQUIRE(f.entry(5)->spare_index == 2);
 }
+
+TEST_CASE("a spare that takes no writes and is its own map is read at the next open, too") {
+  pool_fixture f(1);
+  auto large = std::make_shared<memory_store>(std::uint64_t{16} << 30); // its table does not fit on the other one
+  store_identity identity;
+  identity.path = "/spare1";
+  large->set_identity(identity);
+  f.spares.push_back(large);
+  f.there.push_back(true);
+  REQUIRE(f.set->add_spare(large));
+  put_on(f, 3, 1, one);
+  put_on(f, 4, 1, one);
+  REQUIRE(f.set->flush());
+  REQUIRE(f.status(1).protected_by < 0);
+  const io_error how = GENERATE(io_error::medium, io_error::read_only);
+  large->add_bad({0, large->size() / sector_bytes, direction::write, how, always, false});
+  REQUIRE(f.write(4, two)); // found out, and put elsewhere
+  REQUIRE(f.status(1).readable);
+  large->fail_flushes(1000, how);
+  for (int opens = 0; opens < 2; ++opens) {
+    f.kill();
+    f.open(true);
+    CHECK_FALSE(f.status(1).present);
+    CHECK(f.status(1).readable);
+    CHECK(f.shows(3) == "byte 101");
+    CHECK(f.shows(4) == "byte 102");
+  }
+  f.kill();
+  f.mend_spare(1);
+  f.open();
+  CHECK(f.status(1).present);
+  CHECK(f.shows(3) == "byte 101");
+  CHECK(f.shows(4) == "byte 102");
+}
