@@ -94,10 +94,10 @@ struct spare_options {
   std::string destroy_set;       ///< add: UUID of a set that may go
   bool sparse = false;           ///< add: a file is left with the space that it has
   bool dry_run = false;
-  bool yes = false;    ///< forget: do not ask
+  bool yes = false;     ///< forget: do not ask
   bool partial = false; ///< evacuate: as many units as the others have room for
-  bool cancel = false; ///< evacuate: stop it, and let the spare take new data again
-  int progress = -1;   ///< evacuate: descriptor that gets lines "DONE ALL"
+  bool cancel = false;  ///< evacuate: stop it, and let the spare take new data again
+  int progress = -1;    ///< evacuate: descriptor that gets lines "DONE ALL"
 };
 [[nodiscard]] result<exit_code> spare(context&, const spare_options&);
 

@@ -170,7 +170,8 @@ void disk::for_each_remap(const std::function<void(const remap_entry&)>& visit) 
     if (s.serves() && s.main() == u)
       visit({u, e.spare(), e.unit(), s.lost(), s.main_may_answer(), s.kind() == slot_kind::explicit_remap,
              s.sequence()});
-    else if (!e.in_doubt() && !i.set->io_of(e.spare())) // its last change is known to that spare alone
+    else if (!e.in_doubt() && !i.set->io_of(e.spare()) && i.set->lookup(u) == e)
+      // its last change is known to that spare alone
       visit({u, e.spare(), e.unit(), e.lost(), 0, e.by_hand(), 0});
     // else it is in doubt and nowhere yet, or changed since the lookup
   }
