@@ -199,7 +199,7 @@ def fuzz_seconds():
 
 
 def fuzz_one(name, seconds, seed, learned, folder, environment):
-    """Runs one fuzzer; returns (whether it found nothing, what to print). seed 0: any."""
+    """Runs one fuzzer; returns (what it found or "", what to print). seed 0: any."""
     prefix = os.path.join(folder, f"{name}-")
     own = os.path.join(learned, name)
     os.makedirs(own, exist_ok=True)
@@ -217,7 +217,8 @@ def fuzz_one(name, seconds, seed, learned, folder, environment):
     lines = log.splitlines()
     executed = [int(line.split()[-1]) for line in lines if line.startswith("stat::number_of_executed_units:")]
     if code == 0 and executed and executed[0] > 0:
-        return True, f"== fuzz: {name}: {executed[0]} inputs in {seconds} s, nothing found"
+        return "", f"== fuzz: {name}: {executed[0]} inputs in {seconds} s, nothing found"
+    told = [line for line in lines if line.startswith(("VIOLATION:", "SUMMARY:")) or ": runtime error: " in line]
     text = [f"== fuzz: {name}: FAILED (exit {code})"] + [line for line in lines if line.startswith("INFO: Seed:")] + lines[-60:]
     for file in sorted(os.listdir(folder)):
         path = os.path.join(folder, file)
@@ -226,7 +227,7 @@ def fuzz_one(name, seconds, seed, learned, folder, environment):
         with open(path, "rb") as reproducer:
             encoded = base64.b64encode(reproducer.read()).decode()
         text.append(f"reproducer: echo {encoded} | base64 -d >tests/fuzz/reproducers/{name}/{file[len(name) + 1:][:20]}")
-    return False, "\n".join(text)
+    return told[0] if told else f"exit {code}", "\n".join(text)
 
 
 def run_fuzzers(jobs, tally, environment, folder, learned, seed=0):
@@ -242,9 +243,9 @@ def run_fuzzers(jobs, tally, environment, folder, learned, seed=0):
     with concurrent.futures.ThreadPoolExecutor(max(jobs, 1)) as pool:
         tasks = [(name, pool.submit(fuzz_one, name, seconds, seed, learned, folder, environment)) for name in FUZZERS]
         for name, task in tasks:
-            good, text = task.result()
+            found, text = task.result()
             say(text)
-            if tally.require(f"fuzz: {name}", good):
+            if tally.require(f"fuzz: {name}: {found}", not found):
                 tally.passed += 1
 
 

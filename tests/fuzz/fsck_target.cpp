@@ -84,6 +84,19 @@ fsck::repair_plan through_text(const fsck::repair_plan& plan) {
   return std::move(*back);
 }
 
+/// What follows from what is there (-p) changes nothing that can be read, whatever else is wrong.
+void repair_safely(const set_case& c, const std::vector<test::page_image>& damaged,
+                   const fsck::set_findings& found, const sectors& shown) {
+  const auto plan = fsck::make_plan(found, fsck::is_safe);
+  if (plan.empty())
+    return;
+  const spares on = stores_of(damaged, c, false);
+  const auto done = fsck::apply_plan(plan, {on.begin(), on.end()});
+  require(done.has_value() && done->failures.empty(), "a safe repair that nothing hinders is carried out");
+  if (const auto now = show(c, on))
+    require_same_bytes(shown, *now);
+}
+
 } // namespace
 
 void run_fsck(input_bytes bytes) {
@@ -113,12 +126,18 @@ void run_fsck(input_bytes bytes) {
   });
   require(doubt || fsck::make_plan(*after, fsck::is_repairable).empty(), "a second repair has nothing to do");
   const auto now = show(*c, on);
-  // Entries of a chunk that no copy is marked of are not served before, and are after.
-  const bool marked = std::any_of(found->found.begin(), found->found.end(), [](const fsck::damage& d) {
-    return d.kind == fsck::damage_kind::chunk_unmarked;
+  // What was decided may count entries that were not served before: those of a chunk that no copy is marked
+  // of, and newer ones in a copy that lies where the superblock did not say.
+  const bool more = std::any_of(found->found.begin(), found->found.end(), [](const fsck::damage& d) {
+    return d.kind == fsck::damage_kind::chunk_unmarked || d.kind == fsck::damage_kind::geometry;
   });
-  if (shown && now && !marked)
+  if (shown && now && !more)
     require_same_bytes(*shown, *now);
+  const bool decided = std::any_of(found->found.begin(), found->found.end(), [](const fsck::damage& d) {
+    return fsck::facts_of(d.kind).fix == fsck::remedy::decide;
+  });
+  if (shown && decided) // else the repair above was as safe
+    repair_safely(*c, damaged, *found, *shown);
   require(fsck::undo_plan(undo, members).has_value() && same(images_of(on), damaged),
           "the undo log brings every byte back");
 }

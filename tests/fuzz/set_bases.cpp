@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "engine/disk.h"
+#include "engine/uuid.h"
 #include "tests/fuzz/set_script.h"
 
 #include <array>
@@ -98,6 +99,8 @@ set_images of_two_spares() {
 } // namespace
 
 const set_images& base_set(unsigned number) {
+  static std::uint64_t next = 1;
+  const counted_numbers same(next); // in every process: what was found once is found again
   static const set_images fresh = formatted(1);
   static const set_images closed = worked(fresh, 3, true);
   static const set_images cut = worked(closed, 20, false);

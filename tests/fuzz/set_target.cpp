@@ -2,6 +2,7 @@
 // Opens a damaged set. Whatever its metadata says: an error that says so, or a set that can be read wholly; a
 // read-only open writes nothing; what one open shows the next one shows, too.
 #include "engine/disk.h"
+#include "engine/uuid.h"
 #include "tests/fuzz/set_script.h"
 #include "tests/support/spare_check.h"
 
@@ -246,6 +247,8 @@ void use_failing_set(disk& set) {
 } // namespace
 
 void run_set(input_bytes bytes) {
+  std::uint64_t next = std::uint64_t{1} << 32U;
+  const counted_numbers same(next); // sessions and UUIDs: what was found once is found again
   const auto c = read_set_case(bytes);
   const auto before = look_read_only(c->images, *c, true);
   if (before && !c->faults)
