@@ -302,7 +302,8 @@ io_result disk::impl::write_main_piece(main_unit u, std::uint64_t offset, std::s
   return {};
 }
 
-/// Lost sectors that the piece covers whole become a table change; one that it covers in part fails.
+/// Lost sectors that the piece covers whole become a table change, the unit moves on where its slot cannot be
+/// changed any more; one that the piece covers in part fails.
 io_result disk::impl::write_spare_piece(map_entry e, main_unit u, std::uint64_t offset,
                                         std::span<const std::byte> piece, std::vector<slot_change>& changes,
                                         std::vector<moving_unit>& moves) {
@@ -312,6 +313,11 @@ io_result disk::impl::write_spare_piece(map_entry e, main_unit u, std::uint64_t 
   disk_member& m = member_of(e);
   if (!m.takes_writes())
     return rehome_piece(e, u, offset, piece, moves);
+  if ((e.lost() & covered) != 0 && auto_remap && !set->can_change(e.spare(), e.unit())) {
+    CHECK_OK(rehome_piece(e, u, offset, piece, moves));
+    moves.back().retire_from = false; // the place is good: its slot only cannot say so
+    return {};
+  }
   if (auto written = patch(m, byte_of(e.unit()) + (offset - byte_of(u)), piece); !written) {
     note_error({attempt_end::failed, written.error(), false}, true);
     check_spare(e.spare(), written.error());

@@ -53,6 +53,12 @@ void remap_set::with_metadata(unsigned spare, const std::function<void(spare_met
     look(*spares_[spare]->meta);
 }
 
+bool remap_set::can_change(unsigned spare, spare_unit unit) {
+  bool may = false;
+  with_metadata(spare, [&](spare_metadata& m) { may = m.may_change(geometry::block_of(unit)); });
+  return may;
+}
+
 superblock remap_set::super_copy() const {
   const std::lock_guard lock(metadata_mutex_);
   return leader().super;

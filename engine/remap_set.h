@@ -170,6 +170,8 @@ public:
   [[nodiscard]] io_result update_super(const std::function<void(superblock&)>& change);
   /// Runs `look` under the lock that all metadata I/O takes.
   void with_metadata(unsigned spare, const std::function<void(spare_metadata&)>& look);
+  /// Whether the slot of the unit may change (spare_metadata::may_change()). Waits for changes under way.
+  [[nodiscard]] bool can_change(unsigned spare, spare_unit unit);
   [[nodiscard]] superblock super_copy() const; ///< of the first spare present
   /// All metadata at one instant, as memory has it: changes wait while it is copied.
   [[nodiscard]] set_dump dump() const;

@@ -47,14 +47,15 @@ io_result remap_set::make_ready(const request& r) {
     if (!spares_[c.spare] || !spares_[c.spare]->present)
       return io_fail(io_error::gone);
     spare_metadata& m = *spares_[c.spare]->meta;
-    const std::uint32_t chunk = m.places().chunk_of(geometry::block_of(c.unit));
+    const std::uint32_t block = geometry::block_of(c.unit);
+    const std::uint32_t chunk = m.places().chunk_of(block);
     io_result ready;
     if (m.super.good_replicas(chunk) == 0)
       ready = m.prepare_chunk(chunk, sequences_);
-    if (ready && std::popcount(m.super.good_replicas(chunk)) < 2)
+    if (ready && !m.may_change(block))
       ready = io_fail(io_error::medium);
     if (!ready && ready.error() == io_error::medium)
-      note_chunks(c.spare, std::array{geometry::block_of(c.unit)});
+      note_chunks(c.spare, std::array{block});
     CHECK_OK(std::move(ready));
   }
   return {};
@@ -187,7 +188,7 @@ void remap_set::note_chunks(unsigned spare, std::span<const std::uint32_t> block
       doubtful.insert(g.chunk_of(geometry::block_of(c.unit)));
   for (const std::uint32_t b : blocks) {
     const std::uint32_t chunk = g.chunk_of(b);
-    p.space.set_chunk_usable(chunk, std::popcount(p.meta->super.good_replicas(chunk)) >= 2 &&
+    p.space.set_chunk_usable(chunk, p.meta->may_change(b) &&
                                         (!doubtful.contains(chunk) || !rules_.free_after_release));
   }
 }

@@ -324,7 +324,7 @@ io_result remap_set::mend(pool_spare& p) {
     return {};
   CHECK_OK(p.meta->write_blocks(blocks, sequences_, rules_.mend_new_sequence));
   for (const std::uint32_t b : blocks)
-    if (std::popcount(p.meta->super.good_replicas(p.meta->places().chunk_of(b))) < 2)
+    if (!p.meta->may_change(b))
       return io_fail(io_error::medium);
   return {};
 }
@@ -377,7 +377,7 @@ io_result remap_set::take_back_returned() {
 io_result remap_set::release_losers() {
   std::erase_if(losers_, [&](const slot_change& c) {
     const spare_metadata& m = *spares_[c.spare]->meta;
-    return std::popcount(m.super.good_replicas(m.places().chunk_of(geometry::block_of(c.unit)))) < 2;
+    return !m.may_change(geometry::block_of(c.unit));
   });
   for (unsigned i = 0; i < max_spares; ++i) {
     std::vector<std::uint32_t> touched;

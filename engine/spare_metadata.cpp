@@ -70,6 +70,10 @@ void spare_metadata::set(spare_unit u, slot value) {
   block(geometry::block_of(u)).slots[geometry::slot_of(u)] = value;
 }
 
+bool spare_metadata::may_change(std::uint32_t block) const {
+  return std::popcount(super.good_replicas(places().chunk_of(block))) >= 2;
+}
+
 unsigned spare_metadata::weakest_chunk() const {
   unsigned weakest = own_replicas;
   for (std::uint32_t c = 0; c < places().chunks(); ++c)

@@ -129,6 +129,9 @@ public:
   [[nodiscard]] bool copies_agree() const { return sure_.empty(); }
   [[nodiscard]] bool supers_damaged() const { return supers_damaged_; }
   [[nodiscard]] std::uint64_t highest_sequence() const { return highest_sequence_; }
+  /// Whether the block's chunk may change: it has two good replicas at least, so that a torn write costs
+  /// nothing.
+  [[nodiscard]] bool may_change(std::uint32_t block) const;
   [[nodiscard]] unsigned
   weakest_chunk() const; ///< fewest good replicas of an initialised chunk; 5 if none is
 

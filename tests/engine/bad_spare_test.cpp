@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A spare that has bad places of its own.
 #include "engine/geometry.h"
+#include "tests/support/pool_fixture.h"
 #include "tests/support/set_fixture.h"
 
 #include <catch2/catch.hpp>
@@ -96,4 +97,43 @@ TEST_CASE("a table block that cannot be written holds up its own units only", "[
   }
   REQUIRE(f.holds(48 * 512, 4096, std::byte{8}));
   REQUIRE(f.holds(56 * 512, 4096, std::byte{9}));
+}
+
+TEST_CASE("a lost sector is overwritten where one good copy is left of the place that says so") {
+  const auto spares = GENERATE(1u, 2u);
+  CAPTURE(spares);
+  pool_fixture f(spares);
+  f.main->add_bad({4 * unit_sectors + 2, 2, direction::read});
+  REQUIRE(f.shows(4) == "lost sector");
+  const auto before = f.entry(4);
+  REQUIRE(before);
+  const unsigned own = before->spare_index;
+  const auto places = make_geometry(f.spares[own]->size());
+  for (unsigned r = 1; r < own_replicas; ++r)
+    f.spares[own]->add_bad({byte_of(places->block_place(r, geometry::block_of(before->spare))) / sector_bytes,
+                            unit_sectors, direction::write});
+  while (f.status(own).weakest_block_copies > 1) // finds out that the copies cannot be written
+    REQUIRE(f.set->add_remap(sector_number(9 * unit_sectors), std::nullopt, unit_sectors, own));
+  SECTION("the unit as a whole") {
+    REQUIRE(f.write(4, one));
+    REQUIRE(f.shows(4) == "byte 101");
+  }
+  SECTION("one sector: the others come along as they are") {
+    REQUIRE(f.write_sector(4 * unit_sectors + 2, one));
+    REQUIRE(f.shows_sector(4 * unit_sectors + 2) == "byte 101");
+    REQUIRE(f.shows_sector(4 * unit_sectors + 3) == "lost sector");
+    REQUIRE(f.shows_sector(4 * unit_sectors + 1) ==
+            "byte " + std::to_string(std::to_integer<unsigned>(f.original(4 * unit_sectors + 1))));
+    REQUIRE(f.write_sector(4 * unit_sectors + 3, one));
+  }
+  REQUIRE(f.set->stats().lost_sectors == 0);
+  const auto now = f.entry(4);
+  REQUIRE((now->spare_index != own || now->spare != before->spare));
+  const auto unit = f.shows_sector(4 * unit_sectors + 2);
+  for (unsigned opens = 0; opens < 2; ++opens) { // its old slot cannot be released
+    f.open();
+    REQUIRE(f.shows_sector(4 * unit_sectors + 2) == unit);
+    REQUIRE(f.entry(4)->spare == now->spare);
+    REQUIRE(f.set->stats().lost_sectors == 0);
+  }
 }
