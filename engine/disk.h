@@ -123,6 +123,7 @@ struct spare_status {
 struct disk_info {
   std::string set_name, set_uuid, main_path;
   std::uint64_t main_sectors = 0;
+  std::uint32_t main_block_bytes = 512; ///< logical block of a device; a file has 512
   bool read_only = false;
   bool main_direct = true;
   std::uint64_t sequence_end = 0; ///< no number at or above it was ever used; grows with every session

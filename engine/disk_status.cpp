@@ -100,6 +100,8 @@ result<disk_info> disk::info() {
   d.main_path = i.main.io->identity().path;
   d.main_direct = i.main.io->identity().direct;
   d.main_sectors = i.bytes / sector_bytes;
+  if (i.main.io->identity().block_device)
+    d.main_block_bytes = i.main.io->block_size();
   d.read_only = i.options.read_only;
   d.notices = i.notices;
   if (i.keeper && i.keeper->late())

@@ -2,7 +2,6 @@
 #include "engine/set_attach.h"
 
 #include "engine/loop_control.h"
-#include "engine/member.h"
 #include "engine/paths.h"
 #include "engine/set_daemon.h"
 #include "engine/unique_fd.h"
@@ -10,30 +9,24 @@
 #include <boost/filesystem.hpp>
 #include <cerrno>
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <nlohmann/json.hpp>
-#include <sys/ioctl.h>
 
 namespace dmremap {
 namespace {
 
-/// Of main, whose file systems and partition tables count in its sectors; FUSE tells loop nothing of them.
-/// Not of the spares, which come and go: what a spare of larger sectors needs, the engine reads around a
-/// write. 0: as loop has it.
-std::uint32_t logical_block_size(const running_set& set) {
-  const auto spec = parse_member(set.main);
-  const unique_fd fd(spec ? ::open(spec->path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1);
-  int bytes = 0;
-  return fd && ::ioctl(fd.get(), BLKSSZGET, &bytes) == 0 && bytes > 512 ? static_cast<std::uint32_t>(bytes)
-                                                                        : 0;
-}
-
-bool is_read_only(const running_set& set) {
-  const auto reply = ask(set, "status", {});
-  if (!reply || !reply->contains("result") || !(*reply)["result"].is_object())
-    return false;
-  const auto& status = (*reply)["result"];
-  return status.contains("read_only") && status["read_only"] == true;
+/// As the daemon has it: without its word the loop device could take writes that nobody wants, or show the
+/// wrong sectors. Their size is main's, whose file systems and partition tables count in them; FUSE tells
+/// loop nothing of it. Not of the spares, which come and go: what a spare of larger sectors needs, the engine
+/// reads around a write.
+result<loop_options> loop_options_of(const running_set& set) {
+  const auto reply = TRY(ask(set, "status", {}));
+  try { // the library reports by exception
+    const auto& status = reply.at("result");
+    const auto block = status.at("main").at("block_bytes").get<std::uint32_t>();
+    return loop_options{status.at("read_only").get<bool>(), block > 512 ? block : 0};
+  } catch (const nlohmann::json::exception&) {
+    return fail("no-answer", set.name, "its daemon does not say what it serves");
+  }
 }
 
 } // namespace
@@ -66,7 +59,8 @@ result<attached_set> put_on_loop(running_set set) {
     made.loop = loops.front();
     return made;
   }
-  const auto loop = TRY(attach_loop(made.set.image, {is_read_only(made.set), logical_block_size(made.set)}));
+  const auto options = TRY(loop_options_of(made.set));
+  const auto loop = TRY(attach_loop(made.set.image, options));
   made.loop = loop.device;
   made.direct = loop.direct;
   return made;

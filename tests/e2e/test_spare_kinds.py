@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Spares of every kind take data, give it back and are removed; and none of them changes the sectors of the disk."""
 
+import os
+import stat
+
 import harness
 from harness import MIB, SECTOR, UNIT, DirectFile
 from test_spares import MAIN_SIZE, NEW, OLD, SPARE_SIZE, Pool
@@ -121,6 +124,23 @@ class SpareKind(Pool):
             attached = self.attach()
             self.assertEqual(self.sector_size(attached), 4096)
             attached.detach()
+        device.detach()
+
+    def test_loop_device_anew_where_nobody_but_the_daemon_has_main_any_more(self):
+        """As a drive that is about to go: its daemon has it, and no other program can open it."""
+        w = self.workspace
+        device = self.device(MAIN_SIZE, "-b", "4096")
+        self.main = w.path / "main.node"
+        os.mknod(self.main, stat.S_IFBLK | 0o600, os.stat(str(device)).st_rdev)
+        self.create(self.first)
+        attached = self.attach()
+        self.write_units(attached.loop, self.UNITS, OLD)
+        w.run("losetup", "-d", attached.loop)
+        os.rename(self.main, w.path / "gone.node")
+        attached.loop = w.dmremap("attach", self.name).stdout.split()[0]
+        self.assertEqual(self.sector_size(attached), 4096)
+        self.check_units(attached.loop, self.UNITS, OLD)
+        attached.detach()
         device.detach()
 
 

@@ -139,7 +139,8 @@ TEST_CASE("status carries what the protocol promises") {
   CHECK(status.at("name") == "fake");
   CHECK(status.at("running") == true);
   CHECK(status.at("answers") == true);
-  CHECK(status.at("main") == json{{"path", "/x/main.img"}, {"sectors", 204800}, {"direct", true}});
+  CHECK(status.at("main") ==
+        json{{"path", "/x/main.img"}, {"sectors", 204800}, {"block_bytes", 4096}, {"direct", true}});
   CHECK(status.at("loop") == json{"/dev/loop3"});
   CHECK(status.at("image") == "/mnt/disk.img");
   CHECK(status.at("pid") == 4711);

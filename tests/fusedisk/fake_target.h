@@ -25,6 +25,7 @@ public:
     info_now.set_uuid = "11111111-2222-3333-4444-555555555555";
     info_now.main_path = "/x/main.img";
     info_now.main_sectors = 204800;
+    info_now.main_block_bytes = 4096;
     spare_status spare;
     spare.uuid = "66666666-7777-8888-9999-000000000000";
     spare.path = "/x/spare.img";
