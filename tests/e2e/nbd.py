@@ -9,15 +9,21 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import harness
+import tagged_load
 from harness import MIB, SECTOR, UNIT_SECTORS, Failure
 
 PLUGIN = Path(__file__).resolve().parent / "nbd_plugin.py"
 ONE_PERCENT = 0.01
+TURNS = 9  # beside a slow member; a request of each thread
+# Of one member while the other is waited for, against that alone, in turns in the same run. The threads of the test share
+# one interpreter, which costs some of it (0.6 to 0.8 measured); a request that waits for one of the other: 0.01.
+LEAST_SPEED = 0.25
 SEED = int(os.environ.get("DMREMAP_SEED", "1"))  # the same bad sectors and the same load each time, but for this
 
 
@@ -181,6 +187,20 @@ class NbdCase(harness.TestCase):
         self.assertEqual(answer.returncode, code, answer.stdout + answer.stderr)
         self.assertEqual(self.set.status(check=False).returncode, code)
         return json.loads(answer.stdout)
+
+    def check_slow_beside(self, quick, slow, held_ms):
+        """Areas `slow` on a member whose every request takes so long, one request of each at a time: `quick`, on the
+        other member, keeps its own speed."""
+        alone, beside = tagged_load.rates_beside(quick, slow, TURNS)
+        figures = tagged_load.total(slow)
+        waited, seconds = figures["reads"] + figures["writes"], sum(rate.seconds for rate in beside)
+        print(f"alone {[str(r) for r in alone]}; beside {waited} requests of the slow member {[str(r) for r in beside]}",
+              flush=True)
+        self.assertGreaterEqual(seconds * len(slow), waited * held_ms / 1000 * 0.9, "each was held up")
+        # Of the turns the median one: a machine that stalls spoils the turn that it stalls in, not all of them.
+        usual = statistics.median(rate.rate() for rate in beside)
+        self.assertGreater(usual, 0)
+        self.assertGreater(usual, statistics.median(rate.rate() for rate in alone) * LEAST_SPEED)
 
     def close(self, kill=False):
         """Ends the daemon, by kill -9 where asked; the exports go on."""

@@ -170,6 +170,49 @@ def run_for(areas, seconds, writes=0):
         work_until(areas, lambda: total(areas)["writes"] >= writes, f"{writes} writes", seconds)
 
 
+class Rate:
+    """Requests that an area answered in a stretch of time."""
+
+    def __init__(self, area):
+        self.area = area
+
+    def _now(self):
+        return self.area.figures["reads"] + self.area.figures["writes"], time.monotonic()
+
+    def __enter__(self):
+        self._began = self._now()
+        return self
+
+    def __exit__(self, *_):
+        count, at = self._now()
+        self.count, self.seconds = count - self._began[0], at - self._began[1]
+
+    def rate(self):
+        return self.count / self.seconds
+
+    def __str__(self):
+        return f"{self.count} in {self.seconds:.1f} s"
+
+
+def rates_beside(quick, slow, turns):
+    """`quick` works throughout; in turns alone and beside one request of each of `slow`. Returns its rates alone, and
+    beside them."""
+    alone, beside = [], []
+    with working([quick]):
+        while len(beside) < turns:
+            with Rate(quick) as rate:
+                threads = [threading.Thread(target=area.step) for area in slow]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join(60)
+            beside.append(rate)
+            with Rate(quick) as rate:
+                quick.over.wait(beside[-1].seconds)
+            alone.append(rate)
+    return alone, beside
+
+
 def total(areas):
     """The figures of all."""
     return {what: sum(a.figures[what] for a in areas) for what in areas[0].figures}

@@ -20,6 +20,7 @@ BY_HAND = range(0, 64)        # units that are on the spare from the start, for 
 MOST_REMAPS = 100             # what a main that fails every write may cost
 HANGING = 6                   # fewer than the threads that nbdfuse has
 LEAST_WRITES = 200
+SLOW_MS = 100
 
 
 class Device(nbd.NbdCase):
@@ -182,13 +183,27 @@ class Device(nbd.NbdCase):
     # --- slow ---
 
     def test_main_is_slow(self):
+        """nbdkit's delay filter holds up every request of main: what lies on the spare is read and written at its own
+        speed, and no unit is moved for it."""
+        self.start(before=lambda: self.set.main_export.filter("delay", f"rdelay={SLOW_MS}ms", f"wdelay={SLOW_MS}ms"))
+        moved = len(BY_HAND) * UNIT_SECTORS
+        quick = tagged_load.Area(self.device, 0, moved, nbd.SEED, may_fail=lambda sector: False, flushes=False)
+        slow = [tagged_load.Area(self.device, moved * n, moved, nbd.SEED, may_fail=lambda sector: False)
+                for n in range(1, 5)]
+        self.check_slow_beside(quick, slow, SLOW_MS)
+        self.compare([quick, *slow], "with a slow main")
+        status = self.status()
+        self.assertEqual((status["state"], sorted(self.set.remaps())), ("ok", list(BY_HAND)))
+        self.close()
+
+    def test_main_hangs(self):
         """The server holds up every read of main: units on the spare are served as ever."""
         hold = self.workspace.path / "hold"
         self.start(before=lambda: self.set.main_export.parameters.append(f"hold={hold}"))
-        self.check_slow(hold, hanging=range(1000, 1000 + HANGING), quick=BY_HAND)
+        self.check_hanging(hold, hanging=range(1000, 1000 + HANGING), quick=BY_HAND)
         self.close()
 
-    def check_slow(self, hold, hanging, quick):
+    def check_hanging(self, hold, hanging, quick):
         """Reads of the units `hanging` under way for as long as the file `hold` is there, which is until all is
         checked: those of `quick` go on and status answers."""
         over, wrong = [], []

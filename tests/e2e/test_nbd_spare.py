@@ -5,9 +5,7 @@ members that both have bad sectors. Sectors are tagged; what is read is compared
 
 import errno
 import os
-import statistics
 import threading
-import time
 
 import harness
 import nbd
@@ -25,10 +23,6 @@ MOVED_SECTORS = len(MOVED) * UNIT_SECTORS
 KEPT = MOVED[-2:]             # of these, what no load writes: so they are there when the spare goes
 LEAST_WRITES = 200
 SLOW_MS = 100
-TURNS = 9                     # with a slow spare; a request of each thread
-# Of main while the spare is waited for, against main alone, in turns in the same run. The threads of the test share one
-# interpreter, which costs some of it (0.6 to 0.8 measured); a request of main that waits for one of the spare: 0.01.
-LEAST_SPEED = 0.25
 
 
 class SpareSet(nbd.NbdSet):
@@ -138,28 +132,7 @@ class Spare(nbd.NbdCase):
         quick = tagged_load.Area(self.device, MOVED_SECTORS, MAIN_SECTORS - MOVED_SECTORS, nbd.SEED,
                                  may_fail=lambda sector: False, flushes=False)
         slow = tagged_load.split(self.device, MOVED_SECTORS, 4, nbd.SEED, may_fail=lambda sector: False)
-        alone, beside = [], []
-        with tagged_load.working([quick]):
-            while len(beside) < TURNS:
-                with Rate(quick) as rate:
-                    threads = [threading.Thread(target=area.step) for area in slow]
-                    for thread in threads:
-                        thread.start()
-                    for thread in threads:
-                        thread.join(60)
-                beside.append(rate)
-                with Rate(quick) as rate:
-                    quick.over.wait(beside[-1].seconds)
-                alone.append(rate)
-        figures = tagged_load.total(slow)
-        waited, seconds = figures["reads"] + figures["writes"], sum(rate.seconds for rate in beside)
-        print(f"main alone {[str(r) for r in alone]}; beside {waited} requests of the spare {[str(r) for r in beside]}",
-              flush=True)
-        self.assertGreaterEqual(seconds * len(slow), waited * SLOW_MS / 1000 * 0.9, "each was held up")
-        # Of the turns the median one: a machine that stalls spoils the turn that it stalls in, not all of them.
-        usual = statistics.median(rate.rate() for rate in beside)
-        self.assertGreater(usual, 0)
-        self.assertGreater(usual, statistics.median(rate.rate() for rate in alone) * LEAST_SPEED)
+        self.check_slow_beside(quick, slow, SLOW_MS)
         self.compare([quick, *slow], "with a slow spare")
         self.close()
 
@@ -274,30 +247,6 @@ class Area(tagged_load.Area):
             self.figures["failed flushes"] += 1
             if problem.errno != errno.EIO:
                 self.complain(f"flush: {problem}")
-
-
-class Rate:
-    """Requests that an area answered in a stretch of time."""
-
-    def __init__(self, area):
-        self.area = area
-
-    def _now(self):
-        return self.area.figures["reads"] + self.area.figures["writes"], time.monotonic()
-
-    def __enter__(self):
-        self._began = self._now()
-        return self
-
-    def __exit__(self, *_):
-        count, at = self._now()
-        self.count, self.seconds = count - self._began[0], at - self._began[1]
-
-    def rate(self):
-        return self.count / self.seconds
-
-    def __str__(self):
-        return f"{self.count} in {self.seconds:.1f} s"
 
 
 class FileSystems(nbd_files.FileSystemCase):
