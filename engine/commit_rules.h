@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
+#include <cstdint>
+
 namespace dmremap {
 
 /// The order of writes, rule by rule (dmremap-format(5), ORDER OF WRITES). Every switch is true in every
 /// program; the crash tests turn one off at a time and demand that a replayed crash shows the damage.
 struct commit_rules {
+  std::uint8_t range_bits = 20; ///< no switch: 2^20 sequence numbers are reserved at a time; tests take fewer
+  [[nodiscard]] std::uint64_t sequences_a_range() const { return std::uint64_t{1} << range_bits; }
+
   // table change
   bool flush_data = true;           ///< data on the spare is flushed before the table names it
   bool failed_flush_refuses = true; ///< nor does it where a flush failed since that was written

@@ -258,13 +258,15 @@ result<void> disk::unmap(sector_number sector) {
 // --- salvage
 // -------------------------------------------------------------------------------------------------------
 
-/// The unit with what came back of it: in its place, or, where that is bad, in another one, which `changes`
-/// then names. The caller holds its freeze.
+/// The unit with what came back of it: in its place, or, where that is bad or its slot cannot change, in
+/// another one, which `changes` then names. The caller holds its freeze.
 static result<commit_reply> put_back(disk::impl& i, moving_unit& unit, std::uint8_t lost_before,
                                      std::vector<slot_change>& changes) {
   disk_member& m = i.member_of(unit.from);
   const flush_marks data_since = i.set->marks();
   bool bad = unit.image.lost != lost_before; // a sector of its own could not be read just now
+  if (!bad && m.takes_writes() && !i.set->can_change(unit.from.spare(), unit.from.unit()))
+    return i.place({&unit, 1}, changes, data_since);
   if (!bad)
     if (auto written = m.io->write(unit.image.data.span(), byte_of(unit.from.unit())); !written) {
       i.note_error({attempt_end::failed, written.error(), false, unit.from.spare()}, true);
@@ -285,6 +287,7 @@ static result<commit_reply> put_back(disk::impl& i, moving_unit& unit, std::uint
 
 /// One unit's lost sectors for which main may answer. Only what reads is changed.
 static result<void> salvage_unit(disk::impl& i, main_unit u, salvage_reply& answer) {
+  (void)i.settle({u.value, 1});
   const unsigned mark = i.gate.freeze({u.value, 1});
   const auto thaw = [&] { i.gate.thaw(mark, [] {}); };
   const map_entry e = i.set->lookup(u);

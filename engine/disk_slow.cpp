@@ -83,7 +83,8 @@ io_result disk::impl::resolve_read(io_context::impl& c, std::span<std::byte> buf
   return io_fail(io_error::medium);
 }
 
-/// One unit that main failed to read. `again`: somebody else has moved it; look it up anew.
+/// One unit that main failed to read. `again`: somebody else has moved it, or a change that was in doubt is
+/// not any more; look it up anew.
 io_result disk::impl::rescue_read(io_context::impl&, std::span<std::byte> buffer, std::uint64_t offset,
                                   bool& again) {
   const main_unit u = unit_at(offset);
@@ -126,6 +127,7 @@ io_result disk::impl::rescue_read(io_context::impl&, std::span<std::byte> buffer
     return answer(image, io_error::lost);
   }
   thaw();
+  again = reply.outcome == commit_outcome::in_doubt && settle({u.value, 1});
   return reply.outcome == commit_outcome::refused ? answer(image, io_error::medium) : io_fail(io_error::lost);
 }
 
@@ -221,8 +223,8 @@ io_result disk::impl::resolve_write(io_context::impl& c, std::span<const std::by
 }
 
 /// Writes under a freeze: unit by unit, read-modify-write where blocks are cut, failed units to the spare,
-/// lost sectors overwritten; all table changes in one commit. `again`: a unit was in doubt, nothing was
-/// written.
+/// lost sectors overwritten; all table changes in one commit. `again`: a unit was in doubt and is not any
+/// more; the write is to be done anew.
 io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_t offset, bool& again) {
   const unit_range range = range_of(offset, data.size());
   const unsigned mark = gate.freeze(range);
@@ -268,6 +270,8 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
     gate.thaw(mark, [] {});
     if (reply.outcome == commit_outcome::refused)
       breaker.forget(by_error); // nothing was spent; the next one will say of main's health what this did
+    else
+      again = settle(range); // completed at the second try, or taken back: another place may serve it
     return outcome ? io_fail(reply.outcome == commit_outcome::refused ? reply.why : io_error::lost) : outcome;
   }
   set->counts().auto_remaps += by_error;

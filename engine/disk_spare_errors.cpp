@@ -107,6 +107,7 @@ io_result disk::impl::rescue_from_spare(std::span<std::byte> buffer, std::uint64
   const commit_reply reply = place({&moving, 1}, changes, set->marks());
   if (reply.outcome != commit_outcome::done) {
     thaw();
+    again = reply.outcome == commit_outcome::in_doubt && settle({u.value, 1});
     return reply.outcome == commit_outcome::refused ? answer(io_error::medium) : io_fail(io_error::lost);
   }
   set->publish(changes);

@@ -23,6 +23,11 @@ public:
   /// The same with the mark that its last table change is in doubt: I/O on it is not served.
   [[nodiscard]] constexpr map_entry doubtful() const { return map_entry(word_ | present_bit | doubt_bit); }
 
+  /// The same without it; nothing present where it was the mark of a unit that has no place yet.
+  [[nodiscard]] constexpr map_entry certain() const {
+    return unit().value == 0 ? map_entry() : map_entry(word_ & ~doubt_bit);
+  }
+
   [[nodiscard]] constexpr bool present() const { return word_ != 0; }
   [[nodiscard]] constexpr bool in_doubt() const { return (word_ & doubt_bit) != 0; }
   [[nodiscard]] constexpr spare_unit unit() const { return spare_unit(word_ & 0xFFFFFFFFull); }

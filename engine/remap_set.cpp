@@ -154,17 +154,18 @@ io_result remap_set::update_super(const std::function<void(superblock&)>& change
 
 /// Called with the metadata mutex. Extends the reserved range, durably, before it runs out.
 io_result remap_set::reserve_sequences(std::uint64_t needed) {
-  if (sequences_.left() >= needed + sequences_kept_back)
-    return {};
-  const std::uint64_t old_end = sequences_.end;
-  if (old_end + sequences_per_session + needed >= sequence_limit)
-    return io_fail(io_error::invalid);
-  const std::uint64_t wanted = old_end + sequences_per_session + needed;
-  sequences_.end = wanted;
-  auto written = write_supers();
-  if (!written && sequences_.end == wanted) // a spare that went meanwhile brought a range of its own, durably
-    sequences_.end = old_end;
-  return written;
+  while (sequences_.left() < needed + sequences_kept_back) {
+    const std::uint64_t old_end = sequences_.end;
+    const std::uint64_t wanted = old_end + rules_.sequences_a_range() + needed;
+    if (wanted >= sequence_limit)
+      return io_fail(io_error::invalid);
+    sequences_.end = wanted;
+    auto written = write_supers();
+    if (!written && sequences_.end == wanted) // else a spare went meanwhile, with a range of its own, durably
+      sequences_.end = std::max(old_end, sequences_.next);
+    CHECK_OK(std::move(written));
+  }
+  return {};
 }
 
 // --- allocation

@@ -19,9 +19,6 @@
 
 namespace dmremap {
 
-/// How many sequence numbers one superblock write reserves ahead for table changes.
-inline constexpr std::uint64_t sequences_per_session = 1u << 20;
-
 /// One slot that a table change sets, and what the map says afterwards.
 struct slot_change {
   unsigned spare = 0;
@@ -266,6 +263,9 @@ private:
   void store_counters(superblock& s);
   void remember_doubt(const request& r);
   void supersede_doubt();
+  enum class block_end { written, withdrawn, open };
+  block_end finish_block(unsigned spare, std::uint32_t block);
+  void take_back(const slot_change& c);
   void prepare_ahead();
   void note_old_place(main_unit u, map_entry before, map_entry after);
   void note_chunks(unsigned spare, std::span<const std::uint32_t> blocks);

@@ -18,6 +18,14 @@ std::set<unsigned> spares_of(std::span<const slot_change> changes) {
   return all;
 }
 
+/// Whether the slot says what the change makes of it.
+bool stands_in(const spare_metadata& m, const slot_change& c) {
+  const slot now = m.get(c.unit);
+  return c.kind == slot_kind::free
+             ? now.kind() == slot_kind::free
+             : now == slot::make(c.kind, c.main, c.lost, c.main_may_answer, now.sequence());
+}
+
 } // namespace
 
 commit_reply remap_set::commit(std::span<const slot_change> changes,
@@ -225,22 +233,57 @@ io_result remap_set::settle() {
 void remap_set::supersede_doubt() {
   if (doubt_.empty())
     return;
-  std::map<std::pair<unsigned, std::uint32_t>, bool> written;
+  std::map<std::pair<unsigned, std::uint32_t>, block_end> blocks;
   for (const slot_change& c : doubt_) {
     const std::uint32_t block = geometry::block_of(c.unit);
-    const auto [at, first] = written.try_emplace({c.spare, block}, false);
+    const auto [at, first] = blocks.try_emplace({c.spare, block}, block_end::open);
     if (first)
-      at->second = spares_[c.spare]->meta->write_blocks({&block, 1}, sequences_).has_value();
+      at->second = finish_block(c.spare, block);
   }
   const bool counts = settle().has_value(); // where a spare goes in it, what was in doubt there is settled
-  std::vector<slot_change> settled, left;
-  for (const slot_change& c : doubt_)
-    (counts && written.at({c.spare, geometry::block_of(c.unit)}) ? settled : left).push_back(c);
+  std::vector<slot_change> settled, back, left;
+  for (const slot_change& c : doubt_) {
+    const block_end end = blocks.at({c.spare, geometry::block_of(c.unit)});
+    if (!counts || end == block_end::open)
+      left.push_back(c);
+    else // the copy that was left may hold it already
+      (end == block_end::written || stands_in(*spares_[c.spare]->meta, c) ? settled : back).push_back(c);
+  }
   doubt_ = std::move(left);
-  for (const auto& [place, done] : written)
+  for (const auto& [place, end] : blocks)
     note_chunks(place.first, {&place.second, 1});
   publish(settled);
+  for (const slot_change& c : back)
+    take_back(c);
   doubt_count_.store(doubt_.size());
+}
+
+/// A block whose change is on its way: completed, or, where that can never be, as it was before.
+remap_set::block_end remap_set::finish_block(unsigned spare, std::uint32_t block) {
+  spare_metadata& m = *spares_[spare]->meta;
+  const auto written = m.write_blocks({&block, 1}, sequences_);
+  if (written)
+    return block_end::written;
+  return written.error() == io_error::medium && m.withdraw(block, sequences_) ? block_end::withdrawn
+                                                                              : block_end::open;
+}
+
+/// A change that was in doubt is not made: the unit is served as before, its new place is free again.
+void remap_set::take_back(const slot_change& c) {
+  if (c.kind == slot_kind::retired || c.loser)
+    return; // the place stays taken
+  map_entry before;
+  {
+    const std::lock_guard map_lock(map_mutex_);
+    before = map_.lookup(c.main).certain();
+    if (before.present())
+      map_.set(c.main, before);
+    else
+      map_.erase(c.main);
+  }
+  const map_entry after = c.entry();
+  if (after.present() && (after.spare() != before.spare() || after.unit() != before.unit()))
+    release_unit({c.spare, c.unit});
 }
 
 bool remap_set::complete_doubt() {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <set>
 
 namespace dmremap {
 namespace {
@@ -241,10 +242,10 @@ result<void> remap_set::start_session() {
       start = std::max({start, p->meta->highest_sequence() + 1, p->meta->super.sequence_end});
   if (!rules_.fresh_sequences)
     start = leader().super.sequence_next;
-  if (start + sequences_per_session >= sequence_limit)
+  if (start + rules_.sequences_a_range() >= sequence_limit)
     return fail("sequence-overflow", name,
                 "the set has used up its sequence numbers; make a new set and copy the data");
-  sequences_ = {start, start + sequences_per_session};
+  sequences_ = {start, start + rules_.sequences_a_range()};
   writable_ = true;
   for (auto& p : spares_)
     if (p && p->returned)
@@ -322,9 +323,10 @@ io_result remap_set::mend(pool_spare& p) {
     blocks.push_back(d.number);
   if (blocks.empty() || !rules_.mend)
     return {};
+  CHECK_OK(reserve_sequences(blocks.size()));
   CHECK_OK(p.meta->write_blocks(blocks, sequences_, rules_.mend_new_sequence));
   for (const std::uint32_t b : blocks)
-    if (!p.meta->may_change(b))
+    if (!p.meta->in_two_copies(b))
       return io_fail(io_error::medium);
   return {};
 }
@@ -380,19 +382,32 @@ io_result remap_set::release_losers() {
     return !m.may_change(geometry::block_of(c.unit));
   });
   for (unsigned i = 0; i < max_spares; ++i) {
-    std::vector<std::uint32_t> touched;
-    for (const slot_change& c : losers_) {
-      if (c.spare != i || !spares_[i]->present)
-        continue;
-      spares_[i]->meta->set(c.unit, slot::make(slot_kind::free, main_unit(0), 0, 0, sequences_.take()));
-      touched.push_back(geometry::block_of(c.unit));
-    }
-    if (touched.empty())
+    const auto on_it = [&](const slot_change& c) { return c.spare == i; };
+    const auto count = static_cast<std::uint64_t>(std::count_if(losers_.begin(), losers_.end(), on_it));
+    if (count == 0)
       continue;
-    std::sort(touched.begin(), touched.end());
-    touched.erase(std::unique(touched.begin(), touched.end()), touched.end());
-    CHECK_OK(spares_[i]->meta->write_blocks(touched, sequences_));
+    CHECK_OK(reserve_sequences(2 * count)); // a number for each slot, and one for each block
+    if (!spares_[i]->present)
+      continue;
+    std::set<std::uint32_t> blocks;
+    for (const slot_change& c : losers_)
+      if (on_it(c)) {
+        spares_[i]->meta->set(c.unit, slot::make(slot_kind::free, main_unit(0), 0, 0, sequences_.take()));
+        blocks.insert(geometry::block_of(c.unit));
+      }
+    const std::vector<std::uint32_t> touched(blocks.begin(), blocks.end());
+    auto written = spares_[i]->meta->write_blocks(touched, sequences_);
+    if (!written && written.error() != io_error::medium)
+      return written;
+    for (const std::uint32_t b : touched)
+      if (!written && finish_block(i, b) == block_end::open)
+        return written;
+    note_chunks(i, touched);
   }
+  std::erase_if(losers_, [&](const slot_change& c) {
+    const pool_spare& p = *spares_[c.spare];
+    return p.present && p.meta->get(c.unit).kind() != slot_kind::free;
+  });
   const std::lock_guard map_lock(map_mutex_);
   const std::lock_guard allocation(allocation_mutex_);
   for (const slot_change& c : losers_)

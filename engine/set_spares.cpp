@@ -96,8 +96,8 @@ void remap_set::note_map(unsigned spare, unsigned where) {
 // ----------------------------------------------------------------------------------------------
 
 void remap_set::fresh_range() {
-  if (rules_.new_range && sequences_.end + sequences_per_session < sequence_limit)
-    sequences_ = {sequences_.end, sequences_.end + sequences_per_session};
+  if (rules_.new_range && sequences_.end + rules_.sequences_a_range() < sequence_limit)
+    sequences_ = {sequences_.end, sequences_.end + rules_.sequences_a_range()};
 }
 
 /// A new session on all spares present, durable on return: nothing may be written by a set of other spares

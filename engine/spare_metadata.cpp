@@ -74,6 +74,10 @@ bool spare_metadata::may_change(std::uint32_t block) const {
   return std::popcount(super.good_replicas(places().chunk_of(block))) >= 2;
 }
 
+bool spare_metadata::in_two_copies(std::uint32_t block) const {
+  return std::popcount(good_copies(places().chunk_of(block))) >= 2;
+}
+
 unsigned spare_metadata::weakest_chunk() const {
   unsigned weakest = own_replicas;
   for (std::uint32_t c = 0; c < places().chunks(); ++c)
@@ -399,6 +403,33 @@ io_result spare_metadata::write_blocks(std::span<const std::uint32_t> blocks, se
     sure_.erase(b);
     std::erase_if(damaged_, [&](const damaged_block& d) { return d.number == b; });
   }
+  return {};
+}
+
+io_result spare_metadata::withdraw(std::uint32_t block_number, sequence_counter& sequences) {
+  const std::uint32_t chunk = places().chunk_of(block_number);
+  const unsigned left = sure_copies(block_number);
+  const bool others_are_there = std::all_of(sure_.begin(), sure_.end(), [&](const auto& b) {
+    return places().chunk_of(b.first) != chunk || (sure_copies(b.first) & left) != 0;
+  });
+  if (sixth_ || std::popcount(left) != 1 || !others_are_there)
+    return io_fail(io_error::medium);
+  const auto replica = static_cast<unsigned>(std::countr_zero(left));
+  const spare_unit place = places().block_place(replica, block_number);
+  block_bytes bytes;
+  table_block there;
+  CHECK_OK(io_->read(bytes.span(), byte_of(place)));
+  if (!decode_table_block(bytes, low_half(super.spare_uuid), block_number, place, there))
+    return io_fail(io_error::medium);
+  for (unsigned r = 0; r < own_replicas; ++r)
+    if (r != replica && super.is_good(r, chunk)) {
+      super.set_good(r, chunk, false);
+      bits_unsaved_ = true;
+    }
+  if (bits_unsaved_)
+    CHECK_OK(write_super(sequences));
+  block(block_number) = there;
+  sure_.erase(block_number);
   return {};
 }
 

@@ -15,12 +15,16 @@
 namespace dmremap {
 
 /// The one counter of a set: every table block, slot and superblock written takes a number that was never
-/// used before. Numbers come from a range that the superblock reserved durably. Not thread-safe.
+/// used before. Numbers come from a range that the superblock reserved durably; `end` is never below one that
+/// was taken, so that what is reserved next lies above it. Not thread-safe.
 struct sequence_counter {
   std::uint64_t next = 1;
   std::uint64_t end = 1;
-  [[nodiscard]] std::uint64_t take() { return next++; }
-  [[nodiscard]] std::uint64_t left() const { return end > next ? end - next : 0; }
+  [[nodiscard]] std::uint64_t take() {
+    end = std::max(end, next + 1);
+    return next++;
+  }
+  [[nodiscard]] std::uint64_t left() const { return end - next; }
 };
 
 /// What a table block's copies looked like at the open, where they were not all equal and valid.
@@ -132,6 +136,8 @@ public:
   /// Whether the block's chunk may change: it has two good replicas at least, so that a torn write costs
   /// nothing.
   [[nodiscard]] bool may_change(std::uint32_t block) const;
+  /// Whether the block's chunk is in two good copies at least, the sixth counted.
+  [[nodiscard]] bool in_two_copies(std::uint32_t block) const;
   [[nodiscard]] unsigned
   weakest_chunk() const; ///< fewest good replicas of an initialised chunk; 5 if none is
 
@@ -145,6 +151,11 @@ public:
   /// good replica. On an error the blocks are in doubt until a later call with the same blocks succeeds.
   [[nodiscard]] io_result write_blocks(std::span<const std::uint32_t> blocks, sequence_counter& sequences,
                                        bool renumber = true);
+  /// Takes a change back that write_blocks() failed to make with io_error::medium, where one copy of the
+  /// block is left and was not touched: the others, which may hold anything, lose their bits, durably on
+  /// return, and memory holds what that copy holds. An error: as before the call; the change may still come
+  /// to light.
+  [[nodiscard]] io_result withdraw(std::uint32_t block, sequence_counter& sequences);
   /// Whether any superblock copy of this spare can be read now, the newest or not.
   [[nodiscard]] bool answers();
   /// Reads superblock copies from the medium now: bit c is set where copy c is valid and the newest.

@@ -2,6 +2,7 @@
 // Sets of several spares where two things go wrong, one after the other: whatever was shown before must not
 // come back, and what was acknowledged must not be forgotten.
 #include "engine/codec.h"
+#include "engine/commit_rules.h"
 #include "engine/geometry.h"
 #include "tests/support/pool_fixture.h"
 
@@ -221,8 +222,12 @@ TEST_CASE("a unit that left an absent spare in a change that was in doubt stays 
   REQUIRE(f.set->flush());
   without(f, 1);
   f.remap(6); // its chunk is prepared
-  f.spares[0]->fail_flushes(1, io_error::medium, 1);
+  const auto places = make_geometry(f.spares[0]->size());
+  for (unsigned r = 0; r < own_replicas; ++r)
+    f.spares[0]->add_bad(
+        units(places->block_place(r, geometry::block_of(f.entry(6)->spare)).value, 1, direction::write));
   REQUIRE_FALSE(f.write(4, two).has_value());
+  f.spares[0]->clear_faults();
   REQUIRE(f.shows(4) == "byte 102");
   if (f.set->unmap(sector_number(4 * unit_sectors)))
     REQUIRE(f.write(4, two));
@@ -573,4 +578,39 @@ TEST_CASE("requests go on while spares come and go") {
     w.join();
   REQUIRE(wrong == 0);
   REQUIRE(rounds > 0);
+}
+
+TEST_CASE("numbers never go back, however many older slots are released at an open") {
+  commit_rules rules;
+  rules.range_bits = 4; // so that a release of few slots exceeds what is reserved
+  open_options options;
+  options.rules = &rules;
+  options.degraded = true;
+  constexpr std::uint64_t count = 2750, unit = 4000;
+  pool_fixture f(3, 20u << 20);
+  REQUIRE(f.try_open(options));
+  for (std::uint64_t u = 0; u < count; u += 250)
+    REQUIRE(f.set->add_remap(sector_number(u * unit_sectors), std::nullopt, 250 * unit_sectors, 0));
+  f.break_spare(0); // what it served is written whole, and moves on
+  for (std::uint64_t u = 0; u < count; ++u)
+    if (!f.write(u, one))
+      REQUIRE(f.write(u, one));
+  (void)f.set->flush();
+  f.close();
+  f.mend_spare(0);
+  REQUIRE(f.try_open(options)); // its older slots are released
+  put_on(f, unit, 1, one);
+  REQUIRE(f.set->flush());
+  f.break_spare(0);
+  f.remap(unit + 1); // finds out
+  f.break_spare(1);
+  REQUIRE(f.shows(unit) == "its spare is absent");
+  REQUIRE(f.write(unit, two)); // on the third one, under a number that must be higher
+  if (!f.set->flush())
+    REQUIRE(f.set->flush());
+  f.kill();
+  f.mend_spare(0);
+  f.mend_spare(1);
+  REQUIRE(f.try_open(options));
+  REQUIRE(f.shows(unit) == "byte 102");
 }
