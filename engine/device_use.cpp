@@ -5,6 +5,7 @@
 #include "engine/mount_table.h"
 #include "engine/unique_fd.h"
 
+#include <algorithm>
 #include <boost/filesystem.hpp>
 #include <fcntl.h>
 #include <fstream>
@@ -30,9 +31,13 @@ dev_t block_device_at(const std::string& path) {
   return ::stat(path.c_str(), &st) == 0 && S_ISBLK(st.st_mode) ? st.st_rdev : 0;
 }
 
-dev_t number_of(const mount_entry& entry) {
+dev_t number_in(const std::string& text) {
   unsigned major = 0, minor = 0;
-  return std::sscanf(entry.device.c_str(), "%u:%u", &major, &minor) == 2 ? makedev(major, minor) : 0;
+  return std::sscanf(text.c_str(), "%u:%u", &major, &minor) == 2 ? makedev(major, minor) : 0;
+}
+
+dev_t number_of(const mount_entry& entry) {
+  return number_in(entry.device);
 }
 
 device_use mounted_use(const std::string& point) {
@@ -120,6 +125,54 @@ device_use loop_use(const std::string& node) {
           "loop device " + node + " stands on it; detach that first (losetup -d " + node + ")"};
 }
 
+/// The block devices that a folder of sysfs links to.
+std::vector<dev_t> devices_in(const fs::path& links) {
+  std::vector<dev_t> found;
+  for (const auto& link : folder(links)) {
+    std::ifstream file((link / "dev").string());
+    std::string line;
+    std::getline(file, line);
+    found.push_back(number_in(line));
+  }
+  return found;
+}
+
+/// All devices of the btrfs that has this one.
+std::vector<dev_t> with_its_btrfs(dev_t device) {
+  for (const auto& one : folder("/sys/fs/btrfs")) {
+    const auto members = devices_in(one / "devices");
+    if (std::find(members.begin(), members.end(), device) != members.end())
+      return members;
+  }
+  return {device};
+}
+
+/// What the file system of `file` was mounted from, where its number is no device's: the mount that the file
+/// is reached by tells it. The files of a btrfs do not even have the number of its mount.
+std::vector<dev_t> devices_of_mount(const std::string& file) {
+  struct statx facts {};
+  if (::statx(AT_FDCWD, file.c_str(), 0, STATX_MNT_ID, &facts) != 0 || (facts.stx_mask & STATX_MNT_ID) == 0)
+    return {};
+  for (const auto& m : read_mount_table())
+    if (static_cast<std::uint64_t>(m.id) == facts.stx_mnt_id && m.source.starts_with("/"))
+      if (const dev_t device = block_device_at(m.source); device != 0)
+        return with_its_btrfs(device);
+  return {};
+}
+
+/// One step down from a block device.
+void add_below(dev_t disk, std::vector<dev_t>& devices, std::vector<std::string>& files) {
+  if (const auto backing = find_loop_backing(disk)) {
+    devices.push_back(backing->block != 0 ? backing->block : backing->device);
+    struct stat st {};
+    if (backing->block == 0 && ::stat(backing->path.c_str(), &st) == 0 && st.st_dev == backing->device &&
+        st.st_ino == backing->inode)
+      files.push_back(backing->path);
+  }
+  const auto slaves = devices_in("/sys/dev/block/" + dev_text(disk) + "/slaves");
+  devices.insert(devices.end(), slaves.begin(), slaves.end());
+}
+
 } // namespace
 
 std::optional<device_use> find_disk_use(dev_t disk, byte_range range) {
@@ -168,6 +221,31 @@ std::optional<loop_backing> find_loop_backing(dev_t disk) {
     if (block_device_at(l.node) == disk)
       return l.backing;
   return std::nullopt;
+}
+
+std::vector<dev_t> devices_below(const std::string& path) {
+  struct stat st {};
+  if (::stat(path.c_str(), &st) != 0)
+    return {};
+  const bool block = S_ISBLK(st.st_mode);
+  std::vector<dev_t> found, devices = {block ? st.st_rdev : st.st_dev};
+  std::vector<std::string> files;
+  if (!block)
+    files.push_back(path);
+  while (!devices.empty() || !files.empty()) {
+    if (devices.empty()) {
+      devices = devices_of_mount(files.back());
+      files.pop_back();
+      continue;
+    }
+    const dev_t disk = extent_of(devices.back()).disk;
+    devices.pop_back();
+    if (disk == 0 || std::find(found.begin(), found.end(), disk) != found.end())
+      continue;
+    found.push_back(disk);
+    add_below(disk, devices, files);
+  }
+  return found;
 }
 
 } // namespace dmremap

@@ -6,6 +6,7 @@
 #include <string>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <vector>
 
 namespace dmremap {
 
@@ -40,5 +41,10 @@ struct loop_backing {
 };
 /// Nothing where `disk` is no bound loop device.
 [[nodiscard]] std::optional<loop_backing> find_loop_backing(dev_t disk);
+
+/// All that the file or block device at `path` lies on: numbers of file systems and of whole disks, through
+/// loop devices, device mapper and RAID, and all devices of a btrfs. Sees this mount namespace. Empty where
+/// there is nothing at `path`.
+[[nodiscard]] std::vector<dev_t> devices_below(const std::string& path);
 
 } // namespace dmremap

@@ -15,8 +15,6 @@
 #include <boost/filesystem.hpp>
 #include <fmt/format.h>
 #include <strings.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 namespace dmremap {
 namespace {
@@ -31,10 +29,6 @@ bool same_text(const std::string& a, const std::string& b) {
 bool names(const std::string& line, const std::string& member) {
   const auto spec = parse_member(line);
   return line == member || (spec && spec->text() == member);
-}
-
-std::string device_text(dev_t device) {
-  return fmt::format("{}:{}", major(device), minor(device));
 }
 
 } // namespace
@@ -218,17 +212,8 @@ std::string spare_pool::keep_record(const std::string& gone, std::string note) {
 
 /// A spare on what the set itself serves would wait for itself.
 result<void> spare_pool::check_place(const member_spec& spec) const {
-  struct stat st {};
-  if (::stat(spec.path.c_str(), &st) != 0)
-    return {}; // for open_members to tell
-  const auto ours = [&](dev_t device) { return device_text(device) == device_; };
-  const auto stands_on_us = [&](dev_t disk) {
-    const auto backing = find_loop_backing(disk);
-    return backing && ours(backing->device);
-  };
-  const bool is_ours = S_ISBLK(st.st_mode) ? stands_on_us(extent_of(st.st_rdev).disk)
-                                           : ours(st.st_dev) || stands_on_us(extent_of(st.st_dev).disk);
-  if (is_ours)
+  const auto below = devices_below(spec.path);
+  if (std::any_of(below.begin(), below.end(), [&](dev_t device) { return dev_text(device) == device_; }))
     return fail("member-is-image", spec.text(),
                 "lies on the disk that this very set serves; use another device");
   return {};
