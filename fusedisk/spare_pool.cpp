@@ -265,33 +265,38 @@ result<bool> spare_pool::check_candidate(const open_member& member, const spare_
   return wipe;
 }
 
-/// The configuration comes first: a spare must be named there before it can hold data. One that it names and
-/// that is no spare of the set is passed over at the next start.
+/// What was on it goes first, then the configuration: it must name a spare before that can hold data, and one
+/// that it names and that bears nothing is passed over at the next start. One of another set would not be.
 result<void> spare_pool::put_into_set(const open_member& member, bool wipe, preallocation room,
                                       spare_add_reply& reply) {
+  const std::string wiped = "; what was known on it before is wiped all the same";
+  if (wipe)
+    CHECK_OK(wipe_signatures(*member.io));
   bool written = false;
-  static_cast<void>(TRY(change_configured_spares(set_uuid_, [&](std::vector<std::string>& lines) {
+  const auto named = change_configured_spares(set_uuid_, [&](std::vector<std::string>& lines) {
     if (std::any_of(lines.begin(), lines.end(), [&](const std::string& l) { return names(l, reply.member); }))
       return false;
     lines.push_back(reply.member);
     return written = true;
-  })));
+  });
+  if (!named) {
+    error e = named.error();
+    e.why += wipe ? wiped : "";
+    return tl::unexpected<error>(std::move(e));
+  }
   const auto back_out = [&](error e) {
     if (written)
       if (const auto undone = keep_record(reply.member); !undone.empty())
         e.why += "; " + undone;
     return tl::unexpected<error>(std::move(e));
   };
-  if (wipe)
-    if (auto wiped = wipe_signatures(*member.io); !wiped)
-      return back_out(wiped.error());
   room.keep();
   auto index = set_.add_spare(member.io);
   if (!index) {
     error e = std::move(index.error());
     const std::string nothing = "; nothing changed";
     if (const auto at = e.why.find(nothing); wipe && at != std::string::npos)
-      e.why.replace(at, nothing.size(), "; what was known on it before is wiped all the same");
+      e.why.replace(at, nothing.size(), wiped);
     return back_out(std::move(e));
   }
   reply.index = *index;

@@ -14,6 +14,7 @@ import collections
 import functools
 import os
 import random
+import re
 import shutil
 import time
 
@@ -277,6 +278,13 @@ class KillSpares(harness.TestCase):
             self.must("spare_add", destroy_set=self.set_uuid, **request)
         self.assertEqual(len(self.uuids()), 3)
 
+    def add_instead_of_another(self):
+        self.must("spare_add", "in-use", "members-overlap", "spare-in-set", member=self.members[2], wipe=[], dry_run=False,
+                  destroy_set=self.other_uuid)
+        if len(self.uuids()) < 3:  # half made
+            self.add()
+        self.assertEqual(len(self.uuids()), 3)
+
     def remove(self):
         self.must("spare_remove", "no-such-spare", spare=self.uuid[2], dry_run=False)
         self.assertEqual(sorted(self.uuids()), [0, 1])
@@ -351,6 +359,15 @@ class KillSpares(harness.TestCase):
     def test_add(self):
         self.make(2)
         self.kill_everywhere("add", self.add)
+
+    def test_add_instead_of_another_set(self):
+        w = self.workspace
+        self.make(2)
+        w.dmremap("create", "another", "--main", w.sparse("another.img", MIB), "--spare", self.members[2], "--no-persist")
+        says = self.workspace.dmremap("create", "third", "--main", w.path / "another.img", "--spare", self.members[2],
+                                      "--no-persist", "--dry-run", check=False).stderr
+        self.other_uuid = re.search(r"--destroy-set ([0-9a-f-]{36})", says).group(1)
+        self.kill_everywhere("add, with another set on it", self.add_instead_of_another)
 
     def test_remove(self):
         self.make(3)
