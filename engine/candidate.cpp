@@ -54,6 +54,12 @@ std::optional<place> place_of(const member_spec& spec) {
   return found;
 }
 
+/// As far as both are there.
+bool share_sectors(const member_spec& a, const member_spec& b) {
+  const auto here = place_of(a), there = place_of(b);
+  return here && there && here->same_thing(*there) && here->bytes.overlaps(there->bytes);
+}
+
 std::string words_for(const signature& one) {
   return one.type + (one.detail.empty() ? "" : " (" + one.detail + ")");
 }
@@ -71,10 +77,8 @@ result<void> check_configured(const std::vector<member_spec>& members,
     theirs.insert(theirs.begin(), config.main);
     for (const auto& text : theirs) {
       const auto spec = parse_member(text);
-      const auto there = spec ? place_of(*spec) : std::nullopt;
       for (const auto& member : members) {
-        const auto here = place_of(member);
-        if (here && there && here->same_thing(*there) && here->bytes.overlaps(there->bytes))
+        if (spec && share_sectors(member, *spec))
           return fail("members-overlap", member.text(),
                       "shares sectors with " + text + " of the set " + config.name + " (" +
                           set_conf_path(config.name) + "); end that set with `dmremap destroy " +
@@ -82,6 +86,14 @@ result<void> check_configured(const std::vector<member_spec>& members,
       }
     }
   }
+  return {};
+}
+
+std::string find_overlap(const member_spec& member, const std::vector<std::string>& others) {
+  for (const auto& text : others)
+    if (const auto spec = parse_member(text);
+        spec && spec->text() != member.text() && share_sectors(member, *spec))
+      return text;
   return {};
 }
 

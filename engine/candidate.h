@@ -17,6 +17,10 @@ namespace dmremap {
 [[nodiscard]] result<void> check_configured(const std::vector<member_spec>& members,
                                             const std::vector<std::string>& passed_over);
 
+/// The first of `others` that shares sectors with `member` and is not written as that is; empty: none. One
+/// that is not there now is passed over.
+[[nodiscard]] std::string find_overlap(const member_spec& member, const std::vector<std::string>& others);
+
 /// "range-inside-signature" where the spare is a range of a device or file that as a whole carries a file
 /// system or the like: the range may be in the middle of it. `wipe` names types that are known to leave the
 /// range free. A main that is the start of the same device accounts for what is found there.

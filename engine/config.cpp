@@ -132,6 +132,19 @@ result<void> check_value(const std::string& value, bool in_list) {
   return {};
 }
 
+/// The configurations of the set with this UUID: two while it is renamed, none where it was not to be kept.
+result<std::vector<set_config>> configs_of(const std::string& uuid) {
+  auto all = list_set_configs();
+  std::erase_if(all.sets,
+                [&](const set_config& config) { return strcasecmp(config.uuid.c_str(), uuid.c_str()) != 0; });
+  if (all.sets.empty() && !all.bad.empty() && config_is_kept()) {
+    auto& e = all.bad.front();
+    e.why += "; this may be the configuration of the set: mend it, or take it away";
+    return tl::unexpected<error>(std::move(e));
+  }
+  return std::move(all.sets);
+}
+
 } // namespace
 
 result<set_config> parse_set_config(const std::string& text, const std::string& path) {
@@ -257,16 +270,18 @@ result<void> remove_set_config(const std::string& name) {
 
 result<bool> change_configured_spares(const std::string& uuid,
                                       const std::function<bool(std::vector<std::string>&)>& change) {
-  bool any = false;
-  for (auto& config : list_set_configs().sets) { // two while it is renamed
-    if (strcasecmp(config.uuid.c_str(), uuid.c_str()) != 0)
-      continue;
-    any = true;
-    if (!change(config.spares))
-      continue;
-    CHECK_OK(save_set_config(config, config_write::replace));
-  }
-  return any;
+  auto configs = TRY(configs_of(uuid));
+  for (auto& config : configs)
+    if (change(config.spares))
+      CHECK_OK(save_set_config(config, config_write::replace));
+  return !configs.empty();
+}
+
+result<std::vector<std::string>> configured_spares(const std::string& uuid) {
+  std::vector<std::string> lines;
+  for (const auto& config : TRY(configs_of(uuid)))
+    lines.insert(lines.end(), config.spares.begin(), config.spares.end());
+  return lines;
 }
 
 bool config_is_kept() {

@@ -46,10 +46,13 @@ enum class config_write { create, replace };
 /// Errors: "name-taken" (create only, a file is there), "bad-config-value", "bad-name", "no-permission",
 /// "config-io".
 [[nodiscard]] result<void> save_set_config(const set_config& config, config_write mode);
+/// The lines of the spares of the set with this UUID; empty where it has no configuration. Errors:
+/// "bad-config", "no-permission", "config-io" where none is found, and one that cannot be read may be it.
+[[nodiscard]] result<std::vector<std::string>> configured_spares(const std::string& uuid);
 /// Lets `change` edit the list of spares of the set with this UUID, and writes the file anew, durably, where
 /// it returns true. The answer: whether there is a configuration of the set at all. Errors as
-/// save_set_config. Not guarded against another writer of the same file: the daemon of the set is the one
-/// that changes spares.
+/// save_set_config and configured_spares. Not guarded against another writer of the same file: the daemon of
+/// the set is the one that changes spares.
 [[nodiscard]] result<bool>
 change_configured_spares(const std::string& uuid,
                          const std::function<bool(std::vector<std::string>&)>& change);

@@ -197,7 +197,7 @@ std::string spare_pool::keep_record(const std::string& gone, std::string note) {
       return std::erase_if(lines, [&](const std::string& line) { return names(line, gone); }) != 0;
     });
     if (!changed)
-      add("the configuration still names " + gone + ": " + changed.error().text());
+      add("the configuration may still name " + gone + ": " + changed.error().text());
   }
   if (auto info = set_.info(); info && keeper_) {
     if (const auto kept = keeper_->remember(*info, all_members()); !kept)
@@ -216,6 +216,28 @@ result<void> spare_pool::check_place(const member_spec& spec) const {
   if (std::any_of(below.begin(), below.end(), [&](dev_t device) { return dev_text(device) == device_; }))
     return fail("member-is-image", spec.text(),
                 "lies on the disk that this very set serves; use another device");
+  return {};
+}
+
+/// A spare that is away has no claim, but its place all the same. What is written as one that is away takes
+/// its line over: a new drive in the place of a dead one.
+result<void> spare_pool::check_own_places(const member_spec& spec) const {
+  std::vector<std::string> away;
+  {
+    const std::lock_guard lock(members_mutex_);
+    for (const auto& [uuid, text] : away_)
+      away.push_back(text);
+  }
+  if (const auto other = find_overlap(spec, away); !other.empty())
+    return fail("members-overlap", spec.text(),
+                "shares sectors with " + other +
+                    ", a spare of this set that is absent; use another place, or give that spare up first "
+                    "(dmremap spare forget)");
+  if (const auto other = find_overlap(spec, TRY(configured_spares(set_uuid_))); !other.empty())
+    return fail("members-overlap", spec.text(),
+                "shares sectors with " + other +
+                    ", which the configuration of this set names; use another place, or take that line out "
+                    "if it is no spare of the set any more");
   return {};
 }
 
@@ -261,6 +283,7 @@ result<bool> spare_pool::check_candidate(const open_member& member, const spare_
   }
   const bool wipe = TRY(check_spare(*member.io, found, request.wipe, request.destroy_set));
   CHECK_OK(check_configured({member.spec}, {request.destroy_set, info.set_uuid}));
+  CHECK_OK(check_own_places(member.spec));
   CHECK_OK(check_surroundings(main_.spec, member.spec, request.wipe));
   return wipe;
 }

@@ -63,6 +63,7 @@ private:
   /// Errors: "no-such-spare".
   [[nodiscard]] static result<const spare_status*> listed(const disk_info& now, unsigned index);
   [[nodiscard]] result<void> check_place(const member_spec& spec) const;
+  [[nodiscard]] result<void> check_own_places(const member_spec& spec) const;
   [[nodiscard]] result<open_member> open_candidate(const member_spec& spec, bool dry_run);
   [[nodiscard]] bool is_member(const member_spec& spec) const;
   [[nodiscard]] result<bool> check_candidate(const open_member& member, const spare_add_request& request,

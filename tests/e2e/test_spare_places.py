@@ -3,10 +3,110 @@
 places that are the set's own disk in the end."""
 
 import os
+import shutil
 
 import harness
-from harness import MIB
-from test_spares import SPARE_SIZE, Pool
+from harness import MIB, SECTOR
+from test_spares import NEW, OLD, SPARE_SIZE, Pool
+
+RANGE = SPARE_SIZE // SECTOR
+
+
+class Places(Pool):
+    UNITS = range(512, 520)
+
+    def setUp(self):
+        super().setUp()
+        self.shared = self.workspace.sparse("shared.img", 2 * SPARE_SIZE)
+        self.lower, self.upper = (f"{self.shared}@{n * RANGE}+{RANGE}" for n in range(2))
+        self.conf = self.workspace.path / "conf/sets.d" / f"{self.name}.conf"
+
+    def uuid_of(self, path, present=True):
+        return next(s["uuid"] for s in self.workspace.dmremap_json("spare", "list", self.name)["spares"]
+                    if s["path"] == str(path) and s["present"] == present)
+
+    def hold_on_second(self, second):
+        """A running set whose units are on the second spare, newer than what main has of them."""
+        self.create(self.first, second)
+        attached = self.attach()
+        self.write_units(attached.loop, self.UNITS, OLD)
+        self.spare("evacuate", self.first)
+        self.remap(self.UNITS)
+        self.write_units(attached.loop, self.UNITS, NEW)
+        return attached
+
+    def held(self, path):
+        return next(s["allocated_units"] for s in self.workspace.dmremap_json("spare", "list", self.name)["spares"]
+                    if s["path"] == str(path))
+
+    def test_a_spare_that_is_away_keeps_its_place(self):
+        self.hold_on_second(self.upper).detach()
+        text = self.conf.read_text()
+        state = self.workspace.path / "state"
+        away = self.shared.with_suffix(".away")
+        for known_by in ("both", "configuration", "state"):
+            with self.subTest(known_by=known_by):
+                self.shared.rename(away)
+                if known_by == "state":
+                    self.conf.write_text(text.replace(f"spare = {self.upper}\n", ""))
+                if known_by == "configuration":
+                    state.rename(state.with_suffix(".away"))
+                attached = self.attach("--degraded")
+                away.rename(self.shared)
+                before = harness.sha256_file(self.shared), self.configured()
+                self.refused_spare("add", self.upper, identifier="spare-in-set")
+                for member in (self.shared, f"{self.shared}@{RANGE // 2}+{RANGE}", f"dust:{self.shared}@0+{2 * RANGE}"):
+                    for options in ([], ["--dry-run"]):
+                        self.refused_spare("add", member, *options, identifier="members-overlap",
+                                           says=("shares sectors with", self.upper))
+                self.assertEqual((harness.sha256_file(self.shared), self.configured()), before)
+                self.check_eio(attached.loop, self.UNITS)
+                if known_by == "state":
+                    self.spare("add", self.lower)  # beside it there is room
+                attached.detach()
+                if state.with_suffix(".away").exists():
+                    shutil.rmtree(state)
+                    state.with_suffix(".away").rename(state)
+                if known_by != "state":
+                    self.conf.write_text(text)
+        self.conf.write_text(self.conf.read_text() + f"spare = {self.upper}\n")
+        attached = self.attach()
+        self.check_units(attached.loop, self.UNITS, NEW)
+        self.assertEqual(len(self.spares()), 3)
+        attached.detach()
+
+    def test_a_configuration_that_cannot_be_read(self):
+        self.create(self.first)
+        attached = self.attach()
+        text = self.conf.read_text()
+        bad = text + "colour = red\n"
+        self.conf.write_text(bad)
+        before = harness.sha256_file(self.second)
+        for options in ([], ["--dry-run"], ["--sparse"]):
+            self.refused_spare("add", self.second, *options, identifier="bad-config",
+                               says=("unknown key 'colour'", self.conf))
+        self.assertEqual((harness.sha256_file(self.second), self.conf.read_text(), [*self.spares()]),
+                         (before, bad, ["first.img"]))
+        self.assertEqual(os.stat(self.second).st_blocks, 0, "no room was taken")
+        self.conf.write_text(text)
+        self.spare("add", self.second)
+        self.spare("add", self.lower)
+        away = self.conf.read_text()
+        self.conf.write_text(away + "colour = red\n")
+        said = self.workspace.dmremap_json("spare", "remove", self.name, self.second)["configuration_problem"]
+        self.assertIn("unknown key 'colour'", said or "")
+        attached.detach()
+        self.conf.write_text(away)
+        self.shared.rename(self.shared.with_suffix(".away"))
+        attached = self.attach("--degraded")
+        self.conf.write_text(away + "colour = red\n")
+        said = self.workspace.dmremap_json("spare", "forget", self.name, self.lower, "--yes")["configuration_problem"]
+        self.assertIn("unknown key 'colour'", said or "")
+        attached.detach()
+        self.conf.write_text(away)
+        attached = self.attach()
+        self.assertEqual([*self.spares()], ["first.img"])
+        attached.detach()
 
 
 class OwnDisk(Pool):

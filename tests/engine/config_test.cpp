@@ -96,6 +96,29 @@ TEST_CASE("sets are listed by name and found by UUID; a bad file does not hide t
   CHECK(find_set_config("bad").error().id == "bad-config");
 }
 
+TEST_CASE("a file that cannot be read may be the one of the set that is asked for") {
+  const temp_dir dir;
+  const scoped_env moved("DMREMAP_CONF_DIR", dir / "conf");
+  const auto nothing = [](std::vector<std::string>&) { return false; };
+  CHECK(configured_spares(uuid)->empty());
+  CHECK(*change_configured_spares(uuid, nothing) == false);
+  auto another = whole("aa");
+  another.uuid = "00000000-0c1f-4c3e-9a56-2f1d7d0a9c11";
+  REQUIRE(save_set_config(another, config_write::create));
+  static_cast<void>(dir.text_file("conf/sets.d/bad.conf", good + "colour = red\n"));
+  const auto lines = configured_spares(uuid);
+  const auto changed = change_configured_spares(uuid, nothing);
+  REQUIRE((!lines && !changed));
+  for (const auto& e : {lines.error(), changed.error()}) {
+    CHECK(e.id == "bad-config");
+    CHECK(e.what == dir / "conf/sets.d/bad.conf");
+    CHECK(e.why.find("unknown key 'colour'") != std::string::npos);
+  }
+  REQUIRE(save_set_config(whole("zz"), config_write::create));
+  CHECK(*configured_spares(uuid) == whole("zz").spares);
+  CHECK(*change_configured_spares(uuid, nothing) == true);
+}
+
 TEST_CASE("what is wrong in a file is named with its line") {
   CHECK(parse_set_config("# x\n\n  " + good + "options =\noptions = a=b , c\n", "/c")->options ==
         std::vector<std::string>{"a=b", "c"});
