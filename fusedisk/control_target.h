@@ -52,6 +52,7 @@ struct spare_change_reply {
   std::string member, uuid;
   std::string configuration; ///< as above
   bool erased = true;        ///< else some of its superblocks are still on it
+  bool freed = true;         ///< else other members of the set lie on the same device, and its claim is one
 };
 
 struct spare_forget_reply : forget_reply {

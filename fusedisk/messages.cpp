@@ -222,11 +222,13 @@ std::string text_of(const spare_add_reply& r) {
 }
 
 std::string text_of(const spare_change_reply& r) {
-  const std::string out = "spare " + r.uuid + " removed" +
-                          (!r.erased ? ", but not all of its superblocks could be erased from " + r.member +
-                                           ": wipe it before it is used for anything else"
-                           : r.member.empty() ? ""
-                                              : ": " + r.member + " is free");
+  const std::string out =
+      "spare " + r.uuid + " removed" +
+      (!r.erased ? ", but not all of its superblocks could be erased from " + r.member +
+                       ": wipe it before it is used for anything else"
+       : r.member.empty() ? ""
+       : r.freed          ? ": " + r.member + " is free"
+                          : ": " + r.member + " is free when the set uses no other range of that device");
   return r.configuration.empty() ? out : out + "; " + r.configuration;
 }
 

@@ -170,29 +170,39 @@ void spare_pool::take(open_member member, const std::string& uuid) {
 }
 
 /// Its claim goes with it, unless it is one with that of a member that stays: then the place stays ours, and
-/// the member can be added again.
-void spare_pool::drop(const std::string& uuid) {
+/// the member can be added again. Whether the place is free now.
+bool spare_pool::drop(const std::string& uuid) {
   const std::lock_guard lock(members_mutex_);
   away_.erase(uuid);
   const auto at =
       std::find_if(spares_.begin(), spares_.end(), [&](const auto& one) { return one.second.uuid == uuid; });
   if (at == spares_.end())
-    return;
-  const auto& gone = at->second.member;
-  const auto shares = [&](const open_member& other) { return &other != &gone && other.held == gone.held; };
-  bool shared = shares(main_);
-  for (const auto& [index, held] : spares_)
-    shared = shared || shares(held.member);
-  if (shared)
-    parked_.push_back(gone);
+    return true;
+  const auto claim = at->second.member.held;
+  parked_.push_back(std::move(at->second.member));
   spares_.erase(at);
+  std::erase_if(parked_, [&](const open_member& parked) {
+    return parked.held != main_.held && std::none_of(spares_.begin(), spares_.end(), [&](const auto& one) {
+             return one.second.member.held == parked.held;
+           });
+  });
+  return std::none_of(parked_.begin(), parked_.end(),
+                      [&](const open_member& parked) { return parked.held == claim; });
 }
 
-/// After a change: what this host remembers, and a spare that is `gone` from the configuration. Says what
-/// could not be kept: the change itself is done.
+/// Whether a spare of the set, here or away, is known by that text.
+bool spare_pool::is_named(const std::string& text) const {
+  const std::lock_guard lock(members_mutex_);
+  return std::any_of(spares_.begin(), spares_.end(),
+                     [&](const auto& one) { return one.second.member.spec.text() == text; }) ||
+         std::any_of(away_.begin(), away_.end(), [&](const auto& one) { return one.second == text; });
+}
+
+/// After a change: what this host remembers, and a spare that is `gone` from the configuration, unless
+/// another one has its place there. Says what could not be kept: the change itself is done.
 std::string spare_pool::keep_record(const std::string& gone, std::string note) {
   const auto add = [&](const std::string& text) { note += (note.empty() ? "" : "; ") + text; };
-  if (!gone.empty()) {
+  if (!gone.empty() && !is_named(gone)) {
     const auto changed = change_configured_spares(set_uuid_, [&](std::vector<std::string>& lines) {
       return std::erase_if(lines, [&](const std::string& line) { return names(line, gone); }) != 0;
     });
@@ -380,13 +390,13 @@ result<spare_change_reply> spare_pool::remove(unsigned index, bool dry_run) {
   const auto* spare = TRY(listed(info, index));
   if (const auto now = evacuation(); now.running && now.uuid == spare->uuid)
     return fail("evacuation-running", spare->path, "is being emptied; remove it when that is done");
-  spare_change_reply reply{known_text(spare->uuid), spare->uuid, "", true};
+  spare_change_reply reply{known_text(spare->uuid), spare->uuid, "", true, true};
   if (dry_run) {
     CHECK_OK(set_.plan_remove(index));
     return reply;
   }
   reply.erased = TRY(set_.remove_spare(index));
-  drop(reply.uuid);
+  reply.freed = drop(reply.uuid);
   reply.configuration = keep_record(reply.member); // named there in vain until this is done
   log_.info(fmt::format("spare {} ({}) removed{}", reply.member, reply.uuid,
                         reply.erased ? "" : "; not all of its superblocks could be erased"));

@@ -71,7 +71,8 @@ private:
   [[nodiscard]] result<void> put_into_set(const open_member& member, bool wipe, preallocation room,
                                           spare_add_reply& reply);
   void take(open_member member, const std::string& uuid);
-  void drop(const std::string& uuid);
+  bool drop(const std::string& uuid);
+  [[nodiscard]] bool is_named(const std::string& text) const;
   std::string keep_record(const std::string& gone, std::string note = {});
   void run_evacuation(unsigned index, bool partial);
   [[nodiscard]] std::string known_text(const std::string& uuid) const;

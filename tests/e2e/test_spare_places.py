@@ -75,6 +75,37 @@ class Places(Pool):
         self.assertEqual(len(self.spares()), 3)
         attached.detach()
 
+    def test_a_new_spare_in_the_place_of_a_dead_one(self):
+        self.hold_on_second(self.second).detach()
+        dead = self.second.with_suffix(".dead")
+        self.second.rename(dead)
+        self.workspace.sparse(self.second.name, SPARE_SIZE)
+        attached = self.attach("--degraded")
+        old = self.uuid_of(self.second, present=False)
+        self.spare("add", self.second)
+        self.spare("remove", self.uuid_of(self.second))
+        self.assertEqual(self.configured(), [str(self.first), str(self.second)], "the other one has its place there")
+        attached.detach()
+        self.second.rename(self.second.with_suffix(".new"))
+        dead.rename(self.second)
+        attached = self.attach()
+        self.check_units(attached.loop, self.UNITS, NEW)
+        attached.detach()
+
+        self.second.rename(dead)
+        self.second.with_suffix(".new").rename(self.second)
+        attached = self.attach("--degraded")
+        self.spare("add", self.second)
+        self.write_units(attached.loop, self.UNITS, OLD)
+        self.spare("evacuate", self.first)  # all is on the new one
+        self.spare("forget", old, "--yes")
+        self.assertEqual(self.configured(), [str(self.first), str(self.second)])
+        self.assertEqual(self.held(self.first), 0)
+        attached.detach()
+        attached = self.attach()
+        self.check_units(attached.loop, self.UNITS, OLD)
+        attached.detach()
+
     def test_a_configuration_that_cannot_be_read(self):
         self.create(self.first)
         attached = self.attach()
@@ -106,6 +137,21 @@ class Places(Pool):
         self.conf.write_text(away)
         attached = self.attach()
         self.assertEqual([*self.spares()], ["first.img"])
+        attached.detach()
+
+    def test_ranges_of_one_device_are_free_with_the_last(self):
+        w = self.workspace
+        self.create(self.first, self.lower, self.upper)
+        attached = self.attach()
+        other = ["create", "other", "--main", w.sparse("other.img", 8 * MIB), "--spare", self.shared]
+        says = [self.spare("remove", self.upper).stdout]
+        self.refused(w.dmremap(*other, "--json", check=False), "members-overlap")
+        self.spare("add", self.upper)  # its place is still ours
+        says.append(self.spare("remove", self.lower).stdout)
+        self.refused(w.dmremap(*other, "--json", check=False), "members-overlap")
+        says.append(self.spare("remove", self.upper).stdout)
+        self.assertEqual([said.rstrip().endswith("is free") for said in says], [False, False, True], says)
+        w.dmremap(*other)
         attached.detach()
 
 
