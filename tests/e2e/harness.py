@@ -152,14 +152,14 @@ class Workspace:
         return json.loads(self.dmremap(*words, "--json").stdout)
 
     def status(self, name, *words, check=True):
-        """dmremap status NAME WORDS, once the daemon itself answers; text or JSON.
+        """dmremap status NAME WORDS, once the daemon itself answers, of the spares too what is so now; text or JSON.
 
         The command waits half a second for the daemon, then shows what it said last and ends with 4. A machine that
         stalls for so long says nothing of the set: so this asks again. For all tests but those of status itself."""
         answers = []
 
         def answered():
-            answers.append(self.dmremap("status", name, *words, check=False))
+            answers.append(spares_of_now(lambda: self.dmremap("status", name, *words, check=False)))
             code, said = answers[-1].returncode, answers[-1].stdout
             if "dm" in words:  # which does not say it
                 return not check or code != 4
@@ -175,6 +175,10 @@ class Workspace:
 
     def status_json(self, name, check=True):
         return json.loads(self.status(name, "--json", check=check).stdout)
+
+    def spare_list(self, name):
+        """The spares as `dmremap spare list NAME --json` shows them, of now."""
+        return spares_of_now(lambda: self.dmremap_json("spare", "list", name))["spares"]
 
     def recent(self, count=25):
         """The last commands and answers, for a failure's report."""
@@ -303,6 +307,25 @@ def wait_until(condition, seconds, what):
         if time.monotonic() > deadline:
             raise Failure(f"not within {seconds} s: {what}")
         time.sleep(0.005)
+
+
+SPARES_PATIENCE = 0.5  # seconds that the daemon waits for the state of the spares
+
+
+def spares_of_now(ask):
+    """What ask() answers, once what it says of the spares is of after the question.
+
+    The daemon waits so long for the spares' state, then tells the one that it knew before; an answer that took less is
+    of now. A machine that stalls says nothing of the spares: so this asks again."""
+    answers = []
+
+    def quick():
+        asked = time.monotonic()
+        answers.append(ask())
+        return time.monotonic() - asked < SPARES_PATIENCE
+
+    wait_until(quick, 60, "the state of the spares is of now")
+    return answers[-1]
 
 
 def memory_folder(room):
@@ -585,6 +608,13 @@ class Set:
 
         wait_until(answered, 60, f"the daemon of {self.name} answers")
         return told[-1]
+
+    def spare_list(self):
+        return self.workspace.spare_list(self.name)
+
+    def status_of_now(self):
+        """The daemon's own status, of now also in what it says of the spares."""
+        return spares_of_now(lambda: self.control("status"))["result"]
 
     def remaps(self):
         """{main unit: entry of table --json}"""

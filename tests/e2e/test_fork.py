@@ -49,8 +49,8 @@ class Fork(harness.TestCase):
         w.dmremap("create", self.name, "--main", self.main, *(x for s in self.spare.values() for x in ("--spare", s)))
         attached = Attached(w, self.name)
         self.uuid = {os.path.basename(s["path"]).removesuffix(".img"): s["uuid"]
-                     for s in w.dmremap_json("spare", "list", self.name)["spares"]}
-        self.set_uuid = w.dmremap_json("status", self.name)["uuid"]
+                     for s in w.spare_list(self.name)}
+        self.set_uuid = w.status_json(self.name)["uuid"]
         before = {unit: OLD for unit in range(UNITS)}
         self.write(attached.loop, before, before, OLD)
         for side, units in (("first", ON_FIRST), ("second", ON_SECOND)):
@@ -175,12 +175,12 @@ class Fork(harness.TestCase):
             self.refused(w.dmremap("attach", self.name, "--degraded", "--json", check=False), "spare-older", code=4,
                          says=("--accept-older",))
         attached = Attached(w, self.name, "--degraded", *["--accept-older"] * self.is_older(side, host))
-        self.assertIn("spare absent", w.dmremap("status", self.name, check=False).stdout)
+        self.assertIn("spare absent", w.status(self.name, check=False).stdout)
         self.check(attached.loop, side)
         forgotten = w.dmremap_json("spare", "forget", self.name, self.uuid[other], "--yes")
         self.assertEqual(forgotten["units"], len(away))
         self.check(attached.loop, side)
-        self.assertEqual(w.dmremap_json("status", self.name)["state"], "lost sectors" if away else "ok")
+        self.assertEqual(w.status_json(self.name)["state"], "lost sectors" if away else "ok")
         attached.detach()
         attached = Attached(w, self.name)  # whole now
         self.check(attached.loop, side)

@@ -84,7 +84,7 @@ class FullHost(harness.TestCase):
                 self.assertEqual(f.read(unit * UNIT, UNIT), content(new.get(unit, "old"), unit), f"unit {unit}")
 
     def spare_listed(self):
-        return self.workspace.dmremap_json("spare", "list", self.set.name)["spares"][0]
+        return self.set.spare_list()[0]
 
     def test_create_without_room(self):
         for fs_type in ("tmpfs", "ext4"):
@@ -171,7 +171,8 @@ class FullHost(harness.TestCase):
         stats = self.set.stats()
         self.assertEqual((stats["spare_write_errors"], stats["breaker_open"], stats["lost_sectors"]), (0, False, 0))
         self.assertGreaterEqual(stats["spare_host_full_errors"], 4 * len(rest))
-        self.assertIn("no space left on the file system", self.set.message("health").stdout)
+        self.assertIn("no space left on the file system",
+                      harness.spares_of_now(lambda: self.set.message("health")).stdout)
         harness.wait_until(lambda: "no space left on the file system that it lies on" in self.set.daemon.log(), 10,
                            "the log says so")
         ballast.unlink()

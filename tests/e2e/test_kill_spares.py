@@ -155,8 +155,11 @@ class KillSpares(harness.TestCase):
     def lost(self):
         return {s for r in self.control("lost")["result"]["lost"] for s in range(r["sector"], r["sector"] + r["count"])}
 
+    def status(self):
+        return harness.spares_of_now(lambda: self.control("status"))["result"]
+
     def uuids(self):
-        return {s["index"]: s["uuid"] for s in self.control("status")["result"]["spares"]}
+        return {s["index"]: s["uuid"] for s in self.status()["spares"]}
 
     # --- the state to begin with, and back to it ---
 
@@ -172,7 +175,7 @@ class KillSpares(harness.TestCase):
                       spare=str(index))
             self.write(units, NEW)
         self.uuid = self.uuids()
-        self.set_uuid = self.control("status")["result"]["uuid"]
+        self.set_uuid = self.status()["uuid"]
         self.set.stop()
 
     KEPT = ("conf", "state")
@@ -294,7 +297,7 @@ class KillSpares(harness.TestCase):
         while (now := self.must("evacuation")["result"])["running"]:
             pass
         self.assertIsNone(now["error"])
-        held = {s["index"]: s["allocated_units"] for s in self.control("status")["result"]["spares"]}
+        held = {s["index"]: s["allocated_units"] for s in self.status()["spares"]}
         self.assertEqual((held[0], held[1]), (0, len(ON_A) + len(ON_B)))
 
     def forget(self):
@@ -344,7 +347,7 @@ class KillSpares(harness.TestCase):
         self.compare(f"{when}, and the spare is named again")
         self.assertEqual(sorted(self.uuids()), [0] if forgotten else [0, 1], when)
         place = self.members[1].split("@")[1]  # the links lead to one file: it may be named by another one
-        said = [n for n in self.control("status")["result"]["notices"] if f"@{place} was removed from the set" in n]
+        said = [n for n in self.status()["notices"] if f"@{place} was removed from the set" in n]
         self.assertEqual(len(said), 1 if forgotten else 0, when)
         self.set.stop()
         self.take_away(1)

@@ -42,12 +42,11 @@ class SpareSet(nbd.NbdSet):
         return self
 
     def spare_states(self):
-        return {s["path"]: s["state"] for s in self.control("status")["result"]["spares"]}
+        return {s["path"]: s["state"] for s in self.status_of_now()["spares"]}
 
     def units_on(self, path):
         """Units of main that the table places on this spare."""
-        uuid = next(s["uuid"] for s in self.workspace.dmremap_json("spare", "list", self.name)["spares"]
-                    if s["path"] == str(path))
+        uuid = next(s["uuid"] for s in self.spare_list() if s["path"] == str(path))
         return {unit for unit, r in self.remaps().items() if r["spare"] == uuid}
 
 

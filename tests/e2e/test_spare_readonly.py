@@ -26,7 +26,7 @@ class ReadOnlySpare(harness.TestCase):
                     self.assertEqual(f.read(unit * UNIT, UNIT), self.content(age, unit), f"unit {unit} is not {age}")
 
     def spare_on(self, uuid):
-        found = [s for s in self.workspace.dmremap_json("spare", "list", "worn")["spares"] if s["uuid"] == uuid]
+        found = [s for s in self.workspace.spare_list("worn") if s["uuid"] == uuid]
         return found[0] if found else None
 
     def places(self, units):
@@ -45,7 +45,7 @@ class ReadOnlySpare(harness.TestCase):
         for units in everything:
             self.write(attached.image, units, "old")
         w.dmremap("remap", "worn", HELD[0] * UNIT_SECTORS)
-        worn = self.workspace.dmremap_json("spare", "list", "worn")["spares"][0]["uuid"]
+        worn = w.spare_list("worn")[0]["uuid"]
         for unit in HELD[1:]:
             w.dmremap("remap", "worn", unit * UNIT_SECTORS)
         w.dmremap("spare", "add", "worn", other)

@@ -43,8 +43,11 @@ class SpareRoom(harness.TestCase):
                 return json.loads(reply.readline())
 
     def spares(self):
-        listed = self.workspace.dmremap_json("spare", "list", "pool")["spares"]
-        return {os.path.basename(s["path"]).split(".")[0]: s for s in listed}
+        return {os.path.basename(s["path"]).split(".")[0]: s for s in self.workspace.spare_list("pool")}
+
+    def shown(self, *words):
+        """What a command shows of the spares of now."""
+        return harness.spares_of_now(lambda: self.workspace.dmremap(*words)).stdout
 
     def hold_on_first(self, attached):
         with DirectFile(attached.loop, write=True) as f:
@@ -98,7 +101,7 @@ class SpareRoom(harness.TestCase):
             self.refused_command("spare", "forget", "pool", self.first, *words, identifier="no-spare-capacity",
                                  says=("200 units must be marked lost", "50 units short"))
         self.assertEqual(w.dmremap_json("lost", "pool")["lost"], [])
-        self.assertIn("(0 MiB free)", w.dmremap("spare", "list", "pool").stdout.splitlines()[0])
+        self.assertIn("(0 MiB free)", self.shown("spare", "list", "pool").splitlines()[0])
         attached.detach()
         away.rename(self.first)
         attached = self.attach()
@@ -175,10 +178,10 @@ class SpareRoom(harness.TestCase):
         self.assertEqual(self.doctor(), ({"no-capacity": ["dmremap spare add pool /dev/NEW"]}, 4))
         for words in ([], ["-n"]):
             self.refused_command("remap", "pool", 0, *words, identifier="no-spare-capacity", says=(FULL,))
-        listed = w.dmremap("spare", "list", "pool").stdout
+        listed = self.shown("spare", "list", "pool")
         self.assertIn("  full  ", listed)
         self.assertIn("(0 MiB free)", listed)
-        stats = w.dmremap("message", "pool", 0, "spare_stats").stdout
+        stats = self.shown("message", "pool", 0, "spare_stats")
         self.assertIn("(0 available, 0 in-use, 1 full, 0 failed)", stats)
         self.assertIn(" MB allocated, 0 MB free\n", stats)
         metrics = w.status("pool", "--format", "prometheus").stdout

@@ -39,7 +39,11 @@ class Pool(harness.TestCase):
 
     def spares(self):
         """{file name of the path: what list tells}"""
-        return {os.path.basename(s["path"]): s for s in self.workspace.dmremap_json("spare", "list", self.name)["spares"]}
+        return {os.path.basename(s["path"]): s for s in self.workspace.spare_list(self.name)}
+
+    def message(self, word, **options):
+        """What a message says of the spares of now."""
+        return harness.spares_of_now(lambda: self.workspace.dmremap("message", self.name, 0, word, **options)).stdout
 
     def configured(self):
         text = (self.workspace.path / "conf/sets.d" / f"{self.name}.conf").read_text()
@@ -125,8 +129,7 @@ class UnderLoad(Pool):
                            says=(f"Cannot remove spare {self.first}: {used['first.img']} active allocations",))
         answer = w.dmremap("message", self.name, 0, "spare_remove", self.first, check=False)
         self.assertIn(f"Error: Cannot remove spare {self.first}: {used['first.img']} active allocations", answer.stderr)
-        self.assertIn("Devices: 3 total (2 available, 1 in-use, 0 full, 0 failed)\n",
-                      w.dmremap("message", self.name, 0, "spare_stats").stdout)
+        self.assertIn("Devices: 3 total (2 available, 1 in-use, 0 full, 0 failed)\n", self.message("spare_stats"))
 
         job = self.fio(mount / "verified", "8M", seconds=4)
         moved = w.dmremap_json("spare", "evacuate", self.name, self.first)
@@ -287,10 +290,10 @@ class Absent(Pool):
         told = f"spare {absent[0]['uuid']} ({self.second}) is absent: its units answer EIO"
         self.assertIn(told, status["notices"])
         self.assertIn(f"opened without {self.second}", " ".join(status["notices"]))
-        health = self.workspace.dmremap("message", self.name, 0, "health", check=False).stdout
+        health = self.message("health", check=False)
         self.assertEqual((health.count(told), health.count("is absent")), (1, 1), health)
-        self.assertIn("1 failed", self.workspace.dmremap("message", self.name, 0, "spare_stats").stdout)
-        self.assertIn("absent", self.workspace.dmremap("message", self.name, 0, "metadata_status").stdout)
+        self.assertIn("1 failed", self.message("spare_stats"))
+        self.assertIn("absent", self.message("metadata_status"))
         self.refused_spare("remove", self.second, identifier="spare-absent")
         self.refused_spare("evacuate", self.second, identifier="spare-absent")
         attached.detach()
