@@ -176,7 +176,8 @@ class Evacuation(Pool):
         self.write_units(attached.loop, self.UNITS, OLD)
         self.workspace.dmremap("message", self.name, 0, "add_remap", 0, "auto", len(self.UNITS) * UNIT_SECTORS)
         self.write_units(attached.loop, self.UNITS, NEW)
-        self.slow_reads(15)
+        self.places = sorted(r["spare_sector"] for r in self.workspace.dmremap_json("table", self.name)["remaps"])
+        self.slow_reads(60)
         command = [harness.program("dmremap"), "spare", "evacuate", self.name, str(self.first), "--json"]
         reader, writer = os.pipe()
         process = subprocess.Popen([*command, "--progress", str(writer)], env=self.workspace.env, pass_fds=[writer],
@@ -191,6 +192,7 @@ class Evacuation(Pool):
             done, everything = progress.read().split()[-2:]
         self.assertEqual(process.returncode, 1)
         self.assertEqual(json.loads(out)["error"]["id"], "cancelled")
+        self.slow_reads(0)
         held = self.spares()
         self.assertEqual(int(everything), len(self.UNITS))
         self.assertEqual(held["second.img"]["allocated_units"], int(done))
@@ -199,6 +201,7 @@ class Evacuation(Pool):
         self.check_units(attached.loop, self.UNITS, NEW)
 
         # The daemon stops in the middle; the next one goes on.
+        self.slow_reads(60)
         self.assertTrue(self.control("spare_evacuate", spare=str(self.first))["ok"])
         attached.detach()
         attached = self.attach()
@@ -212,8 +215,9 @@ class Evacuation(Pool):
         attached.detach()
 
     def slow_reads(self, milliseconds):
-        reply = self.control("dust", store="spare0", op="delay", sector=0, mode=str(SPARE_SIZE // SECTOR),
-                             count=milliseconds)
+        """Of the units that are moved, not of the spare's metadata: the state of the spares is told at once."""
+        reply = self.control("dust", store="spare0", op="delay", sector=self.places[0],
+                             mode=str(self.places[-1] + UNIT_SECTORS - self.places[0]), count=milliseconds)
         self.assertTrue(reply["ok"], reply)
         self.assertTrue(self.control("dust", store="spare0", op="enable")["ok"])
 
