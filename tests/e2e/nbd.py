@@ -20,6 +20,9 @@ from harness import MIB, SECTOR, UNIT_SECTORS, Failure
 
 PLUGIN = Path(__file__).resolve().parent / "nbd_plugin.py"
 ONE_PERCENT = 0.01
+# read_retries where 3 % of all requests fail by chance, anew in each run: with three of them one sector in a million is
+# lost, and the tests read thousands.
+RETRIES = 9
 TURNS = 9  # beside a slow member; a request of each thread
 # Of one member while the other is waited for, against that alone, in turns in the same run. The threads of the test share
 # one interpreter, which costs some of it (0.6 to 0.8 measured); a request that waits for one of the other: 0.01.

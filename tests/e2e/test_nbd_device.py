@@ -153,7 +153,7 @@ class Device(nbd.NbdCase):
     def test_errors_that_a_retry_heals(self):
         """2 % of all requests fail, whatever they touch: nobody gets an error, nothing is called lost."""
         switch = self.workspace.path / "now-and-then"
-        self.start("read_retries=3", before=lambda: self.set.main_export.filter(
+        self.start(f"read_retries={nbd.RETRIES}", before=lambda: self.set.main_export.filter(
             "error", "error-pread-rate=2%", "error-pwrite-rate=2%", f"error-pread-file={switch}",
             f"error-pwrite-file={switch}"))
         areas = self.areas(may_fail=lambda sector: False)
@@ -177,7 +177,7 @@ class Device(nbd.NbdCase):
         self.close()
 
     def has_met_errors(self):
-        stats = self.set.stats()
+        stats = self.set.control("stats")["result"]
         return stats["main_read_errors"] > 10 and stats["main_write_errors"] > 10
 
     # --- slow ---

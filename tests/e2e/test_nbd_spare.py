@@ -93,7 +93,7 @@ class Spare(nbd.NbdCase):
     def test_errors_that_pass(self):
         """3 % of all requests of the spare fail, whatever they touch, its metadata as well."""
         switch = self.workspace.path / "now-and-then"
-        self.start(main_bad=("write",), options="read_retries=3", before=lambda: self.export.filter(
+        self.start(main_bad=("write",), options=f"read_retries={nbd.RETRIES}", before=lambda: self.export.filter(
             "error", "error-pread-rate=3%", "error-pwrite-rate=3%", f"error-pread-file={switch}",
             f"error-pwrite-file={switch}"))
         # A failed write costs its place, a failed copy of a block of the table that copy: at last one may be refused.
@@ -119,7 +119,7 @@ class Spare(nbd.NbdCase):
         self.close()
 
     def has_met_errors(self):
-        stats = self.set.stats()
+        stats = self.set.control("stats")["result"]
         return stats["spare_read_errors"] > 0 and stats["spare_write_errors"] > 0 and stats["auto_remaps"] > 10
 
     # --- slow ---
