@@ -154,6 +154,15 @@ bool loses_a_write() {
   return lost;
 }
 
+/// For a mutant that loses it in one schedule only, which may not come about where the machine stalls.
+template <class Steps>
+bool ever_loses() {
+  for (int round = 0; round < 10; ++round)
+    if (loses_a_write<Steps>())
+      return true;
+  return false;
+}
+
 } // namespace
 
 TEST_CASE("paused at any step, the freeze protocol loses no write", "[range_gate]") {
@@ -161,9 +170,9 @@ TEST_CASE("paused at any step, the freeze protocol loses no write", "[range_gate
 }
 
 TEST_CASE("with two steps swapped the same schedule loses a write", "[range_gate]") {
-  REQUIRE(loses_a_write<staged<false, true, true>>()); // looked at the marks before it published its range
-  REQUIRE(loses_a_write<staged<true, false, true>>()); // waited for the ranges before it set its mark
-  REQUIRE(loses_a_write<staged<true, true, false>>()); // took the mark away before the new entry was visible
+  REQUIRE(ever_loses<staged<false, true, true>>()); // looked at the marks before it published its range
+  REQUIRE(ever_loses<staged<true, false, true>>()); // waited for the ranges before it set its mark
+  REQUIRE(ever_loses<staged<true, true, false>>()); // took the mark away before the new entry was visible
 }
 
 TEST_CASE("a mover waits for overlapping ranges only", "[range_gate]") {
