@@ -5,6 +5,7 @@
 #include "tests/support/store_contract.h"
 #include "tests/support/temp_dir.h"
 
+#include <algorithm>
 #include <random>
 
 using namespace dmremap;
@@ -165,7 +166,10 @@ TEST_CASE("a late read is late and still right", "[dust]") {
   };
   CHECK(time([&] { return f.read(7, 2); }) >= milliseconds(30));
   REQUIRE(f.dust.set_read_delay(0, 8, milliseconds(0)));
-  CHECK(time([&] { return f.read(7, 2); }) < milliseconds(30));
+  auto quickest = time([&] { return f.read(7, 2); });
+  for (int more = 0; more < 4; ++more) // one may be late where the machine stalls
+    quickest = std::min(quickest, time([&] { return f.read(7, 2); }));
+  CHECK(quickest < milliseconds(30));
 }
 
 TEST_CASE("sectors that are not on the member are refused", "[dust]") {
