@@ -2,7 +2,9 @@
 // Table changes that come together go out together.
 #include "tests/support/set_fixture.h"
 
+#include <atomic>
 #include <catch2/catch.hpp>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -41,7 +43,10 @@ TEST_CASE("units that main fails to write at once share their table commits", "[
   std::mutex mutex;
   std::condition_variable changed;
   std::uint64_t on_spare = 0;
+  std::atomic<bool> first_goes_on{false};
   f.spare->on_change([&](std::uint64_t, std::uint64_t length, const std::byte* bytes) {
+    if (first_goes_on) // so slow that threads that were held up come together in the next commit
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
     if (length == unit_bytes && bytes != nullptr && bytes[0] == std::byte{0xBB}) {
       const std::lock_guard lock(mutex);
       ++on_spare;
@@ -68,6 +73,7 @@ TEST_CASE("units that main fails to write at once share their table commits", "[
     changed.wait(lock, [&] { return on_spare == threads; });
   }
   f.spare->wait_for_blocked();
+  first_goes_on = true;
   f.spare->open_gate();
   for (std::thread& t : writers)
     t.join();

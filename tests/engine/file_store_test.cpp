@@ -8,10 +8,12 @@
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <fstream>
 #include <functional>
 #include <future>
 #include <sys/syscall.h>
+#include <thread>
 #include <unistd.h>
 
 namespace {
@@ -186,6 +188,8 @@ TEST_CASE("flushes that come while one runs share the next", "[file_store]") {
       on.wait();
       return 0;
     }
+    // So long that threads that were held up on their way come together in the next one.
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
     errno = EIO;
     return fails ? -1 : 0;
   };
