@@ -104,12 +104,12 @@ result<plan> plan_attach(const context& c, const attach_options& options) {
   json row{{"loop", nullptr}, {"dry_run", true}};
   if (running && running->alive) {
     CHECK_OK(check_place(*running, options.mountpoint));
-    const auto loops = loops_on(running->image);
+    const auto loop = TRY(loop_of(*running));
     row.update({{"name", running->name}, {"uuid", running->uuid}, {"mountpoint", running->mountpoint}});
-    if (loops.empty())
+    if (!loop)
       return plan{row, fmt::format("{}: {} would be put on a loop device", running->name, running->image)};
-    row["loop"] = loops.front();
-    return plan{row, fmt::format("{}: is on {} already: nothing would change", running->name, loops.front())};
+    row["loop"] = loop->device;
+    return plan{row, fmt::format("{}: is on {} already: nothing would change", running->name, loop->device)};
   }
   const auto config = TRY(find_set_config(options.name));
   const auto place = TRY(attach_place(options.mountpoint, config.name));

@@ -124,6 +124,16 @@ std::vector<std::string> loops_on(const std::string& image) {
   return devices;
 }
 
+std::optional<loop_attachment> whole_loop_on(const std::string& image, bool read_only) {
+  for (const auto& device : loops_on(image)) {
+    const auto sys = sys_folder(device);
+    if (first_line(sys + "/loop/offset") == "0" && first_line(sys + "/loop/sizelimit") == "0" &&
+        first_line(sys + "/ro") == (read_only ? "1" : "0"))
+      return loop_attachment{device, first_line(sys + "/loop/dio") == "1"};
+  }
+  return std::nullopt;
+}
+
 result<void> detach_loop(const std::string& device, std::chrono::milliseconds limit) {
   const auto backing = sys_folder(device) + "/loop/backing_file";
   const auto before = first_line(backing);

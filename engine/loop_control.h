@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,9 @@ struct passing_loop {
 /// The loop devices that stand on `image` ("/dev/loop3"), a path without links, in ascending order. From /sys
 /// alone: asks neither the file system of the image nor the devices, so it does not hang with them.
 [[nodiscard]] std::vector<std::string> loops_on(const std::string& image);
+
+/// The first of them that shows the image whole, for reading only or not as asked for. From /sys, too.
+[[nodiscard]] std::optional<loop_attachment> whole_loop_on(const std::string& image, bool read_only);
 
 /// Detaches the device and waits until it is gone. Nobody can come in between: it is held exclusively
 /// meanwhile. Errors: "loop-in-use" (why names who), "loop-failed" (also when it is not gone after `limit`).

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "engine/set_attach.h"
 
-#include "engine/loop_control.h"
 #include "engine/paths.h"
 #include "engine/set_daemon.h"
 #include "engine/unique_fd.h"
@@ -55,15 +54,16 @@ result<void> check_loop_access() {
 result<attached_set> put_on_loop(running_set set) {
   attached_set made;
   made.set = std::move(set);
-  if (const auto loops = loops_on(made.set.image); !loops.empty()) {
-    made.loop = loops.front();
-    return made;
-  }
   const auto options = TRY(loop_options_of(made.set));
-  const auto loop = TRY(attach_loop(made.set.image, options));
+  auto there = whole_loop_on(made.set.image, options.read_only);
+  const auto loop = there ? std::move(*there) : TRY(attach_loop(made.set.image, options));
   made.loop = loop.device;
   made.direct = loop.direct;
   return made;
+}
+
+result<std::optional<loop_attachment>> loop_of(const running_set& set) {
+  return whole_loop_on(set.image, TRY(loop_options_of(set)).read_only);
 }
 
 error with_long_options(error e) {

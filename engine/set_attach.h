@@ -4,7 +4,9 @@
 #include "engine/config.h"
 #include "engine/control_client.h"
 #include "engine/error.h"
+#include "engine/loop_control.h"
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,9 +22,13 @@ struct attached_set {
 /// Whether this process may make loop devices. Errors: "no-permission", "no-loop".
 [[nodiscard]] result<void> check_loop_access();
 
-/// The loop device on the image of a set that is served: the one that is there, or a new one with direct I/O
-/// and the members' block size. Errors: those of attach_loop.
+/// The loop device on the image of a set that is served: one that is there and shows all of it as the daemon
+/// serves it, or a new one with direct I/O and the members' block size. Only with the set's lock_set(), else
+/// two callers make one each. Errors: those of attach_loop.
 [[nodiscard]] result<attached_set> put_on_loop(running_set set);
+
+/// The one that put_on_loop() would take and not make. Errors: the daemon does not answer.
+[[nodiscard]] result<std::optional<loop_attachment>> loop_of(const running_set& set);
 
 /// Where `dmremap attach` lets the image of the set `name` appear, absolute: `asked`, which must be there, or
 /// run_dir()/NAME where that is empty, which need not. Errors: "mountpoint".
@@ -33,7 +39,8 @@ struct attached_set {
 [[nodiscard]] error with_long_options(error e);
 
 /// Starts the daemon of a set, on `mountpoint` or, where that is empty, on run_dir()/NAME, and puts its image
-/// on a loop device. On an error no daemon is left; `notices` says so where one is. Errors: "mountpoint",
+/// on a loop device. On an error no daemon is left; `notices` says so where one is. Only with the set's
+/// lock_set(). Errors: "mountpoint",
 /// those of check_loop_access, start_daemon and put_on_loop.
 [[nodiscard]] result<attached_set> start_on_loop(const set_config& config, const std::string& mountpoint,
                                                  const std::vector<std::string>& further_options,
