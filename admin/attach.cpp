@@ -8,6 +8,7 @@
 #include "engine/loop_control.h"
 #include "engine/loop_users.h"
 #include "engine/paths.h"
+#include "engine/run_lock.h"
 #include "engine/set_attach.h"
 #include "engine/set_daemon.h"
 
@@ -59,10 +60,33 @@ result<void> check_place(const running_set& set, const std::string& asked) {
   return {};
 }
 
+/// Nobody else attaches or detaches this set while it is held.
+result<unique_fd> take_turn(const context& c, const std::string& name, const std::string& uuid) {
+  return lock_set(name, uuid, [&](const std::string& text) { c.note(text); });
+}
+
+/// A set that is closing is done when its daemon is gone.
+result<void> let_it_close(const context& c, const running_set& set) {
+  c.note(fmt::format("{}: its daemon (process {}) is stopping; waiting for its end", set.name, set.pid));
+  return wait_until_closed(set);
+}
+
 /// The set served on a loop device, by a daemon that was there or by a new one.
 result<attached_set> attach_one(const context& c, const attach_options& options) {
   CHECK_OK(check_loop_access());
   auto running = find_running_set(options.name);
+  unique_fd turn;
+  if (running) {
+    turn = TRY(take_turn(c, running->name, running->uuid));
+  } else {
+    const auto config = TRY(find_set_config(options.name));
+    turn = TRY(take_turn(c, config.name, config.uuid));
+  }
+  running = find_running_set(options.name); // as it is now that nobody else changes it
+  if (running && running->closing) {
+    CHECK_OK(let_it_close(c, *running));
+    running = find_running_set(options.name);
+  }
   result<attached_set> made;
   if (running && running->alive) {
     CHECK_OK(check_place(*running, options.mountpoint));
@@ -129,9 +153,19 @@ result<plan> plan_attach(const context& c, const attach_options& options) {
 }
 
 /// Nothing left of it afterwards: returns the loop devices that went.
-result<std::vector<std::string>> detach_one(const context& c, const running_set& set) {
+result<std::vector<std::string>> detach_one(const context& c, const running_set& seen) {
+  const auto turn = TRY(take_turn(c, seen.name, seen.uuid));
+  auto found = find_running_set(seen.name);
+  if (!found) // under a new name, or gone
+    found = find_running_set(seen.uuid);
+  if (!found)
+    return std::vector<std::string>{};
+  const auto& set = *found;
   const auto loops = loops_on(set.image);
-  if (!set.alive) {
+  if (set.closing) {
+    CHECK_OK(let_it_close(c, set));
+    CHECK_OK(clear_dead(set)); // if it did not come so far
+  } else if (!set.alive) {
     CHECK_OK(clear_dead(set));
     c.note(set.name + ": its daemon had died; what it left is cleared away");
   } else {
@@ -162,7 +196,7 @@ json error_json(const std::string& name, const error& failure) {
 /// Refused where detach_one would be for a loop device that is used.
 result<plan> plan_detach(const running_set& set) {
   const auto loops = loops_on(set.image);
-  if (set.alive)
+  if (set.alive && !set.closing)
     static_cast<void>(TRY(ask(set, "ping", {})));
   for (const auto& loop : loops)
     if (const auto users = loop_users(loop); !users.empty())
@@ -172,8 +206,9 @@ result<plan> plan_detach(const running_set& set) {
   return plan{row,
               fmt::format("{}: {}{}", set.name,
                           loops.empty() ? "" : fmt::format("{} would be detached, ", fmt::join(loops, " ")),
-                          set.alive ? fmt::format("fusedisk (process {}) would be stopped", set.pid)
-                                    : "what its dead daemon left would be cleared away")};
+                          set.closing ? fmt::format("fusedisk (process {}) is stopping", set.pid)
+                          : set.alive ? fmt::format("fusedisk (process {}) would be stopped", set.pid)
+                                      : "what its dead daemon left would be cleared away")};
 }
 
 /// Does one set after the other, whatever happens to one; the worst exit status counts.

@@ -2,6 +2,7 @@
 #include "engine/control_client.h"
 
 #include "engine/paths.h"
+#include "engine/run_lock.h"
 #include "engine/unique_fd.h"
 
 #include <algorithm>
@@ -75,6 +76,9 @@ result<unique_fd> connect_to(const std::string& dir) {
     return fail("no-permission", dir, "only root and the owner of the daemon may talk to it");
   if (errno == EAGAIN || errno == EINPROGRESS)
     return no_answer(dir);
+  if (pid_file_locked(dir))
+    return fail("stopping", dir,
+                "its daemon is stopping: it takes no requests any more, and has not closed the set yet");
   return fail("not-running", dir, "is not running");
 }
 
@@ -148,6 +152,7 @@ std::optional<running_set> read_info(const std::string& dir) {
         set.spares.push_back(spare.get<std::string>());
   const auto connection = connect_to(dir);
   set.alive = connection || connection.error().id != "not-running";
+  set.closing = !connection && connection.error().id == "stopping";
   return set;
 }
 

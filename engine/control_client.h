@@ -19,7 +19,8 @@ struct running_set {
   std::string mountpoint, image;
   std::string main;
   std::vector<std::string> spares;
-  bool alive = false; ///< somebody listens on the socket (it need not answer)
+  bool alive = false;   ///< its daemon listens (it need not answer), or has not closed the set yet
+  bool closing = false; ///< alive, and takes no requests any more
 };
 
 /// All under run_dir()/.sets, the dead ones too; those whose info.json cannot be read are left out. Waits for
@@ -34,8 +35,9 @@ struct running_set {
 
 /// One request to the daemon of the set in `dir` (engine/CONTROL.md); `args` is the request's "args".
 /// Returns the whole reply where it says "ok", else the daemon's own error.
-/// Further errors: "not-running" (nobody listens), "no-answer" (nothing within `limit`), "no-permission",
-/// "bad-reply". Without a limit it waits for ever. Thread-safe.
+/// Further errors: "not-running", "stopping" (the daemon takes no requests any more, and has not closed the
+/// set yet), "no-answer" (nothing within `limit`), "no-permission", "bad-reply". Without a limit it waits for
+/// ever. Thread-safe.
 [[nodiscard]] result<nlohmann::json> control_request(const std::string& dir, const std::string& command,
                                                      const nlohmann::json& args,
                                                      std::optional<std::chrono::milliseconds> limit);

@@ -2,6 +2,7 @@
 #include "engine/set_daemon.h"
 
 #include "engine/loop_control.h"
+#include "engine/run_lock.h"
 #include "engine/run_program.h"
 #include "engine/unique_fd.h"
 
@@ -51,6 +52,21 @@ std::string last_message(std::string output) {
   output = output.substr(output.rfind('\n') + 1); // npos + 1 is 0
   const std::string prefix = "fusedisk: ";
   return output.compare(0, prefix.size(), prefix) == 0 ? output.substr(prefix.size()) : output;
+}
+
+result<void> wait_for_end(const running_set& set, const unique_fd& process) {
+  if (!process) // it was gone, or is one that we may not watch
+    return {};
+  pollfd gone{process.get(), POLLIN, 0};
+  int ready = 0;
+  do
+    ready = ::poll(&gone, 1, stop_limit_ms);
+  while (ready < 0 && errno == EINTR);
+  if (ready == 0)
+    return fail("no-answer", set.name,
+                fmt::format("was told to stop, but process {} is still there; it may be waiting for a device",
+                            set.pid));
+  return {};
 }
 
 /// Not stat(): the kernel keeps the attributes of a FUSE mount and answers from them though its server is
@@ -157,21 +173,18 @@ result<nlohmann::json> ask(const running_set& set, const std::string& command, c
 result<void> stop_daemon(const running_set& set) {
   const unique_fd process(static_cast<int>(::syscall(SYS_pidfd_open, set.pid, 0)));
   static_cast<void>(TRY(ask(set, "stop", {})));
-  if (!process) // it was gone, or is one that we may not watch
-    return {};
-  pollfd gone{process.get(), POLLIN, 0};
-  int ready = 0;
-  do
-    ready = ::poll(&gone, 1, stop_limit_ms);
-  while (ready < 0 && errno == EINTR);
-  if (ready == 0)
-    return fail("no-answer", set.name,
-                fmt::format("was told to stop, but process {} is still there; it may be waiting for a device",
-                            set.pid));
-  return {};
+  return wait_for_end(set, process);
+}
+
+result<void> wait_until_closed(const running_set& set) {
+  const unique_fd process(static_cast<int>(::syscall(SYS_pidfd_open, set.pid, 0)));
+  return wait_for_end(set, process);
 }
 
 result<void> clear_dead(const running_set& set) {
+  unique_fd lock; // a daemon that lives keeps all of this, and none starts meanwhile
+  if (::access(set.dir.c_str(), F_OK) == 0)
+    lock = TRY(lock_pid_file(set.dir, set.name));
   for (const auto& loop : loops_on(set.image))
     CHECK_OK(detach_loop(loop, loop_limit));
   CHECK_OK(unmount_dead(set.mountpoint));

@@ -40,8 +40,11 @@ namespace dmremap {
 /// "no-answer".
 [[nodiscard]] result<void> stop_daemon(const running_set& set);
 
+/// Waits until the process of a set that is closing is gone. Errors: "no-answer".
+[[nodiscard]] result<void> wait_until_closed(const running_set& set);
+
 /// What a daemon that died left behind: its loop devices (refused while they are used), its mount, its
-/// folder.
+/// folder. Errors: "in-use" (a daemon lives there), those of detach_loop, "unmount-failed".
 [[nodiscard]] result<void> clear_dead(const running_set& set);
 
 } // namespace dmremap

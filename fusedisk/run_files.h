@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/error.h"
+#include "engine/unique_fd.h"
 
 #include <memory>
 #include <string>
@@ -30,9 +31,9 @@ public:
   [[nodiscard]] result<void> rename(const std::string& new_name);
 
 private:
-  run_files(std::string path, int lock_fd) : path_(std::move(path)), lock_fd_(lock_fd) {}
+  run_files(std::string path, unique_fd lock) : path_(std::move(path)), lock_(std::move(lock)) {}
   std::string path_;
-  int lock_fd_;
+  unique_fd lock_; ///< let go last of all
 };
 
 } // namespace dmremap

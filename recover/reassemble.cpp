@@ -4,6 +4,7 @@
 #include "engine/loop_control.h"
 #include "engine/paths.h"
 #include "engine/program_context.h"
+#include "engine/run_lock.h"
 #include "engine/set_attach.h"
 #include "engine/uuid.h"
 #include "recover/cli.h"
@@ -77,7 +78,9 @@ struct outcome {
 
 void start(const program_context& c, outcome& o) {
   std::vector<std::string> notices;
-  auto made = start_on_loop(o.judged.members, "", o.judged.options, notices);
+  const auto& config = o.judged.members;
+  const auto turn = lock_set(config.name, config.uuid, [&](const std::string& text) { c.note(text); });
+  auto made = turn ? start_on_loop(config, "", o.judged.options, notices) : tl::make_unexpected(turn.error());
   if (made) {
     o.made = std::move(*made);
     if (!o.made->direct)
