@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <map>
 #include <set>
+#include <utility>
 
 namespace dmremap::fsck {
 namespace {
@@ -29,7 +30,10 @@ struct batch {
   std::vector<const block_write*> writes;
   bool backwards = false;
 
-  [[nodiscard]] const block_bytes& content(const block_write& w) const { return backwards ? w.old : w.now; }
+  [[nodiscard]] const block_bytes& content(const block_write& w) const {
+    static const block_bytes gone{};
+    return !backwards ? w.now : w.readable ? w.old : gone;
+  }
 };
 
 class worker {
@@ -110,24 +114,35 @@ result<apply_outcome> apply_plan(const repair_plan& plan, const stores& members,
 
 result<apply_outcome> undo_plan(const repair_plan& plan, const stores& members, const show_written& show) {
   worker work(plan, members, show);
+  batch unreadable;
+  unreadable.backwards = true;
+  for (const auto& w : plan.writes)
+    if (!w.readable)
+      unreadable.writes.push_back(&w);
+  CHECK_OK(work.run(unreadable));
+  const auto failures = std::exchange(work.outcome.failures, {});
+  std::vector<std::string> cleared;
+  for (const block_write* w : unreadable.writes) {
+    block_bytes there;
+    const bool reads = members[w->member]->read(there.span(), w->unit * unit_bytes).has_value();
+    if (reads && there.bytes != unreadable.content(*w).bytes) {
+      work.outcome.failures = failures;
+      return std::move(work.outcome);
+    }
+    if (reads) // else it is as it was
+      cleared.push_back(fmt::format("{}: unit {}: could not be read before the repair: holds zeros now",
+                                    plan.members[w->member].path, w->unit));
+  }
+  work.outcome.cleared = std::move(cleared);
   const auto steps = steps_of(plan);
-  std::vector<std::string> unreadable;
   for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
     batch b;
     b.backwards = true;
-    for (const auto& w : plan.writes) {
-      if (w.step != *step)
-        continue;
-      if (w.readable)
+    for (const auto& w : plan.writes)
+      if (w.step == *step && w.readable)
         b.writes.push_back(&w);
-      else
-        unreadable.push_back(
-            fmt::format("{}: unit {}: could not be read before the repair, and keeps what it holds",
-                        plan.members[w.member].path, w.unit));
-    }
     CHECK_OK(work.run(b));
   }
-  std::move(unreadable.begin(), unreadable.end(), std::back_inserter(work.outcome.failures));
   return std::move(work.outcome);
 }
 

@@ -280,6 +280,7 @@ private:
           "metadata-changed", p.set_name,
           "the set was in use since the repair, or repaired anew: what was there before it would destroy "
           "newer metadata; nothing was written");
+    CHECK_OK(check_copies_left(p, stores, TRY(inspect(members_.spares, {}))));
     const auto done = [&] {
       progress bar(io_.err, "taking back", line_.progress_fd, "bytes");
       return undo_plan(p, stores, [&](std::uint64_t bytes, std::uint64_t all) { bar.show(bytes, all); });
@@ -297,11 +298,17 @@ private:
                 {"mode", "undo"},
                 {"blocks_written", done->written},
                 {"failures", done->failures},
+                {"cleared", done->cleared},
                 {"exit_status", outcome_.exit_status}});
+    for (const auto& one : done->cleared)
+      c_.note(one);
     for (const auto& failure : done->failures)
       c_.note("not restored: " + failure);
     if (!c_.json)
-      io_.out << fmt::format("{}: as before the repair: {}\n", p.set_name, counted(done->written, "block"));
+      io_.out << fmt::format("{}: {}: {}\n", p.set_name,
+                             done->failures.empty() ? "as before the repair"
+                                                    : "not all is as before the repair",
+                             counted(done->written, "block"));
     return outcome_.exit_status;
   }
 

@@ -260,6 +260,85 @@ TEST_CASE("a repair is not taken back once the set was in use") {
   CHECK(set.run(set.with({"-n"})).status == 0);
 }
 
+/// Noise over one block of a file.
+void spoil(const std::string& path, std::uint64_t unit) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(static_cast<std::streamoff>(unit * unit_bytes + 700));
+  file << std::string(2000, 'x');
+}
+
+TEST_CASE("a repair is not taken back where its copies are all that is left") {
+  files set(1);
+  spare_editor e(set.images.spares[0]);
+  std::vector<std::uint64_t> sound; // what the repair copies from
+  SECTION("a block of the table") {
+    const auto number = e.serving().at(0).first;
+    for (unsigned r = 1; r < own_replicas; ++r)
+      e.fill(e.block(r, number), 1, -1);
+    sound = {e.block(0, number)};
+  }
+  SECTION("a block of the table of which an older copy is there, too") {
+    const auto number = e.serving().at(0).first;
+    for (unsigned r = 2; r < own_replicas; ++r)
+      e.fill(e.block(r, number), 1, -1);
+    e.put(e.block(1, number), 8, 8, 1);
+    sound = {e.block(0, number)};
+  }
+  SECTION("a superblock") {
+    sound = {e.super(5)}; // those at the fixed places are looked at anyhow
+    for (unsigned copy = 0; copy < super_copies; ++copy)
+      if (copy != 5)
+        e.fill(e.super(copy), 1, -1);
+  }
+  set.store_images();
+  const auto damaged = set.bytes();
+  REQUIRE(set.run(set.with({"-p"})).status == 1);
+  const auto log = set.undo_log();
+  for (const std::uint64_t unit : sound)
+    spoil(set.spares[0], unit);
+  const auto before = set.bytes();
+  const auto refused = set.run({"--undo-apply", log, "--json"});
+  INFO(refused.out << refused.err);
+  CHECK(refused.status == 8);
+  CHECK(nlohmann::json::parse(refused.out)["error"]["id"] == "metadata-changed");
+  CHECK(refused.out.find("all that is left") != std::string::npos);
+  CHECK(set.bytes() == before);
+  CHECK(set.run(set.with({"-p", "--no-undo"})).status == 1); // the block is there
+  CHECK(set.run(set.with({"-n"})).status == 0);
+  REQUIRE(set.run({"--undo-apply", log}).status == 0); // and now the rest can do without the repair's copies
+  for (const std::uint64_t unit : sound)
+    CHECK(set.bytes()[0].substr(unit * unit_bytes, unit_bytes) !=
+          before[0].substr(unit * unit_bytes, unit_bytes));
+  CHECK(set.run(set.with({"-n"})).status == 4);
+  CHECK(set.run(set.with({"-p", "--no-undo"})).status == 1);
+}
+
+TEST_CASE("a block that could not be read before a repair does not keep it when it is taken back") {
+  files set(1);
+  spare_editor e(set.images.spares[0]);
+  const auto [number, index] = e.serving().at(0);
+  e.put_slot(number, index, e.get(e.block(0, number), 32 + 16 * index, 8) | 1ull << 60,
+             e.get(e.block(0, number), 40 + 16 * index, 8));
+  set.store_images();
+  const auto unreadable = e.block(0, number);
+  auto expected = set.bytes();
+  std::fill_n(expected[0].begin() + static_cast<std::ptrdiff_t>(unreadable * unit_bytes), unit_bytes, '\0');
+  const auto dust = set.spares[0] + ".dust";
+  std::ofstream(dust) << unreadable * unit_sectors << " read " << unit_sectors << '\n';
+  REQUIRE(set.run({"-y", "dust:" + set.spares[0]}).status == 1);
+  boost::filesystem::remove(dust);
+  const auto back = set.run({"--undo-apply", set.undo_log()});
+  INFO(back.out << back.err);
+  CHECK(back.status == 0);
+  CHECK(set.bytes() == expected);
+  CHECK(back.err.find("holds zeros now") != std::string::npos);
+  const auto look = nlohmann::json::parse(set.run(set.with({"-n", "--json"})).out);
+  std::multiset<std::string> ids;
+  for (const auto& d : look["left"])
+    ids.insert(d["id"]);
+  CHECK(ids == std::multiset<std::string>{"slot-wrong", "table-copy"}); // no copy is newer than another
+}
+
 /// Sends SIGTERM to this process when the n-th line of a text comes.
 class signalling_buffer final : public std::stringbuf {
 public:
