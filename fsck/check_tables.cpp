@@ -380,6 +380,14 @@ private:
       told->kind = damage_kind::slot_impossible;
   }
 
+  /// Where a write that is torn would be the end of the last copy.
+  static bool cannot_change(const spare_state& s, spare_unit u) {
+    const std::uint32_t chunk = s.places().chunk_of(geometry::block_of(u));
+    const auto& unmarked = s.tables.unmarked;
+    return std::popcount(s.super->good_replicas(chunk)) < 2 &&
+           std::find(unmarked.begin(), unmarked.end(), chunk) == unmarked.end();
+  }
+
   void judge_unit(main_unit unit, std::vector<entry>& entries) {
     std::stable_sort(entries.begin(), entries.end(), [](const entry& a, const entry& b) {
       return a.content.sequence() > b.content.sequence();
@@ -403,11 +411,15 @@ private:
                                     !decided ? ", of which one cannot be"
                                     : tie    ? " with the same sequence"
                                              : ", this one is older");
-      const auto kind = tie ? damage_kind::slot_conflict : damage_kind::slot_superseded;
+      const bool stays =
+          !tie && e.spare >= 0 && cannot_change(f_.spares[static_cast<std::size_t>(e.spare)], e.unit);
+      const auto kind = tie     ? damage_kind::slot_conflict
+                        : stays ? damage_kind::slot_stays
+                                : damage_kind::slot_superseded;
       const std::string member = e.spare >= 0 ? f_.spares[static_cast<std::size_t>(e.spare)].path : "";
       --f_.remaps;
       f_.found.push_back({kind, member, e.spare, e.unit.value, 1, text});
-      if (e.spare >= 0 && !tie)
+      if (e.spare >= 0 && !tie && !stays)
         f_.slots.push_back({static_cast<unsigned>(e.spare), e.unit, e.content, kind, slot{}});
     }
   }

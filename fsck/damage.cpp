@@ -68,6 +68,9 @@ constexpr std::array<kind_facts, damage_kinds> all_facts{{
     {"copy-unused", notice, none, "it could not be written once; the others are in use"},
     {"last-copy", notice, none,
      "nothing in it can be changed; evacuate the spare with dmremap spare evacuate"},
+    {"slot-stays", notice, none,
+     "its block of the table has one good copy, which is not changed any more; the newer slot counts at each "
+     "open"},
     {"unprotected", notice, none, "the next open protects it, if another spare has room"},
     {"metadata-image", notice, none, "nothing serves it; a repair of it repairs nothing of the spare"},
 }};

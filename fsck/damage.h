@@ -66,6 +66,7 @@ enum class damage_kind : std::uint8_t {
   spare_removed,
   copy_unused,
   last_copy,
+  slot_stays,
   unprotected,
   metadata_image,
 };

@@ -339,6 +339,36 @@ TEST_CASE("a block that could not be read before a repair does not keep it when 
   CHECK(ids == std::multiset<std::string>{"slot-wrong", "table-copy"}); // no copy is newer than another
 }
 
+TEST_CASE("an older slot that cannot be released is no damage") {
+  files set(1);
+  spare_editor e(set.images.spares[0]);
+  const auto [from, at] = e.serving().at(2);
+  const auto [number, index] = e.free_slot();
+  e.put_slot(number, index, e.get(e.block(0, from), 32 + 16 * at, 8), 1ull << 48 | 1);
+  const auto good = GENERATE(1u, 2u); // copies of its chunk, which is one block on such a spare
+  CAPTURE(good);
+  for (unsigned r = good; r < own_replicas; ++r) {
+    const unsigned offset = 1280 + 128 * r + number / 8;
+    e.put_supers(offset, 1, e.get(0, offset, 1) & ~(std::uint64_t{1} << number % 8));
+  }
+  set.store_images();
+  const auto before = set.bytes();
+  const auto look = nlohmann::json::parse(set.run(set.with({"-n", "--json"})).out);
+  CHECK(look["left"].size() == (good == 1 ? 0 : 1));
+  if (good == 1) {
+    std::set<std::string> notices;
+    for (const auto& d : look["notices"])
+      notices.insert(d["id"]);
+    CHECK(notices.contains("slot-stays"));
+    CHECK(look["exit_status"] == 0);
+    CHECK(set.run(set.with({"-y"})).status == 0);
+    CHECK(set.bytes() == before);
+  } else {
+    CHECK(set.run(set.with({"-y"})).status == 1);
+    CHECK(set.run(set.with({"-n"})).status == 0);
+  }
+}
+
 /// Sends SIGTERM to this process when the n-th line of a text comes.
 class signalling_buffer final : public std::stringbuf {
 public:
