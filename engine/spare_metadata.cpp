@@ -90,12 +90,17 @@ unsigned spare_metadata::weakest_chunk() const {
 // ----------------------------------------------------------------------------------------------------
 
 io_result spare_metadata::write_super(sequence_counter& sequences) {
+  const auto good = super.super_good;
   for (bool again = true; again;) {
     again = false;
     super.sequence = sequences.take();
     super.sequence_next = std::min(sequences.next, sequences.end);
     super.sequence_end = sequences.end;
-    CHECK_OK(super_attempt(again)); // each repetition has cost a copy its bit, so this ends
+    // Each repetition has cost a copy its bit, so this ends.
+    if (auto tried = super_attempt(again); !tried) {
+      super.super_good = good; // what fails as a whole for a moment takes them all later
+      return tried;
+    }
   }
   highest_sequence_ = std::max(highest_sequence_, super.sequence_end);
   supers_damaged_ = false;
@@ -421,13 +426,17 @@ io_result spare_metadata::withdraw(std::uint32_t block_number, sequence_counter&
   CHECK_OK(io_->read(bytes.span(), byte_of(place)));
   if (!decode_table_block(bytes, low_half(super.spare_uuid), block_number, place, there))
     return io_fail(io_error::medium);
+  const auto bits = super.good;
   for (unsigned r = 0; r < own_replicas; ++r)
     if (r != replica && super.is_good(r, chunk)) {
       super.set_good(r, chunk, false);
       bits_unsaved_ = true;
     }
   if (bits_unsaved_)
-    CHECK_OK(write_super(sequences));
+    if (auto saved = write_super(sequences); !saved) { // it fails as a whole: later all copies may take it
+      super.good = bits;
+      return saved;
+    }
   block(block_number) = there;
   sure_.erase(block_number);
   return {};

@@ -215,6 +215,27 @@ TEST_CASE("a change for which no copy is left to be spared is taken back, and th
   }
 }
 
+TEST_CASE("a spare that takes no metadata for a moment keeps all copies") {
+  pool_fixture f(1);
+  f.remap(255);
+  const auto e = f.entry(255);
+  const auto places = make_geometry(f.spares[0]->size());
+  for (unsigned replica = 0; replica < own_replicas; ++replica)
+    break_copy(f, *e, replica);
+  for (unsigned copy = 0; copy < super_copies; ++copy)
+    f.spares[0]->add_bad({byte_of(places->super_place(copy)) / sector_bytes, unit_sectors, direction::write});
+  f.main->add_bad({5 * unit_sectors, unit_sectors, direction::write});
+  REQUIRE_FALSE(f.write(5, one));
+  REQUIRE(f.shows(5) == "lost sector"); // nobody knows yet
+  f.spares[0]->clear_faults();
+  REQUIRE(f.shows(5) == "byte 101");
+  REQUIRE(f.status(0).weakest_block_copies == own_replicas);
+  REQUIRE(f.write(5, two));
+  f.open();
+  REQUIRE(f.shows(5) == "byte 102");
+  REQUIRE(f.status(0).weakest_block_copies == own_replicas);
+}
+
 TEST_CASE("a change that was taken back never comes to light") {
   pool_fixture f(1);
   const remap_entry before = wear_out(f);
