@@ -104,7 +104,7 @@ io_result spare_metadata::write_super(sequence_counter& sequences) {
   }
   highest_sequence_ = std::max(highest_sequence_, super.sequence_end);
   supers_damaged_ = false;
-  bits_unsaved_ = false;
+  bits_unsaved_ = bits_raised_ = false;
   return {};
 }
 
@@ -390,6 +390,8 @@ io_result spare_metadata::write_blocks(std::span<const std::uint32_t> blocks, se
                                        bool renumber) {
   failed_copies failed;
   std::map<std::uint32_t, unsigned> first_of;
+  if (bits_raised_)
+    CHECK_OK(write_super(sequences));
   for (const std::uint32_t b : blocks)
     if (renumber || block(b).sequence == 0)
       block(b).sequence = sequences.take();
@@ -435,6 +437,7 @@ io_result spare_metadata::withdraw(std::uint32_t block_number, sequence_counter&
   if (bits_unsaved_)
     if (auto saved = write_super(sequences); !saved) { // it fails as a whole: later all copies may take it
       super.good = bits;
+      bits_raised_ = true; // some superblocks may say that one copy is left
       return saved;
     }
   block(block_number) = there;

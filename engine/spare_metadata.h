@@ -24,7 +24,7 @@ struct sequence_counter {
     end = std::max(end, next + 1);
     return next++;
   }
-  [[nodiscard]] std::uint64_t left() const { return end - next; }
+  [[nodiscard]] std::uint64_t left() const { return end > next ? end - next : 0; }
 };
 
 /// What a table block's copies looked like at the open, where they were not all equal and valid.
@@ -206,6 +206,7 @@ private:
   bool supers_damaged_ = false;
   bool sixth_lost_ = false, sixth_no_space_ = false;
   bool bits_unsaved_ = false; // good bits were cleared in memory; no table change is answered before on disk
+  bool bits_raised_ = false;  // set again in memory, perhaps not on disk: no copy is written over before
   std::uint64_t highest_sequence_ = 0;
 };
 

@@ -85,6 +85,31 @@ TEST_CASE("the only copy that surely holds a table block is not written over", "
   REQUIRE(f.m->super.good_replicas(f.chunk) == 0x1F);
 }
 
+TEST_CASE("no copy is written over while a superblock may say that it is the only one left",
+          "[spare_metadata]") {
+  metadata_fixture f;
+  for (unsigned r = 0; r < 4; ++r)
+    f.break_writes(r, f.block);
+  f.remap(f.unit, 7);
+  REQUIRE_FALSE(f.write({f.block}));
+  f.set.spare->fail_flushes(1); // behind the first superblock copy
+  REQUIRE_FALSE(f.m->withdraw(f.block, f.counter));
+  f.set.spare->clear_faults();
+  // The power goes while the last of the copies is written.
+  const std::uint64_t last = f.sector(4, f.block) * sector_bytes;
+  bool off = false;
+  f.set.spare->on_change([&](std::uint64_t offset, std::uint64_t, const std::byte*) {
+    off = off || offset == last;
+    return !off;
+  });
+  static_cast<void>(f.write({f.block}));
+  REQUIRE(off);
+  f.set.spare->on_change({});
+  REQUIRE(f.set.spare->zero(last, sector_bytes));
+  f.load();
+  REQUIRE(f.m->get(f.unit).main().value == 7);
+}
+
 TEST_CASE("good bits that could not be cleared yet are cleared before the next answer", "[spare_metadata]") {
   metadata_fixture f;
   f.break_writes(3, f.block);
