@@ -67,11 +67,8 @@ result<exit_code> rename(context& c, const rename_options& options) {
     return exit_code::ok;
   }
   // The new file first: whatever fails behind it, the set is found under one of the two names by its UUID.
-  if (config) {
-    auto renamed = *config;
-    renamed.name = new_name;
-    CHECK_OK(save_set_config(renamed, config_write::create));
-  }
+  if (config)
+    CHECK_OK(copy_set_config(config->name, new_name));
   if (auto done = rename_set(c, running, config, new_name); !done) {
     if (config)
       static_cast<void>(remove_set_config(new_name));

@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <strings.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 namespace dmremap {
@@ -145,6 +146,19 @@ result<std::vector<set_config>> configs_of(const std::string& uuid) {
   return std::move(all.sets);
 }
 
+/// One at a time reads a configuration and writes it anew, or takes it away. Who only reads needs it not: a
+/// file is there whole.
+result<unique_fd> lock_configs() {
+  const auto path = conf_dir() + "/sets.d/.lock";
+  unique_fd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600)); // stays there
+  if (!file)
+    return errno_failure(path, "open", errno);
+  while (::flock(file.get(), LOCK_EX) != 0)
+    if (errno != EINTR)
+      return errno_failure(path, "lock", errno);
+  return file;
+}
+
 } // namespace
 
 result<set_config> parse_set_config(const std::string& text, const std::string& path) {
@@ -256,8 +270,18 @@ result<void> save_set_config(const set_config& config, config_write mode) {
   return errno_failure(written.error());
 }
 
+result<void> copy_set_config(const std::string& name, const std::string& new_name) {
+  const auto lock = TRY(lock_configs());
+  auto config = TRY(load_set_config(name));
+  config.name = new_name;
+  return save_set_config(config, config_write::create);
+}
+
 result<void> remove_set_config(const std::string& name) {
   const auto path = set_conf_path(name);
+  if (::access(path.c_str(), F_OK) != 0 && errno == ENOENT)
+    return {};
+  const auto lock = TRY(lock_configs());
   if (::unlink(path.c_str()) != 0) {
     if (errno == ENOENT)
       return {};
@@ -270,7 +294,10 @@ result<void> remove_set_config(const std::string& name) {
 
 result<bool> change_configured_spares(const std::string& uuid,
                                       const std::function<bool(std::vector<std::string>&)>& change) {
+  const auto lock = lock_configs();
   auto configs = TRY(configs_of(uuid));
+  if (!lock && !configs.empty())
+    return tl::unexpected<error>(lock.error());
   for (auto& config : configs)
     if (change(config.spares))
       CHECK_OK(save_set_config(config, config_write::replace));

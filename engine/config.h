@@ -51,11 +51,14 @@ enum class config_write { create, replace };
 [[nodiscard]] result<std::vector<std::string>> configured_spares(const std::string& uuid);
 /// Lets `change` edit the list of spares of the set with this UUID, and writes the file anew, durably, where
 /// it returns true. The answer: whether there is a configuration of the set at all. Errors as
-/// save_set_config and configured_spares. Not guarded against another writer of the same file: the daemon of
-/// the set is the one that changes spares.
+/// save_set_config and configured_spares. One change of this host's configurations at a time, here and in the
+/// two functions below.
 [[nodiscard]] result<bool>
 change_configured_spares(const std::string& uuid,
                          const std::function<bool(std::vector<std::string>&)>& change);
+/// The same set under another name, too: `new_name` is the name in the new file. Durable on return. Errors as
+/// load_set_config, save_set_config (create).
+[[nodiscard]] result<void> copy_set_config(const std::string& name, const std::string& new_name);
 /// Durable on return. No such file: no error.
 [[nodiscard]] result<void> remove_set_config(const std::string& name);
 

@@ -3,8 +3,11 @@
 #include "engine/paths.h"
 #include "tests/support/temp_dir.h"
 
+#include <atomic>
 #include <catch2/catch.hpp>
+#include <fmt/format.h>
 #include <sys/stat.h>
+#include <thread>
 
 using namespace dmremap;
 using namespace dmremap::test;
@@ -60,6 +63,12 @@ TEST_CASE("a file is not overwritten but where that is asked for, and removed on
   // Nothing but the file is left: no temporary one.
   using entries = boost::filesystem::directory_iterator;
   CHECK(std::distance(entries(dir / "conf/sets.d"), entries()) == 1);
+  REQUIRE(copy_set_config("backup", "other"));
+  CHECK(copy_set_config("backup", "other").error().id == "name-taken");
+  CHECK(load_set_config("other")->main == "/other");
+  CHECK(load_set_config("other")->spares == whole().spares);
+  REQUIRE(remove_set_config("other"));
+  CHECK(copy_set_config("other", "third").error().id == "no-such-set");
   REQUIRE(remove_set_config("backup"));
   REQUIRE(remove_set_config("backup"));
   CHECK(load_set_config("backup").error().id == "no-such-set");
@@ -145,4 +154,39 @@ TEST_CASE("what a line cannot hold is refused before anything is written") {
   CHECK(save_set_config(config, config_write::create).error().id == "bad-config-value");
   CHECK(save_set_config(whole("../x"), config_write::create).error().id == "bad-name");
   CHECK(!boost::filesystem::exists(dir / "conf"));
+}
+
+TEST_CASE("a spare that is added while the set is renamed is in its configuration") {
+  const temp_dir dir;
+  const scoped_env moved("DMREMAP_CONF_DIR", dir / "conf");
+  REQUIRE(save_set_config(whole("a"), config_write::create));
+  constexpr unsigned count = 60;
+  unsigned refused = 0; // by either thread
+  std::atomic<bool> done = false;
+  std::jthread spares([&] {
+    for (unsigned i = 0; i < count; ++i) {
+      const auto added = change_configured_spares(uuid, [&](std::vector<std::string>& lines) {
+        lines.push_back(fmt::format("/added{}", i));
+        return true;
+      });
+      refused += added && *added ? 0 : 1;
+    }
+    done = true;
+  });
+  std::string name = "a";
+  unsigned renamed = 0, failed = 0;
+  while (!done && failed == 0) {
+    const std::string next = name == "a" ? "b" : "a";
+    failed += copy_set_config(name, next) && remove_set_config(name) ? 0 : 1;
+    name = next;
+    ++renamed;
+  }
+  spares.join();
+  CHECK(refused + failed == 0);
+  CHECK(renamed > 0);
+  auto want = whole().spares;
+  for (unsigned i = 0; i < count; ++i)
+    want.push_back(fmt::format("/added{}", i));
+  CHECK(load_set_config(name)->spares == want);
+  CHECK(list_set_configs().sets.size() == 1);
 }
