@@ -57,12 +57,14 @@ io_result remap_set::make_ready(const request& r) {
     spare_metadata& m = *spares_[c.spare]->meta;
     const std::uint32_t block = geometry::block_of(c.unit);
     const std::uint32_t chunk = m.places().chunk_of(block);
+    const std::uint64_t failed_before = m.io().failed_flushes();
     io_result ready;
     if (m.super.good_replicas(chunk) == 0)
       ready = m.prepare_chunk(chunk, sequences_);
     if (ready && !m.may_change(block))
       ready = io_fail(io_error::medium);
-    if (!ready && ready.error() == io_error::medium)
+    if (!ready && ready.error() == io_error::medium &&
+        m.io().failed_flushes() == failed_before) // one that failed says nothing of the places
       note_chunks(c.spare, std::array{block});
     CHECK_OK(std::move(ready));
   }
@@ -261,11 +263,13 @@ void remap_set::supersede_doubt() {
 /// A block whose change is on its way: completed, or, where that can never be, as it was before.
 remap_set::block_end remap_set::finish_block(unsigned spare, std::uint32_t block) {
   spare_metadata& m = *spares_[spare]->meta;
+  const std::uint64_t failed_before = m.io().failed_flushes();
   const auto written = m.write_blocks({&block, 1}, sequences_);
   if (written)
     return block_end::written;
-  return written.error() == io_error::medium && m.withdraw(block, sequences_) ? block_end::withdrawn
-                                                                              : block_end::open;
+  // A flush that failed says nothing of the places: the copies may take the change the next time.
+  const bool places_failed = written.error() == io_error::medium && m.io().failed_flushes() == failed_before;
+  return places_failed && m.withdraw(block, sequences_) ? block_end::withdrawn : block_end::open;
 }
 
 /// A change that was in doubt is not made: the unit is served as before, its new place is free again.

@@ -8,6 +8,8 @@
 namespace dmremap {
 namespace {
 
+constexpr unsigned own_copies = (1u << own_replicas) - 1; // bits of a chunk's replicas on the spare itself
+
 constexpr std::uint32_t piece_blocks = 256; // 1 MiB a write
 constexpr unsigned all_supers = (1u << super_copies) - 1;
 
@@ -306,10 +308,10 @@ io_result spare_metadata::write_first_copies(std::vector<std::uint32_t> blocks, 
       const std::uint32_t chunk = places().chunk_of(b);
       bool wrote_one = false;
       for (unsigned r = 0; r < own_replicas && !wrote_one; ++r) {
-        // As with superblocks: never over the only copy that surely holds the newest content. A write that
-        // failed may have torn its copy, so each try leaves one less.
+        // As with superblocks: never over the only own copy that surely holds the newest content (the sixth
+        // may go at any time). A write that failed may have torn its copy, so each try leaves one less.
         if (!super.is_good(r, chunk) || failed.contains({r, chunk}) ||
-            (rules_.spares_only_copy && (sure_copies(b) & ~(1u << r)) == 0))
+            (rules_.spares_only_copy && (sure_copies(b) & own_copies) == 1u << r))
           continue;
         sure_[b] = sure_copies(b) & ~(1u << r);
         if (auto wrote = write_copy(r, b); wrote) {
@@ -405,6 +407,10 @@ io_result spare_metadata::write_blocks(std::span<const std::uint32_t> blocks, se
       lose_sixth(flushed.error());
   if (rules_.flush_others)
     CHECK_OK(flush_since(*io_, failed_before));
+  for (const std::uint32_t b : blocks) // they are flushed and hold it, also where the superblock fails now
+    for (unsigned r = 0; r <= sixth_replica; ++r)
+      if (!failed.contains({r, places().chunk_of(b)}) && (r != sixth_replica || sixth_))
+        sure_[b] |= 1u << r;
   CHECK_OK(drop_failed_copies(failed, sequences));
   for (const std::uint32_t b : blocks) {
     sure_.erase(b);
@@ -415,11 +421,11 @@ io_result spare_metadata::write_blocks(std::span<const std::uint32_t> blocks, se
 
 io_result spare_metadata::withdraw(std::uint32_t block_number, sequence_counter& sequences) {
   const std::uint32_t chunk = places().chunk_of(block_number);
-  const unsigned left = sure_copies(block_number);
+  const unsigned left = sure_copies(block_number) & own_copies;
   const bool others_are_there = std::all_of(sure_.begin(), sure_.end(), [&](const auto& b) {
     return places().chunk_of(b.first) != chunk || (sure_copies(b.first) & left) != 0;
   });
-  if (sixth_ || std::popcount(left) != 1 || !others_are_there)
+  if (std::popcount(left) != 1 || !others_are_there)
     return io_fail(io_error::medium);
   const auto replica = static_cast<unsigned>(std::countr_zero(left));
   const spare_unit place = places().block_place(replica, block_number);
@@ -428,6 +434,7 @@ io_result spare_metadata::withdraw(std::uint32_t block_number, sequence_counter&
   CHECK_OK(io_->read(bytes.span(), byte_of(place)));
   if (!decode_table_block(bytes, low_half(super.spare_uuid), block_number, place, there))
     return io_fail(io_error::medium);
+  lose_sixth(io_error::medium); // it may hold the change; a new one follows
   const auto bits = super.good;
   for (unsigned r = 0; r < own_replicas; ++r)
     if (r != replica && super.is_good(r, chunk)) {
@@ -495,6 +502,9 @@ io_result spare_metadata::place_sixth(std::shared_ptr<store> host, std::uint32_t
     }
   if (done && rules_.flush_placed_sixth)
     done = flush_since(*sixth_, failed_before);
+  if (done)
+    for (auto& [number, copies] : sure_)
+      copies |= 1u << sixth_replica;
   if (done)
     done = write_super(sequences); // with the head
   if (done && !sixth_)

@@ -94,7 +94,7 @@ TEST_CASE("a spare that does not answer has no unit retired", "[spare]") {
 }
 
 TEST_CASE("a table block that cannot be written costs nothing but its place") {
-  pool_fixture f(1);
+  pool_fixture f(GENERATE(1u, 2u));
   f.remap(255);
   const auto e = f.entry(255);
   for (unsigned replica = 0; replica < own_replicas; ++replica)
@@ -113,12 +113,16 @@ TEST_CASE("a table block that cannot be written costs nothing but its place") {
 }
 
 TEST_CASE("a table block that cannot be written holds up its own units only", "[spare]") {
-  pool_fixture f(2); // the sixth replica may hold what none of the others does: that cannot be taken back
+  pool_fixture f(2);
   f.remap(255);
   const auto e = f.entry(255);
   REQUIRE(e->spare_index == 0);
   for (unsigned replica = 0; replica < own_replicas; ++replica)
     break_copy(f, *e, replica);
+  // The one that is not written over cannot be read now: so nothing can be taken back.
+  const auto places = make_geometry(f.spares[0]->size());
+  const spare_unit last = places->block_place(own_replicas - 1, geometry::block_of(e->spare));
+  f.spares[0]->add_bad({last.value * unit_sectors, unit_sectors, direction::read});
   f.main->add_bad({5 * unit_sectors, 3 * unit_sectors, direction::write});
   REQUIRE_FALSE(f.write(5, one));
   f.set->for_each_remap(

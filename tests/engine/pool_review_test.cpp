@@ -225,6 +225,10 @@ TEST_CASE("a unit that left an absent spare in a change that was in doubt stays 
   for (unsigned r = 0; r < own_replicas; ++r)
     f.spares[0]->add_bad(
         units(places->block_place(r, geometry::block_of(f.entry(6)->spare)).value, 1, direction::write));
+  // The one that is not written over cannot be read now: so nothing can be taken back.
+  f.spares[0]->add_bad(
+      units(places->block_place(own_replicas - 1, geometry::block_of(f.entry(6)->spare)).value, 1,
+            direction::read));
   REQUIRE_FALSE(f.write(4, two).has_value());
   f.spares[0]->clear_faults();
   REQUIRE(f.shows(4) == "byte 102");
