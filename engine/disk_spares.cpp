@@ -58,8 +58,8 @@ result<void> evacuate_unit(disk::impl& i, main_unit u, unsigned spare, evacuate_
   return {};
 }
 
-/// All that an absent spare serves. What may be about to be shown as served from it is waited for: whoever is
-/// to show it has the unit frozen. From then on nothing comes to it any more.
+/// All whose data goes with an absent spare. What may be about to be shown as served from it is waited for:
+/// whoever is to show it has the unit frozen. From then on nothing comes to it any more.
 std::vector<main_unit> units_to_forget(disk::impl& i, unsigned spare) {
   { const std::unique_lock none_under_way(i.placing); } // it is absent: no new one begins there
   std::set<main_unit> not_shown;
@@ -73,9 +73,7 @@ std::vector<main_unit> units_to_forget(disk::impl& i, unsigned spare) {
     not_shown.erase(u);
   for (const main_unit u : not_shown)
     i.gate.thaw(i.gate.freeze({u.value, 1}), [] {});
-  auto units = i.set->units_on(spare);
-  std::sort(units.begin(), units.end());
-  return units;
+  return i.set->units_lost_with(spare);
 }
 
 /// Places for all that is to become lost, taken before the first unit is: no remap in between can take the
@@ -208,7 +206,7 @@ result<std::size_t> forgetting::take(std::span<const main_unit> units) {
 /// never answers for. Nothing where the unit is not there any more.
 result<void> forgetting::add(main_unit u) {
   const map_entry e = i_.set->lookup(u);
-  if (!e.present() || e.spare() != spare_)
+  if (!e.present() || !i_.set->lost_with(u, spare_))
     return {};
   const std::string what = sector_text(u);
   if (e.in_doubt())
@@ -218,8 +216,8 @@ result<void> forgetting::add(main_unit u) {
     return fail("no-spare-capacity", what, "No spare capacity available");
   const slot now = i_.set->slot_of(e);
   const auto every = sector_mask(0, i_.valid_sectors(u));
-  const auto may_answer =
-      static_cast<std::uint8_t>(now.serves() ? now.main_may_answer() & now.lost() & e.lost() : 0);
+  const auto may_answer = static_cast<std::uint8_t>(
+      now.serves() && e.spare() == spare_ ? now.main_may_answer() & now.lost() & e.lost() : 0);
   changes_.push_back(
       {place->spare, place->unit, now.serves() ? now.kind() : slot_kind::remap, u, every, may_answer});
   newly_lost_ += sectors_in(every) - sectors_in(e.lost());
@@ -385,7 +383,7 @@ result<forget_reply> disk::plan_forget(unsigned index) {
   if (o->readable && !i.set->units_on(index).empty())
     return fail("spare-in-use", o->path, "takes no writes, but can be read: evacuate it first");
   forget_reply plan;
-  for (const main_unit u : i.set->units_on(index)) {
+  for (const main_unit u : i.set->units_lost_with(index)) {
     ++plan.units;
     plan.lost_sectors += i.valid_sectors(u) - sectors_in(i.set->lookup(u).lost());
   }
@@ -415,7 +413,7 @@ result<forget_reply> disk::forget_spare(unsigned index) {
   const std::lock_guard admin(i.admin_mutex);
   if (!i.set->listed(index))
     return no_such_spare(index);
-  if (!i.set->units_on(index).empty())
+  if (!i.set->units_lost_with(index).empty())
     return partly_forgotten(
         {"spare-in-use", uuid, "a unit came to it meanwhile; try again", exit_code::failed}, answer);
   if (auto removed = i.set->remove_spare(index); !removed)

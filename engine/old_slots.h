@@ -7,6 +7,7 @@
 #include <map>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 namespace dmremap {
 
@@ -28,11 +29,12 @@ public:
       at = erase(at);
   }
   [[nodiscard]] bool any_of(main_unit main) const { return count_.contains(main.value); }
-  [[nodiscard]] std::uint64_t on(unsigned spare) const {
-    std::uint64_t n = 0;
+  /// The units that such slots of the spare name.
+  [[nodiscard]] std::vector<main_unit> on(unsigned spare) const {
+    std::vector<main_unit> units;
     for (auto at = slots_.lower_bound({spare, 0}); at != slots_.end() && at->first.first == spare; ++at)
-      ++n;
-    return n;
+      units.emplace_back(at->second);
+    return units;
   }
 
 private:

@@ -36,6 +36,35 @@ std::vector<main_unit> remap_set::units_on(unsigned spare) const {
   return units;
 }
 
+std::vector<main_unit> remap_set::units_lost_with(unsigned spare) const {
+  auto units = units_on(spare);
+  const std::lock_guard lock(map_mutex_);
+  for (const main_unit u : old_.on(spare))
+    if (doubted_.contains(u.value))
+      units.push_back(u);
+  std::sort(units.begin(), units.end());
+  units.erase(std::unique(units.begin(), units.end()), units.end());
+  std::erase_if(units, [&](main_unit u) { return !goes_with(u, spare); });
+  return units;
+}
+
+bool remap_set::lost_with(main_unit u, unsigned spare) const {
+  const std::lock_guard lock(map_mutex_);
+  return goes_with(u, spare);
+}
+
+/// With map_mutex_.
+bool remap_set::goes_with(main_unit u, unsigned spare) const {
+  const map_entry e = map_.lookup(u);
+  const auto doubted = doubted_.find(u.value);
+  if (doubted == doubted_.end())
+    return e.present() && e.spare() == spare;
+  if (e.present() && e.spare() == spare)
+    return !doubted->second.has_value();
+  const auto old = old_.on(spare);
+  return std::find(old.begin(), old.end(), u) != old.end();
+}
+
 slot remap_set::slot_of(map_entry e) const {
   const std::lock_guard lock(metadata_mutex_);
   const auto& p = spares_[e.spare()];

@@ -15,6 +15,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace dmremap {
@@ -135,6 +136,10 @@ public:
   void set_draining(unsigned spare, bool on);
   /// Winning slots on the spare, ascending by main.
   [[nodiscard]] std::vector<main_unit> units_on(unsigned spare) const;
+  /// Units whose data would go with an absent spare: what it serves, but for what was to move to it when it
+  /// went and is still where it was; and what was to move from it to another one that went so. Ascending.
+  [[nodiscard]] std::vector<main_unit> units_lost_with(unsigned spare) const;
+  [[nodiscard]] bool lost_with(main_unit u, unsigned spare) const;
 
   /// A free unit, first fit over all spares that take new data but those in `not_on` (bit a spare).
   [[nodiscard]] std::optional<taken_unit> allocate(unsigned not_on = 0);
@@ -230,6 +235,8 @@ private:
   void stay_away(unsigned spare, bool readable);
   [[nodiscard]] bool can_be_written(unsigned spare);
   void doubt_is_absent(const slot_change& c);
+  void return_doubted(unsigned spare);
+  [[nodiscard]] bool goes_with(main_unit u, unsigned spare) const;
   void leave_doubt_to_absent();
   /// Of a superblock that could not be written: the spare as a whole takes no writes. Room on its host comes
   /// back.
@@ -304,6 +311,10 @@ private:
   mutable std::mutex map_mutex_; // writers of map_
   remap_map map_;
   old_slots old_; // under map_mutex_
+  /// Units whose move was in doubt when the spare went that they were to move to, and what they were before;
+  /// nothing where that was such a unit, too. Until one gets a place for sure, an old slot may be what holds
+  /// it. Under map_mutex_.
+  std::unordered_map<std::uint64_t, std::optional<map_entry>> doubted_;
 
   mutable std::mutex allocation_mutex_;
 };

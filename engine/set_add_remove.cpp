@@ -80,17 +80,24 @@ result<void> remap_set::check_removal(unsigned spare, std::uint64_t failed) cons
   const pool_spare& p = *spares_[spare];
   const std::string path = p.meta->path();
   const bool last = count_present() < (p.present ? 2u : 1u);
-  std::uint64_t active = 0;
+  std::uint64_t active = 0, doubted = 0;
   {
     const std::lock_guard map_lock(map_mutex_);
     const std::lock_guard allocation(allocation_mutex_);
     active = p.space.allocated();
-    active -= std::min(active, old_.on(spare) + failed); // served from elsewhere by now, or by nobody
+    const auto old = old_.on(spare);
+    doubted = static_cast<std::uint64_t>(
+        std::count_if(old.begin(), old.end(), [&](main_unit u) { return doubted_.contains(u.value); }));
+    active -= std::min(active, old.size() - doubted + failed); // served from elsewhere by now, or by nobody
   }
   if (p.present && active != 0)
     return fail("spare-in-use", path,
                 "Cannot remove spare " + path + ": " + std::to_string(active) + " active allocations" +
-                    (last ? "; it is the only spare of the set: add another one, then evacuate it" : ""));
+                    (last ? "; it is the only spare of the set: add another one, then evacuate it" : "") +
+                    (doubted != 0 ? "; " + std::to_string(doubted) +
+                                        " of them were to move to a spare that is absent, and nobody knows "
+                                        "whether they did: bring that one back, or forget it"
+                                  : ""));
   if (last)
     return fail("last-spare", path, "is the only spare of the set");
   return {};
@@ -143,6 +150,7 @@ result<bool> remap_set::remove_spare(unsigned spare) {
   {
     const std::lock_guard map_lock(map_mutex_);
     old_.remove_all(spare);
+    return_doubted(spare);
   }
   // Its sixth replica counted until now: had the record failed, it might have been its only map.
   if (gone.has_sixth() && spares_[gone.super.sixth_host])

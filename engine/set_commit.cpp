@@ -315,6 +315,7 @@ void remap_set::publish(std::span<const slot_change> changes) {
     }
     const map_entry before = map_.lookup(c.main);
     const map_entry after = c.entry();
+    doubted_.erase(c.main.value);
     counters_.lost_sectors += sectors_in(after.lost()) - sectors_in(before.lost()); // modulo 2^64
     counters_.by_hand_units += std::uint64_t{after.by_hand()} - std::uint64_t{before.by_hand()};
     if (!after.present()) {

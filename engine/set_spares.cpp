@@ -299,9 +299,36 @@ void remap_set::doubt_is_absent(const slot_change& c) {
   const map_entry before = map_.lookup(c.main);
   const auto now = map_entry::make(c.spare, c.unit, c.lost, c.kind == slot_kind::explicit_remap);
   note_old_place(c.main, before, now);
+  const map_entry was = before.certain();
+  if (!was.present() || was.spare() != now.spare()) // else all of it is on the one that went
+    if (const auto [at, first] = doubted_.try_emplace(c.main.value, was); !first)
+      at->second.reset();
   counters_.lost_sectors += sectors_in(now.lost()) - sectors_in(before.lost()); // modulo 2^64
   counters_.by_hand_units += std::uint64_t{now.by_hand()} - std::uint64_t{before.by_hand()};
   map_.set(c.main, now);
+}
+
+/// The spare is in the set no more: what was to move to it, and perhaps did, counts as it was before. With
+/// map_mutex_.
+void remap_set::return_doubted(unsigned spare) {
+  std::erase_if(doubted_, [&](const auto& doubted) {
+    const main_unit u(doubted.first);
+    const map_entry now = map_.lookup(u);
+    if (!doubted.second || !now.present() || now.spare() != spare)
+      return false;
+    const map_entry before = *doubted.second;
+    counters_.lost_sectors += sectors_in(before.lost()) - sectors_in(now.lost()); // modulo 2^64
+    counters_.by_hand_units += std::uint64_t{before.by_hand()} - std::uint64_t{now.by_hand()};
+    if (now.in_doubt())
+      map_.set(u, before.doubtful());
+    else if (before.present())
+      map_.set(u, before);
+    else
+      map_.erase(u);
+    if (before.present())
+      old_.remove(before.spare(), before.unit());
+    return true;
+  });
 }
 
 /// Changes that were made on a spare and cannot be answered, where the spare itself went since: they are its.

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// A unit that was to move to a spare that went, and nobody knows whether it did: where it was before may be
+// the only place that holds it.
+#include "engine/geometry.h"
+#include "tests/support/pool_fixture.h"
+
+using namespace dmremap;
+using namespace dmremap::test;
+
+namespace {
+
+void leave_in_doubt(pool_fixture& f) {
+  put_on(f, 4, 2, one);
+  REQUIRE(f.set->flush());
+  REQUIRE(f.status(0).protected_by == 1);
+  const auto places = make_geometry(f.spares[0]->size());
+  for (unsigned r = 0; r < own_replicas; ++r)
+    f.spares[0]->add_bad({byte_of(places->block_place(r, 0)) / sector_bytes,
+                          places->table_blocks * unit_sectors, direction::write, io_error::gone});
+  f.spares[1]->add_bad({0, f.spares[1]->size() / sector_bytes, direction::write, io_error::medium, 1});
+  REQUIRE_FALSE(f.set->evacuate_spare(2).has_value());
+  REQUIRE_FALSE(f.status(0).present);
+  REQUIRE(f.shows(4) == "its spare is absent");
+}
+
+} // namespace
+
+TEST_CASE("a place is not removed while nobody knows whether the next one holds") {
+  pool_fixture f(3);
+  leave_in_doubt(f);
+  REQUIRE(f.set->evacuate_spare(2)); // nothing more to be seen on it
+  const auto removed = f.set->remove_spare(2);
+  CHECK_FALSE(removed.has_value());
+  f.kill();
+  f.mend_spare(0);
+  f.there[2] = !removed;
+  f.open();
+  REQUIRE(f.shows(4) == "byte 101");
+}
+
+TEST_CASE("nor forgotten") {
+  pool_fixture f(4);
+  leave_in_doubt(f);
+  f.set->refill_spare(2);
+  put_on(f, 9, 2, two);
+  f.break_spare(2);
+  REQUIRE(f.shows(9) != "byte 102"); // finds that out
+  REQUIRE_FALSE(f.status(2).present);
+  const auto forgot = f.set->forget_spare(2);
+  f.kill();
+  f.mend_spare(0);
+  f.mend_spare(2);
+  f.there[2] = !forgot;
+  f.open();
+  const std::string shown = f.shows_sector(4 * unit_sectors);
+  REQUIRE((shown == "byte 101" || shown == "lost sector"));
+}
+
+TEST_CASE("nor removed where one failure is enough, as the spare is not protected") {
+  pool_fixture f(1);
+  auto big = std::make_shared<memory_store>(1u << 30);
+  store_identity identity;
+  identity.path = "/big";
+  big->set_identity(identity);
+  REQUIRE(f.set->add_spare(big));
+  auto small = pool_fixture::new_spare(2);
+  REQUIRE(f.set->add_spare(small));
+  REQUIRE(f.status(1).protected_by == -1); // its table is larger than any gap on the others
+  put_on(f, 4, 2, one);
+  REQUIRE(f.set->flush());
+  REQUIRE(f.set->evacuate_spare(0)); // is to leave as well: takes no new data
+  f.remap(9);                        // its chunk is prepared
+  REQUIRE(f.entry(9)->spare_index == 1);
+  const auto places = make_geometry(big->size());
+  for (unsigned r = 0; r < own_replicas; ++r)
+    big->add_bad({byte_of(places->block_place(r, 0)) / sector_bytes, places->table_blocks * unit_sectors,
+                  direction::write, io_error::gone});
+  (void)f.set->evacuate_spare(2);
+  REQUIRE_FALSE(f.status(1).present);
+  REQUIRE(f.shows(4) == "its spare is absent");
+  const auto removed = f.set->remove_spare(2);
+  CHECK_FALSE(removed.has_value());
+  f.kill();
+  big->clear_faults();
+  f.spares = {f.spares[0], big};
+  f.there = {true, true};
+  if (!removed) {
+    f.spares.push_back(small);
+    f.there.push_back(true);
+  }
+  f.open();
+  REQUIRE(f.shows(4) == "byte 101");
+}
+
+TEST_CASE("what was to move on the spare that went is lost with it") {
+  pool_fixture f(2);
+  put_on(f, 4, 0, one);
+  REQUIRE(f.set->flush());
+  const auto places = make_geometry(f.spares[0]->size());
+  for (unsigned r = 0; r < own_replicas; ++r)
+    f.spares[0]->add_bad({byte_of(places->block_place(r, 0)) / sector_bytes,
+                          places->table_blocks * unit_sectors, direction::write, io_error::gone});
+  f.spares[1]->add_bad({0, f.spares[1]->size() / sector_bytes, direction::write, io_error::medium, 1});
+  f.spares[0]->add_bad({f.entry(4)->spare.value * unit_sectors, 1, direction::read});
+  (void)f.shows(4); // its place is bad: another one there
+  REQUIRE_FALSE(f.status(0).present);
+  REQUIRE(f.entry(4)->spare_index == 0);
+  REQUIRE(f.shows_sector(4 * unit_sectors + 3) == "its spare is absent");
+  const auto done = f.set->forget_spare(0);
+  if (!done)
+    FAIL(done.error().text());
+  CHECK(done->units == 1);
+  CHECK(f.shows(4) == "lost sector");
+  CHECK(f.write(4, three));
+  CHECK(f.shows(4) == "byte 103");
+}
+
+TEST_CASE("where the spare that it was to move to is forgotten, it is served from where it was") {
+  pool_fixture f(4);
+  const bool from_main = GENERATE(false, true);
+  if (from_main) { // its move by hand is in doubt
+    const auto places = make_geometry(f.spares[0]->size());
+    for (unsigned r = 0; r < own_replicas; ++r)
+      f.spares[0]->add_bad({byte_of(places->block_place(r, 0)) / sector_bytes,
+                            places->table_blocks * unit_sectors, direction::write, io_error::gone});
+    f.spares[1]->add_bad({0, f.spares[1]->size() / sector_bytes, direction::write, io_error::medium, 1});
+    REQUIRE(f.write(4, one));
+    REQUIRE_FALSE(f.set->remap(sector_number(4 * unit_sectors)));
+    REQUIRE_FALSE(f.status(0).present);
+    REQUIRE(f.shows(4) == "its spare is absent");
+  } else {
+    leave_in_doubt(f);
+  }
+  const auto plan = f.set->plan_forget(0);
+  if (!plan)
+    FAIL(plan.error().text());
+  CHECK(plan->units == 0);
+  const auto done = f.set->forget_spare(0);
+  if (!done)
+    FAIL(done.error().text());
+  CHECK(done->units == 0);
+  CHECK(f.shows(4) == "byte 101");
+  CHECK(f.write(4, two));
+  REQUIRE(f.set->flush());
+  CHECK(f.shows(4) == "byte 102");
+  f.kill();
+  f.there[0] = false;
+  f.open();
+  CHECK(f.shows(4) == "byte 102");
+}
