@@ -23,6 +23,7 @@ result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
   auto meta = TRY(spare_metadata::blank(std::move(io), s, rules_));
   if (!settle() || !reserve_sequences(64)) // a spare holds one record that is on its way, not two
     return fail("format-failed", path, "the set's superblocks cannot be written; nothing changed");
+  copy_set_fields(leader().super, meta->super); // anew: a spare may have gone just now, and this one may lead
   auto fresh = std::make_unique<pool_spare>(std::move(meta));
   fresh->held = 0;
   fresh->joining = true;

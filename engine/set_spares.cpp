@@ -190,8 +190,14 @@ io_result remap_set::write_supers() {
       again = true;
       break;
     }
+    if (again)
+      continue;
+    const unsigned before = count_present();
+    CHECK_OK(settle_protection());
+    again =
+        count_present() != before; // the record of its going may have failed: all that are left get it here
   }
-  return settle_protection();
+  return {};
 }
 
 /// A spare does not answer any more. Its map is completed in its sixth replica, its going recorded.
