@@ -221,7 +221,8 @@ struct disk::impl {
   [[nodiscard]] io_result read_image_from_spare(map_entry e, unit_image& image, std::uint8_t wanted);
   [[nodiscard]] io_result rescue_from_spare(std::span<std::byte> buffer, std::uint64_t offset, bool& again);
   [[nodiscard]] io_result rehome_piece(map_entry e, main_unit u, std::uint64_t offset,
-                                       std::span<const std::byte> piece, std::vector<moving_unit>& moves);
+                                       std::span<const std::byte> piece, const unit_image& had,
+                                       std::vector<moving_unit>& moves);
   [[nodiscard]] std::vector<std::shared_ptr<disk_member>> members() const;    ///< main's not
   [[nodiscard]] std::shared_ptr<disk_member> member_at(unsigned spare) const; ///< null: removed
   void set_member(unsigned spare, std::shared_ptr<store> io);
@@ -232,7 +233,8 @@ struct disk::impl {
   [[nodiscard]] bool gone_or_removed(unsigned spare) const;
   [[nodiscard]] bool
   host_full(std::optional<unsigned> spare = std::nullopt) const; ///< of that one, or of any
-  [[nodiscard]] io_result patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data);
+  [[nodiscard]] io_result patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data,
+                                unit_image& had);
 
   // disk_identity.cpp
   [[nodiscard]] static result<void> check_not_spare(store& main, const open_options& options);

@@ -282,10 +282,12 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
   return outcome;
 }
 
-/// On a medium error the unit joins `moves` with what main still has of its other sectors.
+/// On a medium error the unit joins `moves` with its other sectors: as patch() read them, else what main
+/// still has of them.
 io_result disk::impl::write_main_piece(main_unit u, std::uint64_t offset, std::span<const std::byte> piece,
                                        std::vector<moving_unit>& moves) {
-  auto written = patch(main, offset, piece);
+  unit_image had{{}, 0xFF};
+  auto written = patch(main, offset, piece, had);
   if (written || written.error() != io_error::medium) {
     if (!written)
       note_error({attempt_end::failed, written.error(), true}, true);
@@ -296,8 +298,9 @@ io_result disk::impl::write_main_piece(main_unit u, std::uint64_t offset, std::s
     return written;
   const std::uint8_t covered = covered_sectors(u, offset, piece.size());
   const auto needed = static_cast<std::uint8_t>(sector_mask(0, valid_sectors(u)) & ~covered);
-  moving_unit moving{u, {}};
-  CHECK_OK(read_image_from_main(u, moving.image, needed));
+  moving_unit moving{u, had};
+  moving.image.lost = 0;
+  CHECK_OK(read_image_from_main(u, moving.image, needed & had.lost));
   if ((moving.image.lost & touched_sectors(u, offset, piece.size())) != 0)
     return io_fail(io_error::medium); // half a sector cannot be made whole: its other half is unreadable
   moving.may_answer = moving.image.lost;
@@ -315,18 +318,19 @@ io_result disk::impl::write_spare_piece(map_entry e, main_unit u, std::uint64_t 
   if ((e.lost() & touched_sectors(u, offset, piece.size()) & ~covered) != 0)
     return io_fail(io_error::lost);
   disk_member& m = member_of(e);
+  unit_image had{{}, 0xFF};
   if (!m.takes_writes())
-    return rehome_piece(e, u, offset, piece, moves);
+    return rehome_piece(e, u, offset, piece, had, moves);
   if ((e.lost() & covered) != 0 && auto_remap && !set->can_change(e.spare(), e.unit())) {
-    CHECK_OK(rehome_piece(e, u, offset, piece, moves));
+    CHECK_OK(rehome_piece(e, u, offset, piece, had, moves));
     moves.back().retire_from = false; // the place is good: its slot only cannot say so
     return {};
   }
-  if (auto written = patch(m, byte_of(e.unit()) + (offset - byte_of(u)), piece); !written) {
+  if (auto written = patch(m, byte_of(e.unit()) + (offset - byte_of(u)), piece, had); !written) {
     note_error({attempt_end::failed, written.error(), false}, true);
     check_spare(e.spare(), written.error());
     if (!m.takes_writes() || written.error() == io_error::medium)
-      return rehome_piece(e, u, offset, piece, moves);
+      return rehome_piece(e, u, offset, piece, had, moves);
     return io_fail(said_by_spare(written.error()));
   }
   if ((e.lost() & covered) == 0)
@@ -338,15 +342,19 @@ io_result disk::impl::write_spare_piece(map_entry e, main_unit u, std::uint64_t 
   return {};
 }
 
-/// Writes bytes of any alignment within one unit of a member; the caller holds the unit's freeze.
-io_result disk::impl::patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data) {
+/// Writes bytes of any alignment within one unit of a member; the caller holds the unit's freeze. What it
+/// reads of blocks that are cut is in `had`: once the write has failed the medium may not give it a second
+/// time.
+io_result disk::impl::patch(disk_member& m, std::uint64_t at, std::span<const std::byte> data,
+                            unit_image& had) {
   if (fits_blocks(*m.io, at, data.size()))
     return m.write(data, at);
   const std::uint64_t start = align_down(at, m.io->block_size());
   const std::uint64_t length = align_up(at + data.size(), m.io->block_size()) - start;
-  block_bytes merged;
-  const auto whole = merged.span().first(length);
+  const auto whole = had.data.span().subspan(start % unit_bytes, length);
   CHECK_OK(m.io->read(whole, start));
+  const auto read = sector_mask(start % unit_bytes / sector_bytes, length / sector_bytes);
+  had.lost = static_cast<std::uint8_t>(had.lost & ~read);
   std::memcpy(whole.data() + (at - start), data.data(), data.size());
   return m.write(whole, start);
 }

@@ -7,24 +7,26 @@
 namespace dmremap {
 
 /// The unit's place on a spare is bad, or its spare absent: the unit moves on, with what can still be had of
-/// the sectors that the piece does not cover.
+/// the sectors that the piece does not cover: from `had`, else from the spare.
 io_result disk::impl::rehome_piece(map_entry e, main_unit u, std::uint64_t offset,
-                                   std::span<const std::byte> piece, std::vector<moving_unit>& moves) {
+                                   std::span<const std::byte> piece, const unit_image& had,
+                                   std::vector<moving_unit>& moves) {
   const disk_member& m = member_of(e);
   const io_error why = m.absent ? io_error::absent : io_error::medium;
   if (m.takes_writes() && !auto_remap)
     return io_fail(why);
   const std::uint8_t covered = covered_sectors(u, offset, piece.size());
   const auto needed = static_cast<std::uint8_t>(sector_mask(0, valid_sectors(u)) & ~covered);
-  if (m.absent && needed != 0)
+  if (m.absent && (needed & had.lost) != 0)
     return io_fail(why); // the rest of the unit is where nobody can read it
   const slot now = set->slot_of(e);
-  moving_unit moving{u, {}};
+  moving_unit moving{u, had};
+  moving.image.lost = 0;
   moving.kind = now.serves() ? now.kind() : slot_kind::remap; // a release was in doubt when the spare went
   moving.from = e;
   moving.retire_from = m.takes_writes();
   if (needed != 0)
-    CHECK_OK(read_image_from_spare(e, moving.image, needed));
+    CHECK_OK(read_image_from_spare(e, moving.image, needed & (had.lost | e.lost())));
   if ((moving.image.lost & touched_sectors(u, offset, piece.size())) != 0)
     return io_fail(why);
   moving.may_answer = static_cast<std::uint8_t>(now.main_may_answer() & now.lost() & needed);

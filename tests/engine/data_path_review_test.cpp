@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+// Requests some part of which fails after another part has changed something.
+#include "engine/geometry.h"
+#include "tests/support/forwarding_store.h"
+#include "tests/support/pool_fixture.h"
+#include "tests/support/set_fixture.h"
+
+using namespace dmremap;
+using namespace dmremap::test;
+
+namespace {
+
+/// A write that fails leaves the block that it hit unreadable, as drives do with a physical sector.
+class scarring_store final : public forwarding_store {
+public:
+  explicit scarring_store(std::shared_ptr<memory_store> m) : forwarding_store(m), memory_(std::move(m)) {}
+  [[nodiscard]] io_result write(std::span<const std::byte> b, std::uint64_t at) override {
+    auto wrote = inner().write(b, at);
+    if (!wrote)
+      memory_->add_bad({at / sector_bytes, b.size() / sector_bytes, direction::read});
+    return wrote;
+  }
+
+private:
+  std::shared_ptr<memory_store> memory_;
+};
+
+void open_with(set_fixture& f, std::shared_ptr<store> main, std::shared_ptr<store> spare) {
+  f.context.reset();
+  f.set.reset();
+  auto opened = disk::open(std::move(main), {std::move(spare)}, {});
+  REQUIRE(opened);
+  f.set = std::move(*opened);
+  f.context = f.set->make_context();
+}
+
+} // namespace
+
+TEST_CASE("a block that was read to be changed is not lost where its write fails") {
+  const bool on_main = GENERATE(true, false);
+  CAPTURE(on_main);
+  set_fixture f(1u << 20, on_main ? 4096 : 512, on_main ? 512 : 4096);
+  if (on_main) {
+    open_with(f, std::make_shared<scarring_store>(f.main), f.spare);
+    f.main->add_bad({24, 8, direction::write});
+  } else {
+    REQUIRE(f.set->remap(sector_number(24)));
+    std::uint64_t unit = 0;
+    f.set->for_each_remap([&](const remap_entry& e) { unit = e.spare.value; });
+    open_with(f, f.main, std::make_shared<scarring_store>(f.spare));
+    f.spare->add_bad({unit * unit_sectors, unit_sectors, direction::write});
+  }
+  REQUIRE(f.holds_original(24, 8));
+  REQUIRE(f.write(24 * sector_bytes, sector_bytes, std::byte{0xAA}));
+  CHECK(f.holds(24 * sector_bytes, sector_bytes, std::byte{0xAA}));
+  CHECK(f.set->stats().lost_sectors == 0);
+  CHECK(f.holds_original(25, 7));
+}
+
+TEST_CASE("what was lost of such a block stays lost") {
+  set_fixture f(1u << 20, 512, 4096);
+  f.main->add_bad({26, 1, direction::read});
+  REQUIRE(f.set->remap(sector_number(24)));
+  std::uint64_t unit = 0;
+  f.set->for_each_remap([&](const remap_entry& e) { unit = e.spare.value; });
+  open_with(f, f.main, std::make_shared<scarring_store>(f.spare));
+  f.spare->add_bad({unit * unit_sectors, unit_sectors, direction::write});
+  REQUIRE(f.write(24 * sector_bytes, sector_bytes, std::byte{0xAA}));
+  CHECK(f.holds(24 * sector_bytes, sector_bytes, std::byte{0xAA}));
+  CHECK(f.read(26 * sector_bytes, sector_bytes).error() == io_error::lost);
+  CHECK(f.set->stats().lost_sectors == 1);
+  CHECK(f.holds_original(27, 5));
+}
