@@ -151,7 +151,8 @@ public:
   void open_ctl(fuse_req_t req, std::string_view name);
   void read(fuse_req_t req, fuse_ino_t inode, std::size_t size, off_t offset, const fuse_file_info* fi);
   void read_image(fuse_req_t req, std::size_t size, std::uint64_t offset);
-  void write(fuse_req_t req, fuse_ino_t inode, const char* data, std::size_t size, off_t offset);
+  void write(fuse_req_t req, fuse_ino_t inode, const char* data, std::size_t size, off_t offset,
+             const fuse_file_info* fi);
   void fsync(fuse_req_t req);
   void fallocate(fuse_req_t req, fuse_ino_t inode, int mode, off_t offset, off_t length);
   void readdir(fuse_req_t req, fuse_ino_t inode, std::size_t size, off_t offset);
@@ -297,8 +298,8 @@ void session_server::read_image(fuse_req_t req, std::size_t size, std::uint64_t 
     failed(req, "read", offset, length, done.error());
 }
 
-void session_server::write(fuse_req_t req, fuse_ino_t inode, const char* data, std::size_t size,
-                           off_t offset) {
+void session_server::write(fuse_req_t req, fuse_ino_t inode, const char* data, std::size_t size, off_t offset,
+                           const fuse_file_info* fi) {
   const auto from = static_cast<std::uint64_t>(offset);
   const std::uint64_t end = disk_.size();
   if (settings_.read_only || !tree_.is_image(inode)) {
@@ -312,10 +313,17 @@ void session_server::write(fuse_req_t req, fuse_ino_t inode, const char* data, s
   const std::size_t length = std::min(size, static_cast<std::size_t>(end - from));
   const auto done =
       disk_.write(*this_worker->context, {reinterpret_cast<const std::byte*>(data), length}, from);
-  if (done) [[likely]]
-    fuse_reply_write(req, length);
-  else
+  if (!done) {
     failed(req, "write", from, length, done.error());
+    return;
+  }
+  // Of a file with direct I/O the kernel sends no FSYNC after such a write. (O_SYNC has the bit of O_DSYNC.)
+  if ((fi->flags & O_DSYNC) != 0)
+    if (const auto flushed = disk_.flush(); !flushed) {
+      failed(req, "flush after write", from, length, flushed.error());
+      return;
+    }
+  fuse_reply_write(req, length);
 }
 
 /// Never ENOSYS: the kernel would report success from then on without asking.
@@ -420,7 +428,7 @@ fuse_lowlevel_ops make_operations() {
     server_of(r).read(r, i, size, offset, fi);
   };
   ops.write = [](fuse_req_t r, fuse_ino_t i, const char* data, std::size_t size, off_t offset,
-                 fuse_file_info*) { server_of(r).write(r, i, data, size, offset); };
+                 fuse_file_info* fi) { server_of(r).write(r, i, data, size, offset, fi); };
   ops.fsync = [](fuse_req_t r, fuse_ino_t, int, fuse_file_info*) { server_of(r).fsync(r); };
   ops.fallocate = [](fuse_req_t r, fuse_ino_t i, int mode, off_t offset, off_t length, fuse_file_info*) {
     server_of(r).fallocate(r, i, mode, offset, length);

@@ -184,6 +184,31 @@ class Daemon(LifeCycle):
         self.assert_image()
         self.set.stop()
 
+    def test_durable_writes(self):
+        """The kernel sends no fsync after a write with O_DSYNC or O_SYNC: it is durable once it is answered."""
+        self.set.start()
+        before = self.set.stats()["flushes"]
+
+        def flushes(open_flags, write_flags=0):
+            nonlocal before
+            fd = os.open(self.set.image, os.O_WRONLY | open_flags)
+            try:
+                for n in range(5):
+                    self.assertEqual(os.pwritev(fd, [b"d" * UNIT], n * UNIT, write_flags), UNIT)
+            finally:
+                os.close(fd)
+            now = self.set.stats()["flushes"]
+            done, before = now - before, now
+            return done
+
+        self.assertEqual(flushes(0), 0)
+        self.assertEqual(flushes(os.O_DSYNC), 5)
+        self.assertEqual(flushes(os.O_SYNC), 5)
+        self.assertEqual(flushes(0, os.RWF_DSYNC), 5)
+        self.old = b"d" * (5 * UNIT) + self.old[5 * UNIT:]
+        self.assert_image()
+        self.set.stop()
+
     def test_dry_run(self):
         before, folder = self.set.hash_members(), self.workspace.folder("place")
         words = [self.set.main, self.set.spare, folder, "--dry-run", "--json"]
