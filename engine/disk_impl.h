@@ -204,6 +204,9 @@ struct disk::impl {
                                             std::span<const std::byte> piece,
                                             std::vector<slot_change>& changes,
                                             std::vector<moving_unit>& moves);
+  [[nodiscard]] io_result rehome_changes_of_absent(std::span<const std::byte> data, std::uint64_t offset,
+                                                   std::vector<slot_change>& changes,
+                                                   std::vector<moving_unit>& moves);
   [[nodiscard]] io_result may_spend(std::span<const moving_unit> moves);
   [[nodiscard]] bool main_answers_elsewhere(main_unit u);
   [[nodiscard]] commit_reply place(std::span<const moving_unit> units, std::vector<slot_change>& changes,

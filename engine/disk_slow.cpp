@@ -265,7 +265,18 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
   }
   const auto by_error = static_cast<std::uint64_t>(
       std::count_if(moves.begin(), moves.end(), [](const moving_unit& m) { return !m.from.present(); }));
-  const commit_reply reply = place(moves, changes, data_since);
+  commit_reply reply{commit_outcome::refused};
+  const auto on_absent = [&](const slot_change& c) { return is_absent(c.spare); };
+  do {
+    note(rehome_changes_of_absent(data, offset, changes, moves));
+    const std::size_t given = changes.size();
+    if (given == 0 && moves.empty())
+      break;
+    reply = place(moves, changes, data_since);
+    if (reply.outcome == commit_outcome::refused)
+      changes.resize(given);
+  } while (reply.outcome == commit_outcome::refused &&
+           std::any_of(changes.begin(), changes.end(), on_absent));
   if (reply.outcome != commit_outcome::done) {
     gate.thaw(mark, [] {});
     if (reply.outcome == commit_outcome::refused)
@@ -279,6 +290,27 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
   release_old_places(moves);
   gate.thaw(mark, [] {});
   report(moves, changes, true);
+  return outcome;
+}
+
+/// Of `changes` those on spares that have gone since: their tables take no change any more, so the units join
+/// `moves`. An error is of one that could not; the others have.
+io_result disk::impl::rehome_changes_of_absent(std::span<const std::byte> data, std::uint64_t offset,
+                                               std::vector<slot_change>& changes,
+                                               std::vector<moving_unit>& moves) {
+  const auto gone = std::stable_partition(changes.begin(), changes.end(),
+                                          [&](const slot_change& c) { return !is_absent(c.spare); });
+  io_result outcome;
+  for (auto c = gone; c != changes.end(); ++c) {
+    const std::uint64_t from = std::max(offset, byte_of(c->main)),
+                        end = std::min(offset + data.size(), byte_of(c->main.plus(1)));
+    const unit_image had{{}, 0xFF};
+    auto moved = rehome_piece(set->lookup(c->main), c->main, from, data.subspan(from - offset, end - from),
+                              had, moves);
+    if (!moved && outcome)
+      outcome = moved;
+  }
+  changes.erase(gone, changes.end());
   return outcome;
 }
 

@@ -71,3 +71,32 @@ TEST_CASE("what was lost of such a block stays lost") {
   CHECK(f.set->stats().lost_sectors == 1);
   CHECK(f.holds_original(27, 5));
 }
+
+TEST_CASE("a write in the middle of which a spare goes is done elsewhere, with what it overwrites of lost "
+          "sectors") {
+  pool_fixture f(2);
+  put_on(f, 0, 0, one);
+  put_on(f, 1, 0, one);
+  f.spares[0]->add_bad({f.entry(0)->spare.value * unit_sectors + 2, 1, direction::read});
+  REQUIRE(f.shows(0) == "lost sector");
+  REQUIRE(f.entry(0)->spare_index == 0);
+  REQUIRE(f.set->flush());
+  fault_table dies;
+  dies.all = io_error::gone;
+  dies.all_after_writes = 1;
+  f.spares[0]->set_faults(dies);
+  SECTION("units that it covers whole") {
+    REQUIRE(f.set->write(*f.context, std::vector<std::byte>(2 * unit_bytes, two), 0));
+    CHECK(f.shows(0) == "byte 102");
+    CHECK(f.entry(0)->spare_index == 1);
+  }
+  SECTION("a unit of which the spare had more") {
+    const auto half = unit_bytes - 2 * sector_bytes;
+    CHECK(
+        f.set->write(*f.context, std::vector<std::byte>(half + unit_bytes, two), 2 * sector_bytes).error() ==
+        io_error::absent);
+    CHECK(f.shows_sector(0) == "its spare is absent");
+  }
+  CHECK(f.shows(1) == "byte 102");
+  CHECK(f.entry(1)->spare_index == 1);
+}
