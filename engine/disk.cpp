@@ -450,7 +450,7 @@ io_result disk::flush() {
 // -------------------------------------------------------------------------------------------------------
 
 /// Whole units. Runs that zero() cannot do under the gate (lost sectors, doubt, a bad place) go to
-/// `by_writing`. `changed`: main has zeroed something.
+/// `by_writing`. `changed`: main may have zeroed something.
 attempt disk::impl::zero_units(io_context::impl& c, unit_range r, std::vector<unit_range>& by_writing,
                                bool& changed) {
   if (!gate.enter(*c.slot, r))
@@ -470,6 +470,7 @@ attempt disk::impl::zero_units(io_context::impl& c, unit_range r, std::vector<un
                main.note_written(failed_before);
                changed = true;
              } else if (zeroed.error() == io_error::medium) {
+               changed = true; // a part of it
                by_writing.push_back(range_of(offset + done, length));
              } else {
                end = {attempt_end::failed, zeroed.error(), true};

@@ -34,6 +34,21 @@ void open_with(set_fixture& f, std::shared_ptr<store> main, std::shared_ptr<stor
   f.context = f.set->make_context();
 }
 
+/// Zeroes half of the first range, which then fails, and says of all others that it cannot do such a thing.
+class odd_zero final : public forwarding_store {
+public:
+  using forwarding_store::forwarding_store;
+  [[nodiscard]] io_result zero(std::uint64_t at, std::uint64_t length) override {
+    if (calls_++ != 0)
+      return io_fail(io_error::unsupported);
+    REQUIRE(inner().zero(at, length / 2));
+    return io_fail(io_error::medium);
+  }
+
+private:
+  int calls_ = 0;
+};
+
 } // namespace
 
 TEST_CASE("a block that was read to be changed is not lost where its write fails") {
@@ -99,4 +114,13 @@ TEST_CASE("a write in the middle of which a spare goes is done elsewhere, with w
   }
   CHECK(f.shows(1) == "byte 102");
   CHECK(f.entry(1)->spare_index == 1);
+}
+
+TEST_CASE("zero is not called unsupported once a part has failed, which may have changed") {
+  set_fixture f;
+  open_with(f, std::make_shared<odd_zero>(f.main), f.spare);
+  REQUIRE(f.set->remap(sector_number(64))); // parts the range in two
+  REQUIRE(f.set->zero(*f.context, 0, 128 * sector_bytes));
+  CHECK(f.holds(0, 128 * sector_bytes, std::byte{0}));
+  CHECK(f.holds_original(128, 8));
 }
