@@ -49,6 +49,7 @@ void live_target::refresh_loop() {
       complete(*fresh);
     lock.lock();
     if (fresh) {
+      fresh->set_name = info_.set_name; // rename() alone changes it, perhaps just now
       info_ = std::move(*fresh);
       info_at_ns_ = boottime_ns();
       done_ = mine;
@@ -83,15 +84,23 @@ daemon_facts live_target::facts() const {
 }
 
 result<void> live_target::write_info_file() const {
-  const disk_info info = known_info();
-  const nlohmann::json doc = {{"pid", getpid()},
-                              {"name", info.set_name},
-                              {"uuid", info.set_uuid},
-                              {"mountpoint", parts_.place.path},
-                              {"image", parts_.place.image},
-                              {"main", parts_.pool.main_text()},
-                              {"spares", parts_.pool.spare_texts()}};
-  return parts_.files.write_info(doc.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+  return parts_.files.write_info([this] {
+    const disk_info info = known_info();
+    const nlohmann::json doc = {{"pid", getpid()},
+                                {"name", info.set_name},
+                                {"uuid", info.set_uuid},
+                                {"mountpoint", parts_.place.path},
+                                {"image", parts_.place.image},
+                                {"main", parts_.pool.main_text()},
+                                {"spares", parts_.pool.spare_texts()}};
+    return doc.dump(2, ' ', false, nlohmann::json::error_handler_t::replace);
+  });
+}
+
+/// What the folder says of the set follows a change that is made: it cannot fail for that.
+void live_target::renew_info_file() {
+  if (const auto written = write_info_file(); !written)
+    parts_.log.warn(written.error().text());
 }
 
 void live_target::set_auto_remap(bool on) {
@@ -169,14 +178,14 @@ result<void> live_target::rename(const std::string& new_name) {
   }
   parts_.pool.rename(new_name);
   parts_.log.info("set " + old_name + " is now called " + new_name);
-  return write_info_file();
+  renew_info_file();
+  return {};
 }
 
 /// Whoever asks next is told of the change; what the folder says of the members is written anew.
 void live_target::spares_changed() {
   [[maybe_unused]] const auto fresh = info(std::chrono::seconds(5));
-  if (const auto written = write_info_file(); !written)
-    parts_.log.warn(written.error().text());
+  renew_info_file();
 }
 
 result<spare_add_reply> live_target::spare_add(const spare_add_request& request) {

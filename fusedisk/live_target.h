@@ -90,6 +90,7 @@ public:
 private:
   void refresh_loop();
   void complete(disk_info& info) const;
+  void renew_info_file();
   void spares_changed();
 
   const daemon_parts parts_;

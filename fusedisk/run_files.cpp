@@ -47,11 +47,17 @@ run_files::~run_files() {
   ::rmdir(path_.c_str());
 }
 
-result<void> run_files::write_info(const std::string& json) const {
+std::string run_files::path() const {
+  const std::lock_guard lock(mutex_);
+  return path_;
+}
+
+result<void> run_files::write_info(const std::function<std::string()>& make) const {
+  const std::lock_guard lock(mutex_);
   const std::string target = path_ + "/info.json", fresh = target + ".new";
   {
     std::ofstream out(fresh);
-    out << json << '\n' << std::flush;
+    out << make() << '\n' << std::flush;
     if (!out)
       return run_dir_failure(fresh);
   }
@@ -61,6 +67,7 @@ result<void> run_files::write_info(const std::string& json) const {
 }
 
 result<void> run_files::rename(const std::string& new_name) {
+  const std::lock_guard lock(mutex_);
   const std::string target = set_run_dir(new_name);
   if (target == path_)
     return {};

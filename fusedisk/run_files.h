@@ -4,13 +4,15 @@
 #include "engine/error.h"
 #include "engine/unique_fd.h"
 
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 
 namespace dmremap {
 
 /// The folder set_run_dir(NAME) of a running set, held by a lock for as long as the object lives: one daemon
-/// a name. Not thread-safe, but for the const functions.
+/// a name. Thread-safe.
 class run_files {
 public:
   /// Makes the folder (mode 0700), or takes over the one that a dead daemon left. Errors: "in-use" (names the
@@ -21,17 +23,19 @@ public:
   run_files(const run_files&) = delete;
   run_files& operator=(const run_files&) = delete;
 
-  [[nodiscard]] const std::string& path() const { return path_; }
-  [[nodiscard]] std::string socket_path() const { return path_ + "/control"; }
-  [[nodiscard]] std::string stats_path() const { return path_ + "/stats"; }
-  /// info.json, replaced as a whole.
-  [[nodiscard]] result<void> write_info(const std::string& json) const;
+  [[nodiscard]] std::string path() const;
+  [[nodiscard]] std::string socket_path() const { return path() + "/control"; }
+  [[nodiscard]] std::string stats_path() const { return path() + "/stats"; }
+  /// info.json, replaced as a whole. `make` is asked for the text while nobody else writes: what is written
+  /// last is the newest.
+  [[nodiscard]] result<void> write_info(const std::function<std::string()>& make) const;
   /// The set's new name. Errors: "name-taken" (a running set has it), "run-dir". On an error nothing has
   /// changed.
   [[nodiscard]] result<void> rename(const std::string& new_name);
 
 private:
   run_files(std::string path, unique_fd lock) : path_(std::move(path)), lock_(std::move(lock)) {}
+  mutable std::mutex mutex_;
   std::string path_;
   unique_fd lock_; ///< let go last of all
 };

@@ -64,7 +64,7 @@ TEST_CASE("one daemon a name; the folder is private, and gone afterwards") {
     CHECK(second.error().id == "in-use");
     CHECK(second.error().why.find(std::to_string(getpid())) != std::string::npos);
     CHECK(run_files::claim("other"));
-    REQUIRE((*files)->write_info("{\"pid\":1}"));
+    REQUIRE((*files)->write_info([] { return std::string("{\"pid\":1}"); }));
     CHECK(content_of(folder + "/info.json") == "{\"pid\":1}\n");
   }
   CHECK_FALSE(fs::exists(folder));
@@ -98,7 +98,7 @@ TEST_CASE("a set that is renamed takes its folder along") {
   run_folder run;
   auto files = run_files::claim("one");
   REQUIRE(files);
-  REQUIRE((*files)->write_info("{}"));
+  REQUIRE((*files)->write_info([] { return std::string("{}"); }));
   fs::create_directories(run.path + "/.sets/two"); // left by a dead daemon
   REQUIRE((*files)->rename("two"));
   CHECK((*files)->path() == run.path + "/.sets/two");
