@@ -72,14 +72,17 @@ void spare_pool::run_evacuation(unsigned index, bool partial) {
 }
 
 result<void> spare_pool::stop_evacuation() {
+  std::uint64_t meant = 0;
   {
     const std::lock_guard lock(evacuation_mutex_);
     if (!evacuation_.running)
       return fail("no-evacuation", set_name_, "no spare of the set is being emptied");
     stop_evacuation_ = true;
+    meant = evacuation_.number;
   }
   const std::lock_guard change(change_mutex_);
-  if (evacuator_.joinable())
+  // Where another one began meanwhile, the one that was meant is over.
+  if (evacuation().number == meant && evacuator_.joinable())
     evacuator_.join();
   return {};
 }
