@@ -25,6 +25,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::chrono::seconds loop_limit{20};
+constexpr std::chrono::minutes sync_limit{2};
 
 json as_json(const attached_set& one) {
   return {{"name", one.set.name},   {"uuid", one.set.uuid},
@@ -152,7 +153,20 @@ result<plan> plan_attach(const context& c, const attach_options& options) {
                           left_out == 0 ? "" : fmt::format(" ({} left out)", left_out))};
 }
 
-/// Nothing left of it afterwards: returns the loop devices that went.
+/// The daemon cannot tell how its last flush went: nobody listens any more. So it is asked for one before.
+result<void> sync_before_stop(const running_set& set) {
+  auto synced = control_request(set.dir, "sync", {}, sync_limit);
+  if (synced)
+    return {};
+  error e = std::move(synced).error();
+  e.what = set.name;
+  e.why = "cannot be synced: " + e.why +
+          "; it is stopped all the same, but not everything is known to be on its devices";
+  return tl::unexpected<error>(std::move(e));
+}
+
+/// Nothing left of it afterwards: returns the loop devices that went. An error of sync_before_stop() does not
+/// keep the set from being stopped.
 result<std::vector<std::string>> detach_one(const context& c, const running_set& seen) {
   const auto turn = TRY(take_turn(c, seen.name, seen.uuid));
   auto found = find_running_set(seen.name);
@@ -162,6 +176,7 @@ result<std::vector<std::string>> detach_one(const context& c, const running_set&
     return std::vector<std::string>{};
   const auto& set = *found;
   const auto loops = loops_on(set.image);
+  result<void> synced;
   if (set.closing) {
     CHECK_OK(let_it_close(c, set));
     CHECK_OK(clear_dead(set)); // if it did not come so far
@@ -172,11 +187,13 @@ result<std::vector<std::string>> detach_one(const context& c, const running_set&
     static_cast<void>(TRY(ask(set, "ping", {}))); // a loop device on a daemon that hangs would hang us, too
     for (const auto& loop : loops)
       CHECK_OK(detach_loop(loop, loop_limit));
+    synced = sync_before_stop(set);
     CHECK_OK(stop_daemon(set));
   }
   // Made by attach, perhaps under an earlier name of the set; stays where somebody put something into it.
   if (boost::filesystem::path(set.mountpoint).parent_path() == run_dir())
     ::rmdir(set.mountpoint.c_str());
+  CHECK_OK(synced);
   return loops;
 }
 

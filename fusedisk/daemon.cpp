@@ -76,6 +76,7 @@ private:
   mount_place place_;
   set_members members_;
   std::unique_ptr<disk> disk_;
+  bool close_tried_ = false;
   disk_info info_;
   std::vector<std::string> notices_;
   std::unique_ptr<run_files> files_;
@@ -230,6 +231,7 @@ result<void> daemon_run::wait_and_close() {
   waiter_.join();
   end_requests();
   target_->quiesce();
+  close_tried_ = true;
   auto closed = disk_->close();
   const std::string name = "set " + target_->known_info().set_name; // it may have been renamed
   if (const auto trouble = pool_->record_trouble(); closed && !trouble.empty())
@@ -272,7 +274,9 @@ void daemon_run::abandon() {
   supervisor_.reset();
   if (target_)
     target_->quiesce();
-  if (disk_) [[maybe_unused]]
+  // Once only: what a flush that failed has lost, the next one does not tell, and the set would count as
+  // clean.
+  if (disk_ && !close_tried_) [[maybe_unused]]
     const auto closed = disk_->close();
 }
 

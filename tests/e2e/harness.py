@@ -438,9 +438,9 @@ class Attached:
         signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         self.wait_end()
 
-    def detach(self, **options):
+    def detach(self, *words, **options):
         """dmremap detach; after that nothing of it may be left."""
-        answer = self.workspace.dmremap("detach", self.name, **options)
+        answer = self.workspace.dmremap("detach", self.name, *words, **options)
         if answer.returncode == 0:
             self.wait_end()
             self.ended()

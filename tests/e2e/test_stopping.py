@@ -87,5 +87,29 @@ class Stopping(harness.TestCase):
         self.set.stop()
 
 
+class Detaching(harness.TestCase):
+    def test_a_spare_that_takes_no_writes(self):
+        w = self.workspace
+        spare = w.sparse("spare.img", 16 * MIB)
+        w.dmremap("create", "e2e", "--main", w.sparse("main.img", 8 * MIB), "--spare", f"dust:{spare}")
+        attached = harness.Attached(w, "e2e")
+        w.dmremap("remap", "e2e", 3 * UNIT_SECTORS)
+        data = harness.pattern("unit", UNIT)
+        write_at(attached.loop, 3 * UNIT_SECTORS, data)
+        w.dmremap("sync", "e2e")
+        w.dmremap("dust", "e2e", "spare0", "addbadblock", 0, "write", 16 * MIB // SECTOR)
+        w.dmremap("dust", "e2e", "spare0", "enable")
+        answer = attached.detach("--json", check=False)
+        self.assertEqual(answer.returncode, 1, answer)
+        said = json.loads(answer.stdout)["error"]
+        self.assertEqual((said["id"], said["what"]), ("save-failed", "e2e"), said)
+        self.assertIn("not everything is known to be on its devices", said["why"])
+        attached.wait_end()
+        attached.ended()
+        again = harness.Attached(w, "e2e")  # in a new process the spare is well
+        self.assertTrue(read_at(again.loop, 3 * UNIT_SECTORS, UNIT_SECTORS) == data)
+        again.detach()
+
+
 if __name__ == "__main__":
     harness.main()
