@@ -31,6 +31,12 @@ bool names(const std::string& line, const std::string& member) {
   return line == member || (spec && spec->text() == member);
 }
 
+/// Whether the spares may list one that was not added: then the set asks for it at the next start. Told by
+/// the words of disk::add_spare, whose identifier is that of a failure without consequences, too.
+bool may_be_listed(const error& add_failed) {
+  return add_failed.why.find("nor could it be taken back") != std::string::npos;
+}
+
 } // namespace
 
 spare_pool::spare_pool(disk& set, event_log& log, set_members from, const disk_info& now, bool read_only,
@@ -318,7 +324,7 @@ result<void> spare_pool::put_into_set(const open_member& member, bool wipe, prea
     return tl::unexpected<error>(std::move(e));
   }
   const auto back_out = [&](error e) {
-    if (written)
+    if (written && !may_be_listed(e))
       if (const auto undone = keep_record(reply.member); !undone.empty())
         e.why += "; " + undone;
     return tl::unexpected<error>(std::move(e));

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "fusedisk/spare_pool.h"
 
+#include "engine/config.h"
 #include "tests/support/pool_fixture.h"
 #include "tests/support/temp_dir.h"
 
-#include <atomic>
+#include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <future>
 #include <thread>
 #include <unistd.h>
@@ -17,18 +17,26 @@ using namespace std::chrono_literals;
 
 namespace {
 
+open_member member_of(const std::shared_ptr<store>& io) {
+  open_member member;
+  member.spec.path = io->identity().path;
+  member.io = io;
+  return member;
+}
+
 set_members members_of(const pool_fixture& f) {
   set_members out;
-  const auto add = [&](const std::shared_ptr<store>& io) {
-    open_member member;
-    member.spec.path = io->identity().path;
-    member.io = io;
-    out.members.push_back(member);
-  };
-  add(f.main);
+  out.members.push_back(member_of(f.main));
   for (const auto& spare : f.spares)
-    add(spare);
+    out.members.push_back(member_of(spare));
   return out;
+}
+
+void gone_after(memory_store& drive, unsigned writes) {
+  fault_table faults;
+  faults.all = io_error::gone;
+  faults.all_after_writes = writes;
+  drive.set_faults(faults);
 }
 
 /// The folders of this host, the test's own.
@@ -88,4 +96,43 @@ TEST_CASE("cancelling an evacuation does not wait for the next one") {
   f.spares[1]->open_gate();
   CHECK(cancelled.get());
   pool.stop();
+}
+
+TEST_CASE("an add that could not be taken back keeps its line in the configuration") {
+  // All drives go at once, after so many writes of the old spare and of the new one.
+  unsigned taken_back = 0, in_doubt = 0;
+  for (unsigned old_writes = 0; old_writes < 24; old_writes += 4)
+    for (unsigned new_writes = 0; new_writes < 34; new_writes += 3) {
+      host here;
+      pool_fixture f(1);
+      const auto info = *f.set->info();
+      REQUIRE(save_set_config({"pool", info.set_uuid, "/main", {"/spare0"}, {}}, config_write::create));
+      const auto fresh = pool_fixture::new_spare(1);
+      set_members members = members_of(f);
+      const open_member way_in = member_of(fresh); // for a store in memory
+      members.left_out.push_back({way_in.spec, error{}, way_in});
+      {
+        spare_pool pool(*f.set, here.log, members, info, false, "0:0");
+        gone_after(*f.spares[0], old_writes);
+        gone_after(*fresh, new_writes);
+        if (pool.add({"/spare1", {}, "", true, false}))
+          continue;
+      }
+      f.kill();
+      f.mend_spare(0);
+      fresh->clear_faults();
+      const auto config = load_set_config("pool");
+      REQUIRE(config);
+      const bool named = std::count(config->spares.begin(), config->spares.end(), "/spare1") != 0;
+      ++(named ? in_doubt : taken_back);
+      if (named) {
+        f.spares.push_back(fresh);
+        f.there.push_back(true);
+      }
+      INFO(old_writes << " and " << new_writes << " writes, named: " << named);
+      if (const auto opened = f.try_open(); !opened)
+        FAIL_CHECK(opened.error().id << ": " << opened.error().text());
+    }
+  CHECK(taken_back != 0);
+  CHECK(in_doubt != 0);
 }
