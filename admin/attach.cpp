@@ -61,7 +61,7 @@ result<void> check_place(const running_set& set, const std::string& asked) {
   return {};
 }
 
-/// Nobody else attaches or detaches this set while it is held.
+/// Nobody else attaches, detaches or renames this set while it is held.
 result<unique_fd> take_turn(const context& c, const std::string& name, const std::string& uuid) {
   return lock_set(name, uuid, [&](const std::string& text) { c.note(text); });
 }
@@ -75,7 +75,7 @@ result<void> let_it_close(const context& c, const running_set& set) {
 /// The set served on a loop device, by a daemon that was there or by a new one.
 result<attached_set> attach_one(const context& c, const attach_options& options) {
   CHECK_OK(check_loop_access());
-  auto running = find_running_set(options.name);
+  auto running = find_served(options.name);
   unique_fd turn;
   if (running) {
     turn = TRY(take_turn(c, running->name, running->uuid));
@@ -83,10 +83,10 @@ result<attached_set> attach_one(const context& c, const attach_options& options)
     const auto config = TRY(find_set_config(options.name));
     turn = TRY(take_turn(c, config.name, config.uuid));
   }
-  running = find_running_set(options.name); // as it is now that nobody else changes it
+  running = find_served(options.name); // as it is now that nobody else changes it
   if (running && running->closing) {
     CHECK_OK(let_it_close(c, *running));
-    running = find_running_set(options.name);
+    running = find_served(options.name);
   }
   result<attached_set> made;
   if (running && running->alive) {
@@ -125,7 +125,7 @@ struct plan {
 /// Refused where attach_one would be, as far as that can be seen without opening anything for writing.
 result<plan> plan_attach(const context& c, const attach_options& options) {
   CHECK_OK(check_loop_access());
-  const auto running = find_running_set(options.name);
+  const auto running = find_served(options.name);
   json row{{"loop", nullptr}, {"dry_run", true}};
   if (running && running->alive) {
     CHECK_OK(check_place(*running, options.mountpoint));
@@ -319,7 +319,7 @@ result<exit_code> attach(context& c, const attach_options& options) {
 result<exit_code> detach(context& c, const attach_options& options) {
   if (options.name.empty())
     return detach_all(c, options.dry_run);
-  const auto set = find_running_set(options.name);
+  const auto set = find_served(options.name);
   if (!set) {
     const auto config = TRY(find_set_config(options.name));
     return fail("not-running", config.name, "is not running: there is nothing to detach");

@@ -212,7 +212,7 @@ result<exit_code> destroy(context& c, const destroy_options& options) {
       CHECK_OK(check_unused_since(*spare.io, *seen));
   if (!options.dry_run) {
     CHECK_OK(erase_spares(spares, abandon));
-    CHECK_OK(remove_set_config(config.name));
+    CHECK_OK(remove_other_configs(config.uuid, ""));
     remove_host_state(config.uuid);
   }
   const auto rule = remove_udev_rule(config.name, config.main, options.dry_run);

@@ -17,8 +17,16 @@ tl::unexpected<error> daemon_died(const running_set& set) {
 
 } // namespace
 
-result<running_set> need_running(const std::string& name_or_uuid) {
+std::optional<running_set> find_served(const std::string& name_or_uuid) {
   auto set = find_running_set(name_or_uuid);
+  if (!set)
+    if (const auto config = find_set_config(name_or_uuid))
+      set = find_running_set(config->uuid);
+  return set;
+}
+
+result<running_set> need_running(const std::string& name_or_uuid) {
+  auto set = find_served(name_or_uuid);
   if (set && set->alive)
     return std::move(*set);
   if (set)
@@ -29,7 +37,7 @@ result<running_set> need_running(const std::string& name_or_uuid) {
 }
 
 result<void> need_stopped(const std::string& name_or_uuid) {
-  const auto set = find_running_set(name_or_uuid);
+  const auto set = find_served(name_or_uuid);
   if (set && set->alive)
     return fail("set-running", set->name,
                 "is running; stop it first with `dmremap detach " + set->name + "`");

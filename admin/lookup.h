@@ -6,9 +6,14 @@
 #include "engine/set_daemon.h"
 
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 
 namespace dmremap::admin {
+
+/// The set of this name or UUID where it is running, or died doing so; also under another name than its
+/// configuration has, which a rename that was cut off leaves.
+[[nodiscard]] std::optional<running_set> find_served(const std::string& name_or_uuid);
 
 /// The running set of this name or UUID. Errors name the next command: "not-running" (configured only),
 /// "daemon-died", "no-such-set", "bad-config", "no-permission".

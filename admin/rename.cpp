@@ -8,12 +8,41 @@
 #include "engine/config.h"
 #include "engine/disk.h"
 #include "engine/metadata_backup.h"
+#include "engine/run_lock.h"
 
 #include <nlohmann/json.hpp>
 #include <ostream>
+#include <strings.h>
 
 namespace dmremap::admin {
 namespace {
+
+/// The set that is to be renamed: running, configured, or both.
+struct target {
+  std::optional<running_set> running;
+  std::optional<set_config> config;
+  [[nodiscard]] const std::string& name() const { return running ? running->name : config->name; }
+  [[nodiscard]] const std::string& uuid() const { return running ? running->uuid : config->uuid; }
+};
+
+result<target> find_target(const std::string& name) {
+  target found;
+  found.running = find_served(name);
+  if (found.running && !found.running->alive)
+    CHECK_OK(need_stopped(name)); // what the daemon left keeps the old name
+  auto config = find_set_config(found.running ? found.running->uuid : name);
+  if (config)
+    found.config = std::move(*config);
+  else if (!found.running || config.error().id != "no-such-set")
+    return tl::unexpected<error>(std::move(config).error());
+  return found;
+}
+
+/// A rename that was cut off may have left the new file.
+bool is_configured_as(const std::string& name, const std::string& uuid) {
+  const auto config = load_set_config(name);
+  return config && strcasecmp(config->uuid.c_str(), uuid.c_str()) == 0;
+}
 
 /// The set's own record of its name, by its daemon or, where none runs, here.
 result<void> rename_set(const context& c, const std::optional<running_set>& running,
@@ -46,18 +75,18 @@ result<void> rehearse(const context& c, const std::optional<running_set>& runnin
 
 result<exit_code> rename(context& c, const rename_options& options) {
   const auto& [name, new_name, dry_run] = options;
-  const auto running = find_running_set(name);
-  if (running && !running->alive)
-    CHECK_OK(need_stopped(name)); // what the daemon left keeps the old name
-  std::optional<set_config> config;
-  if (auto found = find_set_config(running ? running->uuid : name))
-    config = std::move(*found);
-  else if (!running || found.error().id != "no-such-set")
-    return tl::unexpected<error>(std::move(found).error());
-  const auto old_name = running ? running->name : config->name;
+  auto found = TRY(find_target(name));
+  unique_fd turn;
+  if (!dry_run) {
+    turn = TRY(lock_set(found.name(), found.uuid(), [&](const std::string& text) { c.note(text); }));
+    found = TRY(find_target(name)); // as it is now that nobody else renames it
+  }
+  const auto& [running, config] = found;
+  const auto old_name = found.name();
   if (old_name == new_name)
     return fail("same-name", new_name, "is its name already");
-  CHECK_OK(check_name(new_name, config_is_kept()));
+  const bool begun = is_configured_as(new_name, found.uuid());
+  CHECK_OK(check_name(new_name, config_is_kept() && !begun));
   if (dry_run) {
     CHECK_OK(rehearse(c, running, config));
     if (c.json)
@@ -67,15 +96,15 @@ result<exit_code> rename(context& c, const rename_options& options) {
     return exit_code::ok;
   }
   // The new file first: whatever fails behind it, the set is found under one of the two names by its UUID.
-  if (config)
+  if (config && !begun)
     CHECK_OK(copy_set_config(config->name, new_name));
   if (auto done = rename_set(c, running, config, new_name); !done) {
-    if (config)
+    if (config && !begun)
       static_cast<void>(remove_set_config(new_name));
     return tl::unexpected<error>(std::move(done).error());
   }
   if (config)
-    CHECK_OK(remove_set_config(config->name));
+    CHECK_OK(remove_other_configs(found.uuid(), new_name));
   const auto rule = move_udev_rule(old_name, new_name, running ? running->image : "");
   if (!rule)
     c.note(rule.error());

@@ -159,6 +159,16 @@ result<unique_fd> lock_configs() {
   return file;
 }
 
+/// With lock_configs(). One that is gone already: no error.
+result<void> remove_files(const std::vector<std::string>& paths) {
+  for (const auto& path : paths)
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT)
+      return errno_failure(path, "remove", errno);
+  if (const auto synced = sync_folder(conf_dir() + "/sets.d"); !synced)
+    return errno_failure(synced.error());
+  return {};
+}
+
 } // namespace
 
 result<set_config> parse_set_config(const std::string& text, const std::string& path) {
@@ -282,14 +292,20 @@ result<void> remove_set_config(const std::string& name) {
   if (::access(path.c_str(), F_OK) != 0 && errno == ENOENT)
     return {};
   const auto lock = TRY(lock_configs());
-  if (::unlink(path.c_str()) != 0) {
-    if (errno == ENOENT)
-      return {};
-    return errno_failure(path, "remove", errno);
-  }
-  if (const auto synced = sync_folder(conf_dir() + "/sets.d"); !synced)
-    return errno_failure(synced.error());
-  return {};
+  return remove_files({path});
+}
+
+result<void> remove_other_configs(const std::string& uuid, const std::string& keep) {
+  const auto lock = TRY(lock_configs());
+  const auto configs = TRY(configs_of(uuid));
+  if (!keep.empty() && std::none_of(configs.begin(), configs.end(),
+                                    [&](const set_config& config) { return config.name == keep; }))
+    return {};
+  std::vector<std::string> paths;
+  for (const auto& config : configs)
+    if (config.name != keep)
+      paths.push_back(set_conf_path(config.name));
+  return remove_files(paths);
 }
 
 result<bool> change_configured_spares(const std::string& uuid,

@@ -52,7 +52,7 @@ enum class config_write { create, replace };
 /// Lets `change` edit the list of spares of the set with this UUID, and writes the file anew, durably, where
 /// it returns true. The answer: whether there is a configuration of the set at all. Errors as
 /// save_set_config and configured_spares. One change of this host's configurations at a time, here and in the
-/// two functions below.
+/// three functions below.
 [[nodiscard]] result<bool>
 change_configured_spares(const std::string& uuid,
                          const std::function<bool(std::vector<std::string>&)>& change);
@@ -61,6 +61,10 @@ change_configured_spares(const std::string& uuid,
 [[nodiscard]] result<void> copy_set_config(const std::string& name, const std::string& new_name);
 /// Durable on return. No such file: no error.
 [[nodiscard]] result<void> remove_set_config(const std::string& name);
+/// The same for all configurations of the set with this UUID but the one called `keep`: a rename that was cut
+/// off leaves two. Where none is called so, none goes, but for an empty `keep`: then all do. Errors also as
+/// configured_spares.
+[[nodiscard]] result<void> remove_other_configs(const std::string& uuid, const std::string& keep);
 
 /// True where `create` keeps a configuration: for root, and where DMREMAP_CONF_DIR is set.
 [[nodiscard]] bool config_is_kept();

@@ -99,7 +99,7 @@ result<unique_fd> lock_set(const std::string& name, const std::string& uuid,
   for (int failed = try_lock(file.get()); failed != 0; failed = try_lock(file.get())) {
     if (failed != EWOULDBLOCK && failed != EINTR)
       return run_dir_failure(path);
-    const auto who = "another command (process " + pid_in(path) + ") attaches or detaches this set";
+    const auto who = "another command (process " + pid_in(path) + ") attaches, detaches or renames this set";
     if (clock::now() - start >= limit)
       return fail("in-use", name, who + ", and has not come to its end");
     if (!told && clock::now() - start >= 1s) {

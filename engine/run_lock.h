@@ -29,8 +29,8 @@ namespace dmremap {
 
 inline constexpr std::chrono::minutes turn_limit{2};
 
-/// One command at a time attaches or detaches the set of this UUID. Waits for the one that does, and tells
-/// `note` so after a second. Errors: "in-use" (another command still has it after `limit`), those of
+/// One command at a time attaches, detaches or renames the set of this UUID. Waits for the one that does, and
+/// tells `note` so after a second. Errors: "in-use" (another command still has it after `limit`), those of
 /// make_run_folder.
 [[nodiscard]] result<unique_fd> lock_set(const std::string& name, const std::string& uuid,
                                          const std::function<void(const std::string&)>& note,

@@ -518,6 +518,46 @@ class Commands(LifeCycle):
         self.dmremap("rename", "renamed", "bad name", code=2)
         self.dmremap("rename", "no-such", "other", code=1)
 
+    def configurations(self):
+        return sorted(path.name for path in (self.workspace.path / "conf/sets.d").glob("*.conf"))
+
+    def test_two_renames_at_once(self):
+        attached = Attached(self.workspace, "e2e")
+        name = "e2e"
+        for turn in range(10):
+            new = [f"{turn}a", f"{turn}b"]
+            both = [subprocess.Popen([harness.program("dmremap"), "rename", name, one], env=self.workspace.env,
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for one in new]
+            done = [one for one, process in zip(new, both) if process.wait() == 0]
+            self.assertEqual(len(done), 1)
+            name, = done
+            self.assertEqual(self.configurations(), [f"{name}.conf"])
+            self.assertEqual([one["name"] for one in self.dmremap_json("list")["sets"]], done)
+        attached.name = name
+        attached.detach()
+
+    def test_a_rename_that_was_cut_off(self):
+        conf = self.workspace.path / "conf/sets.d"
+        def cut_off(old, new):
+            text = (conf / f"{old}.conf").read_text()
+            (conf / f"{new}.conf").write_text(text.replace(f"name = {old}", f"name = {new}"))
+        for left in ("aa", "zz"):
+            with self.subTest(left):
+                cut_off("e2e", left)
+                self.dmremap("attach", "--all")
+                attached = Attached.adopt(self.workspace, "e2e")
+                served = self.dmremap_json("attach", left)  # known by either name
+                self.assertEqual((served["name"], served["loop"]), ("e2e", attached.loop))
+                self.dmremap("detach", "--all")
+                attached.wait_end()
+                attached.ended()
+                self.dmremap("rename", "e2e", left)
+                self.assertEqual(self.configurations(), [f"{left}.conf"])
+                self.dmremap("rename", left, "e2e")
+        cut_off("e2e", "aa")
+        self.dmremap("destroy", "e2e")
+        self.assertEqual(self.configurations(), [])
+
     def test_destroy(self):
         attached = Attached(self.workspace, "e2e")
         self.dmremap("destroy", "e2e", code=1)

@@ -190,3 +190,24 @@ TEST_CASE("a spare that is added while the set is renamed is in its configuratio
   CHECK(load_set_config(name)->spares == want);
   CHECK(list_set_configs().sets.size() == 1);
 }
+
+TEST_CASE("what a rename that was cut off left is removed, but not the configuration to keep") {
+  const temp_dir dir;
+  const scoped_env moved("DMREMAP_CONF_DIR", dir / "conf");
+  auto other = whole("other");
+  other.uuid[0] = other.uuid[0] == '1' ? '2' : '1';
+  for (const auto& config : {whole("a"), whole("b"), other})
+    REQUIRE(save_set_config(config, config_write::create));
+  const auto left = [] {
+    std::string names;
+    for (const auto& config : list_set_configs().sets)
+      names += config.name + " ";
+    return names;
+  };
+  REQUIRE(remove_other_configs(uuid, "c")); // another one has renamed it since
+  CHECK(left() == "a b other ");
+  REQUIRE(remove_other_configs(uuid, "b"));
+  CHECK(left() == "b other ");
+  REQUIRE(remove_other_configs(uuid, ""));
+  CHECK(left() == "other ");
+}
