@@ -122,13 +122,13 @@ result<void> check_range(const candidate& c, std::uint64_t member_bytes) {
   const std::string what = spec.text();
   if (spec.start.has_value() != spec.length.has_value())
     return fail("misaligned-range", what, "a range needs both START and LENGTH");
-  if (!spec.start) {
-    if (member_bytes < unit_bytes)
-      return fail("empty-member", what,
-                  "has no room for a single unit of 4096 bytes; give it a size (truncate -s SIZE) or check "
-                  "the drive");
+  // A drive that has no size any more is dead: its ranges are gone like the whole of it, not wrong.
+  if (member_bytes < unit_bytes)
+    return fail("empty-member", what,
+                "has no room for a single unit of 4096 bytes; give it a size (truncate -s SIZE) or check "
+                "the drive");
+  if (!spec.start)
     return {};
-  }
   if (*spec.length == 0)
     return fail("too-small-range", what, "is empty; LENGTH counts sectors of 512 bytes");
   if (*spec.start % unit_sectors != 0 || *spec.length % unit_sectors != 0)

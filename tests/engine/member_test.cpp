@@ -168,6 +168,7 @@ TEST_CASE("a member that cannot be one is refused with its own id", "[member]") 
   CHECK(f.id_of({f.dir / "fifo"}) == "not-a-device");
   CHECK(f.id_of({f.dir.file("empty", 0)}) == "empty-member");
   CHECK(f.id_of({f.dir.file("tiny", 4095)}) == "empty-member");
+  CHECK(f.id_of({f.dir / "tiny@8+8"}) == "empty-member");
   CHECK(f.id_of({f.dir.file("unit", 4096)}) == "opened");
   CHECK(f.id_of({f.main + "@8+8184"}) == "opened");
   CHECK(f.id_of({f.main + "@8+8192"}) == "range-beyond-end");
