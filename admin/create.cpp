@@ -197,6 +197,7 @@ result<planned_member> plan_spare(const create_options& options, const std::vect
 result<void> make_plan(const create_options& options, const std::vector<open_member>& members,
                        create_plan& plan) {
   CHECK_OK(check_main(*members[0].io));
+  CHECK_OK(check_gives_up_no_running(options.destroy_set));
   plan.main = TRY(measured(members[0]));
   std::vector<std::vector<signature>> found;
   bool all_are = true;

@@ -2,6 +2,7 @@
 #include "engine/candidate.h"
 
 #include "engine/config.h"
+#include "engine/control_client.h"
 #include "engine/device_identity.h"
 #include "engine/device_use.h"
 #include "engine/file_store.h"
@@ -116,6 +117,15 @@ result<void> check_surroundings(const member_spec& main, const member_spec& spar
                   "carries " + words_for(one) + " as a whole, which the range " + spare.text() +
                       " may lie in; if it lies outside, or may be overwritten: --wipe=" + one.type);
   }
+  return {};
+}
+
+result<void> check_gives_up_no_running(const std::string& uuid) {
+  if (uuid.empty())
+    return {};
+  if (const auto set = find_running_set(uuid); set && set->alive)
+    return fail("set-running", set->name,
+                "is running, so no spare of it is given up; `dmremap detach " + set->name + "` first");
   return {};
 }
 

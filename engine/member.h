@@ -70,6 +70,9 @@ struct signature {
 /// good one is found.
 [[nodiscard]] std::vector<signature> probe_set_signatures(store& member);
 
+/// The UUIDs of the spares that good superblocks on it speak of: one, or more where older ones are left over.
+[[nodiscard]] std::vector<std::string> spares_named_on(store& member);
+
 /// Sectors at which a copy of the metadata of dm-remap 4 begins; passes over what cannot be read.
 [[nodiscard]] std::vector<std::uint64_t> upstream_v4_copies(store& member);
 

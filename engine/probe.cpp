@@ -206,6 +206,12 @@ std::vector<std::uint64_t> upstream_v4_copies(store& member) {
   return sectors;
 }
 
+std::vector<std::string> spares_named_on(store& member) {
+  std::set<std::string> uuids;
+  each_own_super(member, [&](spare_unit, const superblock& s) { uuids.insert(to_text(s.spare_uuid)); });
+  return {uuids.begin(), uuids.end()};
+}
+
 std::vector<signature> probe_set_signatures(store& member) {
   std::vector<signature> found;
   each_own_super(member, [&](spare_unit, const superblock& s) {

@@ -283,6 +283,13 @@ result<bool> spare_pool::check_candidate(const open_member& member, const spare_
   const auto found = TRY(probe_signatures(*member.io));
   const bool some_absent =
       std::any_of(info.spares.begin(), info.spares.end(), [](const spare_status& s) { return !s.present; });
+  for (const auto& uuid : spares_named_on(*member.io))
+    for (const auto& spare : info.spares)
+      if (spare.present && same_text(spare.uuid, uuid)) // no claim tells two paths to one drive
+        return fail("spare-in-set", member.spec.text(),
+                    "is spare " + uuid + ", which the set uses as " + known_text(uuid) +
+                        ": another path to the same storage, or a copy of it; only a copy may be overwritten, "
+                        "by hand (blkdiscard, or zeros), and then added");
   for (const auto& one : found) {
     if (one.type != "dmremap" || !same_text(one.set_uuid, info.set_uuid))
       continue;
@@ -297,6 +304,8 @@ result<bool> spare_pool::check_candidate(const open_member& member, const spare_
           "is still on it erased: --destroy-set " +
               info.set_uuid);
   }
+  if (!same_text(request.destroy_set, info.set_uuid))
+    CHECK_OK(check_gives_up_no_running(request.destroy_set));
   const bool wipe = TRY(check_spare(*member.io, found, request.wipe, request.destroy_set));
   CHECK_OK(check_configured({member.spec}, {request.destroy_set, info.set_uuid}));
   CHECK_OK(check_own_places(member.spec));
