@@ -3,62 +3,28 @@
 
 #include "engine/config.h"
 #include "engine/control_client.h"
-#include "engine/device_identity.h"
-#include "engine/device_use.h"
 #include "engine/file_store.h"
 #include "engine/geometry.h"
 #include "engine/paths.h"
+#include "engine/storage.h"
 #include "engine/units.h"
 
 #include <algorithm>
 #include <fmt/format.h>
-#include <optional>
 #include <strings.h>
-#include <sys/stat.h>
 
 namespace dmremap {
 namespace {
 
 constexpr const char* upstream = "dm-remap-v4";
 
-/// Where a member lies, in bytes of the whole disk or of the file.
-struct place {
-  bool block = false;
-  dev_t device = 0; ///< the whole disk; of a file: its file system
-  ino_t inode = 0;  ///< of a file
-  byte_range bytes;
-
-  [[nodiscard]] bool same_thing(const place& other) const {
-    return block == other.block && device == other.device && inode == other.inode;
-  }
-};
-
-std::optional<place> place_of(const member_spec& spec) {
-  struct stat facts {};
-  if (::stat(spec.path.c_str(), &facts) != 0)
-    return std::nullopt;
-  place found;
-  std::uint64_t length = 0;
-  if (S_ISBLK(facts.st_mode)) {
-    const auto extent = extent_of(facts.st_rdev);
-    found = {true, extent.disk, 0, {extent.start, extent.start}};
-    length = extent.length != 0 ? extent.length : UINT64_MAX - extent.start;
-  } else {
-    found = {false, facts.st_dev, facts.st_ino, {}};
-    length = static_cast<std::uint64_t>(facts.st_size);
-  }
-  if (spec.start) {
-    found.bytes.start += *spec.start * sector_bytes;
-    length = *spec.length * sector_bytes;
-  }
-  found.bytes.end = found.bytes.start + length;
-  return found;
-}
-
 /// As far as both are there.
 bool share_sectors(const member_spec& a, const member_spec& b) {
-  const auto here = place_of(a), there = place_of(b);
-  return here && there && here->same_thing(*there) && here->bytes.overlaps(there->bytes);
+  auto here = storage_of(a), there = storage_of(b);
+  for (auto* one : {&here, &there})
+    if (*one && (*one)->block && (*one)->bytes.start == (*one)->bytes.end)
+      (*one)->bytes.end = UINT64_MAX; // a drive that has no size any more may have had any
+  return here && there && here->overlaps(*there);
 }
 
 std::string words_for(const signature& one) {
@@ -102,7 +68,7 @@ result<void> check_surroundings(const member_spec& main, const member_spec& spar
                                 const std::vector<std::string>& wipe) {
   if (!spare.start || *spare.start == 0)
     return {}; // a probe of the range itself sees what starts there
-  const auto here = place_of(spare), main_place = place_of(main);
+  const auto here = find_place(spare), main_place = find_place(main);
   const bool beside_main =
       here && main_place && here->same_thing(*main_place) && main.start && *main.start == 0;
   if (beside_main)

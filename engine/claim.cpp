@@ -2,6 +2,7 @@
 #include "engine/claim.h"
 
 #include "engine/device_identity.h"
+#include "engine/mount_table.h"
 #include "engine/paths.h"
 
 #include <algorithm>
@@ -112,6 +113,19 @@ tl::unexpected<error> conflict(const std::string& path, const claim_target& targ
   return fail("members-overlap", path,
               "overlaps " + (owner ? owner->member + " of " : std::string("a range in use by ")) + who +
                   "; choose another range, or detach that set");
+}
+
+/// A file below a loop device; none where it is not to be had by that name.
+unique_fd open_backing_file(const std::string& file, const claim_target& target, bool shared) {
+  for (const auto& m : read_mount_table())
+    if (m.device == dev_text(target.device) && m.type.starts_with("fuse"))
+      return {};
+  unique_fd fd(
+      ::open(file.c_str(), (shared ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY));
+  struct stat st {};
+  if (!fd || ::fstat(fd.get(), &st) != 0 || st.st_dev != target.device || st.st_ino != target.inode)
+    return {};
+  return fd;
 }
 
 } // namespace
@@ -254,6 +268,29 @@ result<std::shared_ptr<claim>> claim::take_file(int fd, const claim_target& targ
   return self;
 }
 
+result<std::shared_ptr<claim>> claim::take_backing_file(const std::string& file, const claim_target& target,
+                                                        const std::vector<byte_range>& ranges, bool shared,
+                                                        const std::string& path) {
+  std::shared_ptr<claim> self(new claim);
+  self->target_ = target;
+  self->ranges_ = ranges;
+  self->shared_ = shared;
+  self->path_ = path;
+  self->lock_ = open_backing_file(file, target, shared);
+  if (self->lock_)
+    if (auto locked = self->lock_all(self->lock_.get(), path); !locked) {
+      if (locked.error().id != "claim-failed") // a file system without locks may well hold the file
+        return tl::make_unexpected(locked.error());
+      self->lock_.reset();
+    }
+  for (const auto& range : self->lock_ ? std::vector<byte_range>{} : ranges)
+    if (const auto owner = find_claim_owner(target, range); owner && owner->writing)
+      return conflict(path, target, range, lock_of(F_WRLCK, range));
+  if (make_claims_folder())
+    self->write_record();
+  return self;
+}
+
 claim::~claim() {
   if (!record_)
     return;
@@ -273,6 +310,8 @@ bool claim::others_write() const {
 void claim::name(const std::string& set) {
   set_ = set;
   write_record();
+  if (below_)
+    below_->name(set);
 }
 
 void claim::write_record() {

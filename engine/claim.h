@@ -36,8 +36,9 @@ struct claim_owner {
 /// until the object is gone. Open-file-description locks, so that nothing stays behind after a kill: on the
 /// file itself, or for a disk on claims_dir()/MAJOR:MINOR at the ranges' whole-disk offsets and, where this
 /// process may read it, on the disk's own node in /dev, which processes with another claims_dir() share.
-/// Beside them a text record says who it is. Where others only read, a claim for writing waits for up to two
-/// seconds.
+/// A loop device is claimed twice, on its own number and on what it stands on: other loop devices may stand
+/// there, too. Beside them a text record says who it is. Where others only read, a claim for writing waits
+/// for up to two seconds.
 class claim {
 public:
   /// Claims `ranges` of a disk. Errors: members-overlap, in-use (the same range), claim-failed.
@@ -48,6 +49,13 @@ public:
   [[nodiscard]] static result<std::shared_ptr<claim>> take_file(int fd, const claim_target& target,
                                                                 const std::vector<byte_range>& ranges,
                                                                 bool shared, const std::string& path);
+  /// Claims `ranges` of a file that a loop device stands on, named `file` by the kernel, by a descriptor of
+  /// its own. Where it cannot be opened so, or lies on a FUSE file system (one that hangs would hang this,
+  /// and one that stops waits for who has its files open), only owner records count.
+  [[nodiscard]] static result<std::shared_ptr<claim>> take_backing_file(const std::string& file,
+                                                                        const claim_target& target,
+                                                                        const std::vector<byte_range>& ranges,
+                                                                        bool shared, const std::string& path);
   ~claim();
   claim(const claim&) = delete;
   claim& operator=(const claim&) = delete;
@@ -55,6 +63,8 @@ public:
   /// Writes the set's name and this process's id into the owner record. Best effort: for messages only. Not
   /// thread-safe.
   void name(const std::string& set);
+  /// Of a loop device: `below` is released with this one and gets the same name.
+  void hold(std::shared_ptr<claim> below) { below_ = std::move(below); }
   /// For a disk: whether another claim for writing exists anywhere on it, as far as both can be seen.
   [[nodiscard]] bool others_write() const;
 
@@ -68,10 +78,11 @@ private:
   std::vector<byte_range> ranges_;
   bool shared_ = false;
   std::string path_, set_;
-  unique_fd lock_;   // disks only
-  unique_fd node_;   // likewise; not where this process may not read the whole disk
+  unique_fd lock_;   // of disks and of files below loop devices
+  unique_fd node_;   // of disks; not where this process may not read the whole disk
   unique_fd record_; // locked while the claim lives
   std::string record_path_;
+  std::shared_ptr<claim> below_;
 };
 
 /// What one owner record says of a claim on `key` that overlaps `range`; lines that it does not know are

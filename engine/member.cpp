@@ -7,6 +7,7 @@
 #include "engine/dust_store.h"
 #include "engine/file_store.h"
 #include "engine/range_store.h"
+#include "engine/storage.h"
 #include "engine/units.h"
 
 #include <boost/filesystem.hpp>
@@ -106,6 +107,7 @@ struct candidate {
   struct stat st {};
   claim_target target;
   byte_range range;                    // on the whole disk, or in the file
+  storage bottom;                      // where that is below loop devices
   std::optional<loop_backing> backing; // where it is a loop device or a partition of one
 };
 
@@ -167,6 +169,7 @@ result<candidate> examine(const member_spec& spec) {
     c.range = {base + *spec.start * sector_bytes, base + (*spec.start + *spec.length) * sector_bytes};
   else // a whole file stays claimed where it grows
     c.range = {base, c.target.block ? base + bytes : static_cast<std::uint64_t>(INT64_MAX)};
+  c.bottom = at_bottom({c.target.block, c.target.device, c.target.inode, c.range, ""});
   return c;
 }
 
@@ -193,25 +196,13 @@ result<void> check_overlaps(const std::vector<candidate>& all) {
         return fail("members-overlap", all[j].spec->text(),
                     "and " + all[i].spec->text() +
                         " are the same storage: one is a loop device on the other");
+      if (all[i].bottom.overlaps(all[j].bottom))
+        return fail(
+            "members-overlap", all[j].spec->text(),
+            "lies on the same sectors as " + all[i].spec->text() +
+                " of the same set below (losetup -l tells on what); give each member storage of its own");
     }
   }
-  return {};
-}
-
-/// A loop device on a file or disk that a running set uses.
-result<void> check_backing(const candidate& c) {
-  if (!c.backing)
-    return {};
-  claim_target target{false, c.backing->device, c.backing->inode};
-  byte_range range{0, INT64_MAX};
-  if (c.backing->block != 0) {
-    const device_extent e = extent_of(c.backing->block);
-    target = {true, e.disk, 0};
-    range = {e.start, e.start + e.length};
-  }
-  if (const auto owner = find_claim_owner(target, range))
-    return fail("members-overlap", c.spec->text(),
-                "is a loop device on " + owner->member + ", which is in use by " + owner->text());
   return {};
 }
 
@@ -219,7 +210,7 @@ result<void> check_unused(const candidate& c) {
   const auto use = c.target.block ? find_disk_use(c.target.device, c.range) : find_file_use(c.st);
   if (use)
     return fail(use->id, c.spec->text(), use->why);
-  return check_backing(c);
+  return {};
 }
 
 /// One open of a device or file that holds several members.
@@ -237,10 +228,37 @@ result<std::shared_ptr<file_store>> open_exclusive(const candidate& c, const cla
   return file_store::open(c.spec->path, {.read_only = false, .exclusive = false});
 }
 
+/// What a loop device stands on, which others may reach without it: the file itself, or by loop devices more.
+/// Ranges of it that do not overlap may belong to several sets.
+result<std::shared_ptr<claim>> claim_below(const candidate& c, std::vector<byte_range> ranges,
+                                           bool read_only) {
+  const claim_target target{c.bottom.block, c.bottom.device, c.bottom.inode};
+  for (auto& range : ranges) {
+    range.start += c.bottom.bytes.start - c.range.start;
+    range.end += c.bottom.bytes.start - c.range.start;
+  }
+  auto held = target.block
+                  ? claim::take_disk(target.device, ranges, read_only, c.spec->text())
+                  : claim::take_backing_file(c.bottom.file, target, ranges, read_only, c.spec->text());
+  if (held || (held.error().id != "in-use" && held.error().id != "members-overlap"))
+    return held;
+  for (const auto& range : ranges)
+    if (const auto owner = find_claim_owner(target, range))
+      return fail("members-overlap", c.spec->text(),
+                  "is a loop device on the same storage as " + owner->member + ", which is in use by " +
+                      owner->text() + "; detach that set first, or use other storage");
+  return fail("members-overlap", c.spec->text(),
+              "is a loop device on storage that another process has in use" +
+                  (c.bottom.file.empty() ? "" : " (fuser " + c.bottom.file + " may name it)") +
+                  "; end that first, or use other storage");
+}
+
 result<opened> open_device(const candidate& c, const std::vector<byte_range>& ranges, bool read_only) {
   opened out;
   if (c.target.block) {
     out.held = TRY(claim::take_disk(c.target.device, ranges, read_only, c.spec->text()));
+    if (c.target != claim_target{c.bottom.block, c.bottom.device, c.bottom.inode})
+      out.held->hold(TRY(claim_below(c, ranges, read_only)));
     out.io = read_only ? TRY(file_store::open(c.spec->path, {.read_only = true}))
                        : TRY(open_exclusive(c, *out.held));
   } else {

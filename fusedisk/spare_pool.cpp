@@ -286,10 +286,11 @@ result<bool> spare_pool::check_candidate(const open_member& member, const spare_
   for (const auto& uuid : spares_named_on(*member.io))
     for (const auto& spare : info.spares)
       if (spare.present && same_text(spare.uuid, uuid)) // no claim tells two paths to one drive
-        return fail("spare-in-set", member.spec.text(),
-                    "is spare " + uuid + ", which the set uses as " + known_text(uuid) +
-                        ": another path to the same storage, or a copy of it; only a copy may be overwritten, "
-                        "by hand (blkdiscard, or zeros), and then added");
+        return fail(
+            "spare-in-set", member.spec.text(),
+            "is spare " + uuid + ", which the set uses as " + known_text(uuid) +
+                ": another path to the same storage, or a copy of it; only a copy may be overwritten, "
+                "by hand (blkdiscard, or zeros), and then added");
   for (const auto& one : found) {
     if (one.type != "dmremap" || !same_text(one.set_uuid, info.set_uuid))
       continue;

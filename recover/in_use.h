@@ -10,8 +10,8 @@
 namespace dmremap::recover {
 
 /// The set that has claimed the beginning of a member for writing; that one's daemon can be asked. `bottom`:
-/// storage_of(spec). Takes no lock.
-[[nodiscard]] std::optional<claim_owner> served_by(const member_spec& spec, const storage& bottom);
+/// storage_of() the member, where all claims meet. Takes no lock.
+[[nodiscard]] std::optional<claim_owner> served_by(const storage& bottom);
 
 /// Errors: "in-use" (names the set), those of find_storage.
 [[nodiscard]] result<void> check_not_served(const member_spec& spec);

@@ -48,7 +48,7 @@ public:
 
 private:
   void look(target one) {
-    if (const auto owner = served_by(one.spec, one.place)) {
+    if (const auto owner = served_by(one.place)) {
       served_.insert({owner->set, one.spec.text()});
       return;
     }
@@ -157,7 +157,7 @@ private:
       const bool there = std::any_of(s_.spares.begin(), s_.spares.end(),
                                      [&](const spare_view& v) { return v.spec.text() == spec.text(); });
       const auto place = storage_of(spec);
-      if (there || !place || served_by(spec, *place))
+      if (there || !place || served_by(*place))
         continue;
       if (auto io = open_to_read(spec))
         take_spare(spec, *io, true);

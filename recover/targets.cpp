@@ -3,7 +3,6 @@
 
 #include "engine/config.h"
 #include "engine/control_client.h"
-#include "engine/device_identity.h"
 #include "engine/host_state.h"
 #include "engine/loop_control.h"
 #include "engine/paths.h"
@@ -28,25 +27,6 @@ std::uint64_t number_in(const std::string& path) {
   std::uint64_t value = 0;
   file >> value;
   return value;
-}
-
-/// A loop device stands for what is below it, as far down as that goes.
-storage below(storage top) {
-  for (unsigned depth = 0; top.block && depth < 8; ++depth) {
-    const auto backing = find_loop_backing(top.device);
-    if (!backing)
-      break;
-    const std::uint64_t offset =
-        number_in("/sys/dev/block/" + dev_text(top.device) + "/loop/offset") + top.bytes.start;
-    const std::uint64_t length = top.bytes.end - top.bytes.start;
-    if (backing->block == 0) {
-      top = {false, backing->device, backing->inode, {offset, offset + length}};
-    } else {
-      const auto extent = extent_of(backing->block);
-      top = {true, extent.disk, 0, {extent.start + offset, extent.start + offset + length}};
-    }
-  }
-  return top;
 }
 
 template <class Handle, Handle* (*release)(Handle*)>
@@ -205,41 +185,6 @@ void note_partitions(std::vector<target>& targets) {
 }
 
 } // namespace
-
-result<storage> find_storage(const member_spec& spec) {
-  struct stat st {};
-  if (::stat(spec.path.c_str(), &st) != 0) {
-    if (errno == EACCES)
-      return fail("no-permission", spec.path, "may not be reached by this user; run it as root");
-    return fail("not-found", spec.path,
-                "there is no such file or device; check the path (lsblk lists block devices)");
-  }
-  if (!S_ISBLK(st.st_mode) && !S_ISREG(st.st_mode))
-    return fail("not-a-device", spec.path,
-                S_ISDIR(st.st_mode) ? "is a folder; name a block device or a regular file"
-                                    : "is neither a block device nor a regular file");
-  storage found;
-  std::uint64_t length = 0;
-  if (S_ISBLK(st.st_mode)) {
-    const auto extent = extent_of(st.st_rdev);
-    found = {true, extent.disk, 0, {extent.start, extent.start}};
-    length = extent.length;
-  } else {
-    found = {false, st.st_dev, st.st_ino, {}};
-    length = static_cast<std::uint64_t>(st.st_size);
-  }
-  if (spec.start) {
-    found.bytes.start += *spec.start * sector_bytes;
-    length = *spec.length * sector_bytes;
-  }
-  found.bytes.end = found.bytes.start + length;
-  return below(found);
-}
-
-std::optional<storage> storage_of(const member_spec& spec) {
-  const auto found = find_storage(spec);
-  return found ? std::optional(*found) : std::nullopt;
-}
 
 target_list find_targets(const std::vector<std::string>& paths, const std::string& image_dir) {
   target_list out;

@@ -1,27 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #pragma once
 
-#include "engine/device_use.h"
 #include "engine/error.h"
 #include "engine/member.h"
+#include "engine/storage.h"
 
 #include <string>
 #include <vector>
 
 namespace dmremap::recover {
-
-/// Where something lies on what is at the bottom of it: a partition on its disk, a loop device on its file.
-struct storage {
-  bool block = false;
-  dev_t device = 0; ///< the whole disk; of a file: its file system
-  ino_t inode = 0;  ///< of a file
-  byte_range bytes;
-
-  [[nodiscard]] bool overlaps(const storage& other) const {
-    return block == other.block && device == other.device && inode == other.inode &&
-           bytes.overlaps(other.bytes);
-  }
-};
 
 /// Something to look at: a block device, a regular file, or a range of one.
 struct target {
@@ -41,10 +28,5 @@ struct target_list {
 /// devices on images of sets of this host, and the members that configuration and state of this host name.
 /// `image_dir`, where not empty, is a further folder. Opens nothing.
 [[nodiscard]] target_list find_targets(const std::vector<std::string>& paths, const std::string& image_dir);
-
-/// Errors: "not-found", "no-permission", "not-a-device".
-[[nodiscard]] result<storage> find_storage(const member_spec& spec);
-/// Nothing where that is an error.
-[[nodiscard]] std::optional<storage> storage_of(const member_spec& spec);
 
 } // namespace dmremap::recover

@@ -5,8 +5,8 @@ away."""
 import shutil
 
 import harness
-from harness import Attached
-from test_spares import MAIN_SIZE, SPARE_SIZE, Pool
+from harness import SECTOR, Attached
+from test_spares import MAIN_SIZE, OLD, SPARE_SIZE, Pool
 
 
 class Copies(Pool):
@@ -44,6 +44,89 @@ class Copies(Pool):
         self.attached.detach()
         w.dmremap(*add)
         other.detach()
+
+
+class Twins(Pool):
+    """One file behind two loop devices; two paths to one drive look the same."""
+
+    def run_with_twin(self, image, *spares):
+        self.create(*spares)
+        attached = self.attach()
+        self.remap(range(3, 8))
+        return attached, self.workspace.loop(image)
+
+    def check_fsck(self, member, *says):
+        answer = self.workspace.run(harness.program("dmremap-fsck"), "-y", member, check=False)
+        self.refused(answer, code=8, says=(f"{member}: ", *says))
+
+    def test_the_spare_of_a_running_set(self):
+        w = self.workspace
+        first = w.loop(self.first)
+        attached, twin = self.run_with_twin(self.first, first, self.second)
+        self.write_units(attached.loop, range(3, 8), OLD)
+        uuid = w.status_json(self.name)["uuid"]
+        main = w.sparse("other.img", MAIN_SIZE)
+        says = (f"same storage as {first}", f"set '{self.name}'")
+        for options in ([], ["--destroy-set", uuid]):
+            self.refused_spare("add", twin, *options, identifier="members-overlap", says=says)
+            create = w.dmremap("create", "other", "--main", main, "--spare", twin, *options, "--json", check=False)
+            self.refused(create, "members-overlap", says=says)
+        self.check_fsck(twin, *says)
+        w.env = dict(w.env, DMREMAP_RUN_DIR=str(w.folder("run2")))
+        self.check_fsck(twin, "another process has in use")  # locks tell it, no record does
+        w.env = dict(w.env, DMREMAP_RUN_DIR=str(w.path / "run"))
+        attached.detach()
+        w.run(harness.program("dmremap-fsck"), "-n", twin, self.second)  # free again
+        attached = self.attach()
+        self.check_units(attached.loop, range(3, 8), OLD)
+        attached.detach()
+
+    def test_the_main_of_a_running_set(self):
+        w = self.workspace
+        image, self.main = self.main, w.loop(self.main)
+        attached, twin = self.run_with_twin(image, self.first)
+        create = ["create", "other", "--main", twin, "--spare", self.second, "--json"]
+        self.refused(w.dmremap(*create, check=False), "members-overlap", says=(f"same storage as {self.main}",))
+        attached.detach()
+        self.refused(w.dmremap(*create, check=False), "members-overlap",
+                     says=(f"shares sectors with {self.main} of the set {self.name}",))
+
+    def test_a_loop_device_on_a_file_of_a_set(self):
+        w = self.workspace
+        attached, twin = self.run_with_twin(self.first, self.first)
+        self.check_fsck(twin, f"same storage as {self.first}")
+        w.env = dict(w.env, DMREMAP_RUN_DIR=str(w.folder("run2")))
+        self.check_fsck(twin, "another process has in use")
+        w.env = dict(w.env, DMREMAP_RUN_DIR=str(w.path / "run"))
+        attached.detach()
+        create = ["create", "other", "--main", w.loop(self.main), "--spare", self.second, "--json"]
+        self.refused(w.dmremap(*create, check=False), "members-overlap", says=(f"shares sectors with {self.main}",))
+
+    def test_main_and_spare_are_one_file(self):
+        w = self.workspace
+        one, two = w.loop(self.main), w.loop(self.main)
+        self.refused(w.dmremap("create", "same", "--main", one, "--spare", two, "--json", check=False),
+                     "members-overlap", says=(one, two))
+
+    def test_parts_of_one_file_behind_loop_devices_of_their_own(self):
+        w = self.workspace
+        shared = w.sparse("shared.img", 4 * SPARE_SIZE)
+        parts = [harness.LoopDevice(w, w.run("losetup", "-f", "--show", "-o", n * SPARE_SIZE, "--sizelimit", SPARE_SIZE,
+                                             shared).stdout.strip()) for n in range(4)]
+        self.create(*parts[:2])
+        attached = self.attach()
+        self.remap(range(3, 8))
+        self.spare("add", parts[2])
+        w.dmremap("create", "other", "--main", w.sparse("other.img", MAIN_SIZE), "--spare", parts[3])
+        other = Attached(w, "other")
+        whole = w.loop(shared)
+        self.refused_spare("add", f"{whole}@{3 * SPARE_SIZE // SECTOR}+{SPARE_SIZE // SECTOR}",
+                           identifier="members-overlap", says=("set 'other'",))
+        other.detach()
+        attached.detach()
+        attached = self.attach()
+        self.assertEqual(len(self.spares()), 3)
+        attached.detach()
 
 
 class EmptyDrive(Pool):

@@ -241,6 +241,47 @@ TEST_CASE("a loop device made on a member of a running set is refused", "[claim]
   CHECK(refused.error().why.find("'demo'") != std::string::npos);
 }
 
+TEST_CASE("loop devices on one file are one storage", "[claim][root]") {
+  const fixture f;
+  const auto file = f.dir.file("a", 1 << 20);
+  const loop_device one(file, {}), two(file, {});
+  CHECK(f.id_of({one.path(), two.path()}) == "members-overlap");
+  CHECK(f.id_of({one.path() + "@0+1024", two.path() + "@1016+8"}) == "members-overlap");
+  CHECK(f.id_of({one.path() + "@0+1024", two.path() + "@1024+8"}) == "opened");
+  {
+    const auto held = f.open({one.path() + "@8+1024"});
+    REQUIRE(held);
+    name_claims(*held, "demo");
+    CHECK(f.id_of({two.path() + "@1032+8"}) == "opened");
+    const auto refused = f.open({two.path() + "@1024+8"});
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().id == "members-overlap");
+    CHECK(refused.error().why.find(one.path() + "@8+1024, which is in use by set 'demo'") !=
+          std::string::npos);
+    CHECK(f.id_of({two.path()}, access_mode::read_only) == "members-overlap");
+    {
+      const loop_device upper(two.path(), {});
+      CHECK(f.id_of({upper.path()}) == "members-overlap");
+    }
+    const scoped_env elsewhere("DMREMAP_RUN_DIR", f.dir / "other");
+    CHECK(f.id_of({two.path()}) == "members-overlap");
+  }
+  const auto reader = f.open({one.path()}, access_mode::read_only);
+  REQUIRE(reader);
+  CHECK(f.id_of({two.path()}, access_mode::read_only) == "opened");
+  CHECK(f.id_of({two.path()}) == "members-overlap");
+}
+
+TEST_CASE("loop devices on one loop device are one storage", "[claim][root]") {
+  const fixture f;
+  const loop_device disk(f.dir.file("a", 1 << 20), {});
+  const loop_device one(disk.path(), {}), two(disk.path(), {});
+  CHECK(f.id_of({one.path(), two.path()}) == "members-overlap");
+  const auto held = f.open({one.path()});
+  REQUIRE(held);
+  CHECK(f.id_of({two.path()}) == "members-overlap");
+}
+
 TEST_CASE("partitions are judged in whole-disk coordinates", "[claim][root]") {
   const fixture f;
   loop_device disk(partitioned_file(f.dir), {});
