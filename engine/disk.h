@@ -231,7 +231,8 @@ public:
   [[nodiscard]] result<void> rename(const std::string& new_name);
 
   /// Formats a member and takes it into the set; the caller has checked that it may be used. Its place in the
-  /// list. Durable on return. Errors: "too-many-spares", "spare-too-small", "format-failed", "read-only".
+  /// list. Durable on return. Errors: "too-many-spares", "spare-too-small", "format-failed", "add-in-doubt"
+  /// (the set may list it: it is asked for at the next open), "read-only".
   [[nodiscard]] result<unsigned> add_spare(std::shared_ptr<store> io);
   /// Takes a spare that serves nothing out of the set and erases its metadata. Durable on return. Errors:
   /// "spare-in-use" ("Cannot remove spare PATH: N active allocations"), "last-spare", "no-such-spare". False:

@@ -121,7 +121,7 @@ public:
   void lose_readable(unsigned spare);
   /// Formats and takes in a spare; it gives no places before a durable record lists it. Durable on return.
   /// Errors: "too-many-spares", "spare-too-small",
-  /// "format-failed", "read-only".
+  /// "format-failed", "add-in-doubt", "read-only".
   [[nodiscard]] result<unsigned> add_spare(std::shared_ptr<store> io);
   /// Moves maps of absent spares that lie on this one to others. Errors: "spare-in-use": it holds the only
   /// one.

@@ -55,7 +55,7 @@ result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
     const auto unlisted = record_session();
     if (unlisted && out->meta->present())
       (void)out->meta->erase_supers();
-    return fail("format-failed", path,
+    return fail(unlisted ? "format-failed" : "add-in-doubt", path,
                 "the metadata could not be written: " + std::string(name_of(recorded.error())) +
                     (unlisted
                          ? "; the set is as before"

@@ -31,10 +31,9 @@ bool names(const std::string& line, const std::string& member) {
   return line == member || (spec && spec->text() == member);
 }
 
-/// Whether the spares may list one that was not added: then the set asks for it at the next start. Told by
-/// the words of disk::add_spare, whose identifier is that of a failure without consequences, too.
+/// Whether the spares may list one that was not added: then the set asks for it at the next start.
 bool may_be_listed(const error& add_failed) {
-  return add_failed.why.find("nor could it be taken back") != std::string::npos;
+  return add_failed.id == "add-in-doubt";
 }
 
 } // namespace

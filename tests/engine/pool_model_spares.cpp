@@ -47,7 +47,7 @@ void pool_model::add_spare() {
   if (well)
     judge_refusal(added, true, {});
   else
-    judge_refusal(added, true, {"format-failed"});
+    judge_refusal(added, true, {"format-failed", "add-in-doubt"});
   if (added) {
     if (*added != fresh.index)
       FAIL(where() << ": it became spare " << *added);
