@@ -65,7 +65,7 @@ result<answer> do_unmap(control_target& t, const json& args) {
   return answer{fmt::format("sector {}: written back to main; its remap is gone", sector.value)};
 }
 
-result<unsigned> spare_argument(control_target& t, const json& args) {
+result<spare_status> spare_argument(control_target& t, const json& args) {
   const auto named = TRY(text_argument(args, "spare"));
   return find_spare(t.info(info_patience).info, named);
 }
@@ -78,7 +78,7 @@ result<answer> do_add_remap(control_target& t, const json& args) {
     source = TRY(sector_argument(args, "source"));
   std::optional<unsigned> spare;
   if (!is_absent(args, "spare"))
-    spare = TRY(spare_argument(t, args));
+    spare = TRY(spare_argument(t, args)).index;
   const auto reply = TRY(add_remap_by_hand(t, dest, source, sectors, spare));
   return answer{text_of(reply), json_of(reply)};
 }
@@ -215,7 +215,7 @@ result<answer> do_spare_add(control_target& t, const json& args) {
 result<answer> do_spare_remove(control_target& t, const json& args) {
   const auto spare = TRY(spare_argument(t, args));
   const bool dry_run = TRY(flag_argument(args, "dry_run"));
-  const auto r = TRY(t.spare_remove(spare, dry_run));
+  const auto r = TRY(t.spare_remove(spare.uuid, dry_run));
   return answer{dry_run ? "spare " + r.uuid + " would be removed: it serves nothing" : text_of(r),
                 {{"member", r.member},
                  {"uuid", r.uuid},
@@ -227,7 +227,7 @@ result<answer> do_spare_remove(control_target& t, const json& args) {
 result<answer> do_spare_forget(control_target& t, const json& args) {
   const auto spare = TRY(spare_argument(t, args));
   const bool dry_run = TRY(flag_argument(args, "dry_run"));
-  const auto r = TRY(t.spare_forget(spare, dry_run));
+  const auto r = TRY(t.spare_forget(spare.uuid, dry_run));
   json told = json_of(r);
   told["dry_run"] = dry_run;
   return answer{fmt::format("{} unit{} with {} sector{} {} lost", r.units, r.units == 1 ? "" : "s",
@@ -240,7 +240,7 @@ result<answer> do_spare_evacuate(control_target& t, const json& args) {
   const auto spare = TRY(spare_argument(t, args));
   const bool dry_run = TRY(flag_argument(args, "dry_run"));
   const bool partial = TRY(flag_argument(args, "partial"));
-  const auto now = TRY(t.spare_evacuate(spare, dry_run, partial));
+  const auto now = TRY(t.spare_evacuate(spare.uuid, dry_run, partial));
   return answer{dry_run ? fmt::format("{} units would move to the other spares", now.all)
                         : "evacuating spare " + now.path,
                 json_of(now)};
@@ -259,7 +259,7 @@ result<answer> do_stop_evacuation(control_target& t, const json&) {
 
 result<answer> do_spare_refill(control_target& t, const json& args) {
   const auto spare = TRY(spare_argument(t, args));
-  CHECK_OK(t.spare_refill(spare));
+  CHECK_OK(t.spare_refill(spare.uuid));
   return answer{"the spare takes new data again"};
 }
 

@@ -120,19 +120,22 @@ public:
   /// check_surroundings, check_configured, preallocation::take, disk::add_spare and of the configuration;
   /// "member-is-image".
   [[nodiscard]] virtual result<spare_add_reply> spare_add(const spare_add_request& request) = 0;
+  // A spare is meant by its UUID: its place may be another one's by the time that the change is made. Where
+  // the set has it no more: "no-such-spare".
+
   /// Errors: those of disk::remove_spare, "evacuation-running".
-  [[nodiscard]] virtual result<spare_change_reply> spare_remove(unsigned index, bool dry_run) = 0;
+  [[nodiscard]] virtual result<spare_change_reply> spare_remove(const std::string& uuid, bool dry_run) = 0;
   /// Errors: those of disk::forget_spare.
-  [[nodiscard]] virtual result<spare_forget_reply> spare_forget(unsigned index, bool dry_run) = 0;
+  [[nodiscard]] virtual result<spare_forget_reply> spare_forget(const std::string& uuid, bool dry_run) = 0;
   /// Begins to empty a spare, in a thread of its own. Errors: "evacuation-running", and what
   /// disk::evacuate_spare refuses at once. `dry_run`: nothing begins; the state that it would have, not
   /// running. `partial`: as many units as the other spares have room for.
-  [[nodiscard]] virtual result<evacuation_state> spare_evacuate(unsigned index, bool dry_run,
+  [[nodiscard]] virtual result<evacuation_state> spare_evacuate(const std::string& uuid, bool dry_run,
                                                                 bool partial) = 0;
   /// Returns when it has stopped. Errors: "no-evacuation".
   [[nodiscard]] virtual result<void> stop_evacuation() = 0;
   /// Lets a spare take new data again. Errors: "evacuation-running".
-  [[nodiscard]] virtual result<void> spare_refill(unsigned index) = 0;
+  [[nodiscard]] virtual result<void> spare_refill(const std::string& uuid) = 0;
   [[nodiscard]] virtual evacuation_state evacuation() const = 0; ///< waits for no drive
   [[nodiscard]] virtual salvage_state salvaging() const = 0;     ///< waits for no drive
   /// Takes the mount away; the daemon then ends. Errors: "image-in-use", "unmount-failed".

@@ -195,15 +195,15 @@ result<spare_add_reply> live_target::spare_add(const spare_add_request& request)
   return done;
 }
 
-result<spare_change_reply> live_target::spare_remove(unsigned index, bool dry_run) {
-  auto done = parts_.pool.remove(index, dry_run);
+result<spare_change_reply> live_target::spare_remove(const std::string& uuid, bool dry_run) {
+  auto done = parts_.pool.remove(uuid, dry_run);
   if (done && !dry_run)
     spares_changed();
   return done;
 }
 
-result<spare_forget_reply> live_target::spare_forget(unsigned index, bool dry_run) {
-  auto done = parts_.pool.forget(index, dry_run);
+result<spare_forget_reply> live_target::spare_forget(const std::string& uuid, bool dry_run) {
+  auto done = parts_.pool.forget(uuid, dry_run);
   if (done && !dry_run)
     spares_changed();
   return done;

@@ -76,13 +76,16 @@ public:
     return parts_.pool.dust(store);
   }
   [[nodiscard]] result<spare_add_reply> spare_add(const spare_add_request& request) override;
-  [[nodiscard]] result<spare_change_reply> spare_remove(unsigned index, bool dry_run) override;
-  [[nodiscard]] result<spare_forget_reply> spare_forget(unsigned index, bool dry_run) override;
-  [[nodiscard]] result<evacuation_state> spare_evacuate(unsigned index, bool dry_run, bool partial) override {
-    return parts_.pool.evacuate(index, dry_run, partial);
+  [[nodiscard]] result<spare_change_reply> spare_remove(const std::string& uuid, bool dry_run) override;
+  [[nodiscard]] result<spare_forget_reply> spare_forget(const std::string& uuid, bool dry_run) override;
+  [[nodiscard]] result<evacuation_state> spare_evacuate(const std::string& uuid, bool dry_run,
+                                                        bool partial) override {
+    return parts_.pool.evacuate(uuid, dry_run, partial);
   }
   [[nodiscard]] result<void> stop_evacuation() override { return parts_.pool.stop_evacuation(); }
-  [[nodiscard]] result<void> spare_refill(unsigned index) override { return parts_.pool.refill(index); }
+  [[nodiscard]] result<void> spare_refill(const std::string& uuid) override {
+    return parts_.pool.refill(uuid);
+  }
   [[nodiscard]] evacuation_state evacuation() const override { return parts_.pool.evacuation(); }
   [[nodiscard]] salvage_state salvaging() const override;
   [[nodiscard]] result<void> stop() override { return unmount(parts_.place, parts_.device); }

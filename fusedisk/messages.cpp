@@ -57,7 +57,7 @@ result<std::string> on_add_remap(control_target& t, const word_list& w) {
   const auto length = TRY(number(w[3], "a length in sectors"));
   std::optional<unsigned> spare;
   if (w.size() > 4)
-    spare = TRY(find_spare(t.info(info_patience).info, w[4]));
+    spare = TRY(find_spare(t.info(info_patience).info, w[4])).index;
   return text_of(TRY(add_remap_by_hand(t, dest, source, length, spare)));
 }
 
@@ -88,8 +88,8 @@ result<std::string> on_spare_add(control_target& t, const word_list& w) {
 }
 
 result<std::string> on_spare_remove(control_target& t, const word_list& w) {
-  const auto index = TRY(find_spare(t.info(info_patience).info, w[1]));
-  auto done = t.spare_remove(index, false);
+  const auto spare = TRY(find_spare(t.info(info_patience).info, w[1]));
+  auto done = t.spare_remove(spare.uuid, false);
   if (!done && done.error().id == "spare-in-use")
     done.error().what =
         "Error"; // scripts know the line "Error: Cannot remove spare PATH: N active allocations"
@@ -232,13 +232,13 @@ std::string text_of(const spare_change_reply& r) {
   return r.configuration.empty() ? out : out + "; " + r.configuration;
 }
 
-result<unsigned> find_spare(const disk_info& info, const std::string& text) {
+result<spare_status> find_spare(const disk_info& info, const std::string& text) {
   const bool dust = text.rfind("dust:", 0) == 0;
   for (const auto& s : info.spares)
     if (strcasecmp(text.c_str(), s.uuid.c_str()) == 0 || text == std::to_string(s.index) ||
         (!s.path.empty() &&
          (text == s.path || "dust:" + text == s.path || (dust && text.substr(5) == s.path))))
-      return s.index;
+      return s;
   return fail("no-such-spare", text, "the set has no such spare; `dmremap spare list` names them");
 }
 

@@ -20,8 +20,8 @@ namespace dmremap {
 /// False: run_message with these words answers at once, whatever the drives do.
 [[nodiscard]] bool waits_for_drives(const std::vector<std::string>& words);
 
-/// The place in the set of the spare that a person names by UUID, path or index. Errors: "unknown-spare".
-[[nodiscard]] result<unsigned> find_spare(const disk_info& info, const std::string& text);
+/// The spare that a person names by UUID, path or index. Errors: "no-such-spare".
+[[nodiscard]] result<spare_status> find_spare(const disk_info& info, const std::string& text);
 
 /// add_remap, from the spare that is named. Where none is: the first on which enough free units lie next to
 /// each other, or, with a `source`, the one that choose_spare() finds.

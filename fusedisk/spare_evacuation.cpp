@@ -12,11 +12,11 @@ evacuation_state spare_pool::evacuation() const {
   return evacuation_;
 }
 
-result<evacuation_state> spare_pool::evacuate(unsigned index, bool dry_run, bool partial) {
+result<evacuation_state> spare_pool::evacuate(const std::string& uuid, bool dry_run, bool partial) {
   const std::lock_guard change(change_mutex_);
   CHECK_OK(check_running());
   const auto info = TRY(set_.info());
-  const auto* spare = TRY(listed(info, index));
+  const auto* spare = TRY(listed(info, uuid));
   if (read_only_)
     return fail("read-only", set_name_, "the set is open read-only");
   if (!spare->present && !spare->readable)
@@ -32,7 +32,7 @@ result<evacuation_state> spare_pool::evacuate(unsigned index, bool dry_run, bool
       return fail("evacuation-running", evacuation_.path, "is being emptied already; one at a time");
   }
   const auto units =
-      TRY(set_.plan_evacuate(index, partial)); // what does not fit is refused before anything moves
+      TRY(set_.plan_evacuate(spare->index, partial)); // what does not fit is refused before anything moves
   if (dry_run)
     return evacuation_state{0, false, spare->uuid, spare->path, 0, units, {}, std::nullopt};
   {
@@ -46,7 +46,7 @@ result<evacuation_state> spare_pool::evacuate(unsigned index, bool dry_run, bool
   if (evacuator_.joinable())
     evacuator_.join();
   log_.info("evacuating spare " + spare->path);
-  evacuator_ = std::thread([this, index, partial] { run_evacuation(index, partial); });
+  evacuator_ = std::thread([this, index = spare->index, partial] { run_evacuation(index, partial); });
   return evacuation();
 }
 
@@ -87,13 +87,13 @@ result<void> spare_pool::stop_evacuation() {
   return {};
 }
 
-result<void> spare_pool::refill(unsigned index) {
+result<void> spare_pool::refill(const std::string& uuid) {
   const std::lock_guard change(change_mutex_);
   const auto info = TRY(set_.info());
-  const auto* spare = TRY(listed(info, index));
+  const auto* spare = TRY(listed(info, uuid));
   if (const auto now = evacuation(); now.running && now.uuid == spare->uuid)
     return fail("evacuation-running", spare->path, "is being emptied; stop that first");
-  set_.refill_spare(index);
+  set_.refill_spare(spare->index);
   log_.info("spare " + spare->path + " takes new data again");
   return {};
 }

@@ -398,19 +398,19 @@ result<spare_add_reply> spare_pool::add(const spare_add_request& request) {
 
 // --- remove and forget -------------------------------------------------------------------------------------
 
-result<spare_change_reply> spare_pool::remove(unsigned index, bool dry_run) {
+result<spare_change_reply> spare_pool::remove(const std::string& uuid, bool dry_run) {
   const std::lock_guard change(change_mutex_);
   CHECK_OK(check_running());
   const auto info = TRY(set_.info());
-  const auto* spare = TRY(listed(info, index));
+  const auto* spare = TRY(listed(info, uuid));
   if (const auto now = evacuation(); now.running && now.uuid == spare->uuid)
     return fail("evacuation-running", spare->path, "is being emptied; remove it when that is done");
   spare_change_reply reply{known_text(spare->uuid), spare->uuid, "", true, true};
   if (dry_run) {
-    CHECK_OK(set_.plan_remove(index));
+    CHECK_OK(set_.plan_remove(spare->index));
     return reply;
   }
-  reply.erased = TRY(set_.remove_spare(index));
+  reply.erased = TRY(set_.remove_spare(spare->index));
   reply.freed = drop(reply.uuid);
   reply.configuration = keep_record(reply.member); // named there in vain until this is done
   log_.info(fmt::format("spare {} ({}) removed{}", reply.member, reply.uuid,
@@ -418,15 +418,15 @@ result<spare_change_reply> spare_pool::remove(unsigned index, bool dry_run) {
   return reply;
 }
 
-result<spare_forget_reply> spare_pool::forget(unsigned index, bool dry_run) {
+result<spare_forget_reply> spare_pool::forget(const std::string& uuid, bool dry_run) {
   const std::lock_guard change(change_mutex_);
   CHECK_OK(check_running());
   const auto info = TRY(set_.info());
-  const auto* spare = TRY(listed(info, index));
+  const auto* spare = TRY(listed(info, uuid));
   if (dry_run)
-    return spare_forget_reply{TRY(set_.plan_forget(index)), ""};
+    return spare_forget_reply{TRY(set_.plan_forget(spare->index)), ""};
   const auto text = known_text(spare->uuid);
-  spare_forget_reply done{TRY(set_.forget_spare(index)), ""};
+  spare_forget_reply done{TRY(set_.forget_spare(spare->index)), ""};
   drop(spare->uuid);
   done.configuration =
       keep_record(text, text.empty() ? "where spare " + spare->uuid +
@@ -437,11 +437,11 @@ result<spare_forget_reply> spare_pool::forget(unsigned index, bool dry_run) {
   return done;
 }
 
-result<const spare_status*> spare_pool::listed(const disk_info& now, unsigned index) {
-  if (const auto* spare = spare_at(now, index))
-    return spare;
-  return fail("no-such-spare", std::to_string(index),
-              "the set has no such spare; `dmremap spare list` names them");
+result<const spare_status*> spare_pool::listed(const disk_info& now, const std::string& uuid) {
+  for (const auto& spare : now.spares)
+    if (same_text(spare.uuid, uuid))
+      return &spare;
+  return fail("no-such-spare", uuid, "the set has no such spare; `dmremap spare list` names them");
 }
 
 } // namespace dmremap

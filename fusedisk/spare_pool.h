@@ -34,11 +34,11 @@ public:
 
   /// Errors: see control_target, whose functions these are.
   [[nodiscard]] result<spare_add_reply> add(const spare_add_request& request);
-  [[nodiscard]] result<spare_change_reply> remove(unsigned index, bool dry_run);
-  [[nodiscard]] result<spare_forget_reply> forget(unsigned index, bool dry_run);
-  [[nodiscard]] result<evacuation_state> evacuate(unsigned index, bool dry_run, bool partial);
+  [[nodiscard]] result<spare_change_reply> remove(const std::string& uuid, bool dry_run);
+  [[nodiscard]] result<spare_forget_reply> forget(const std::string& uuid, bool dry_run);
+  [[nodiscard]] result<evacuation_state> evacuate(const std::string& uuid, bool dry_run, bool partial);
   [[nodiscard]] result<void> stop_evacuation();
-  [[nodiscard]] result<void> refill(unsigned index);
+  [[nodiscard]] result<void> refill(const std::string& uuid);
   [[nodiscard]] evacuation_state evacuation() const;
 
   /// Puts the members as they were given into what the disk tells: absent spares have no path there. Adds
@@ -61,7 +61,7 @@ private:
 
   [[nodiscard]] result<void> check_running() const; ///< with change_mutex_. Errors: "stopping"
   /// Errors: "no-such-spare".
-  [[nodiscard]] static result<const spare_status*> listed(const disk_info& now, unsigned index);
+  [[nodiscard]] static result<const spare_status*> listed(const disk_info& now, const std::string& uuid);
   [[nodiscard]] result<void> check_place(const member_spec& spec) const;
   [[nodiscard]] result<void> check_own_places(const member_spec& spec) const;
   [[nodiscard]] result<open_member> open_candidate(const member_spec& spec, bool dry_run);

@@ -117,9 +117,10 @@ TEST_CASE("spares are changed by request") {
   CHECK(ask(t, command("evacuation")).at("result").at("running") == false);
   ask(t, command("spare_refill", {{"spare", path}}));
   CHECK(t.asked() == std::vector<std::string>{"spare_add /x/new wipe ext4 wipe xfs destroy u",
-                                              "spare_add /x/new sparse dry", "spare_remove 0",
-                                              "spare_remove 0 dry", "spare_forget 0 dry", "spare_forget 0",
-                                              "spare_evacuate 0", "stop_evacuation", "spare_refill 0"});
+                                              "spare_add /x/new sparse dry", "spare_remove 66666666",
+                                              "spare_remove 66666666 dry", "spare_forget 66666666 dry",
+                                              "spare_forget 66666666", "spare_evacuate 66666666",
+                                              "stop_evacuation", "spare_refill 66666666"});
   for (const char* name : {"spare_remove", "spare_forget", "spare_evacuate", "spare_refill"}) {
     CHECK(failure_of(t, command(name, {{"spare", "/x/nowhere"}})) == "no-such-spare");
     CHECK(failure_of(t, command(name)) == "bad-request");
@@ -304,17 +305,17 @@ public:
   result<void> rename(const std::string& n) override { return below_.rename(n); }
   result<std::shared_ptr<dust_control>> dust(const std::string& store) override { return below_.dust(store); }
   result<spare_add_reply> spare_add(const spare_add_request& r) override { return below_.spare_add(r); }
-  result<spare_change_reply> spare_remove(unsigned n, bool dry) override {
-    return below_.spare_remove(n, dry);
+  result<spare_change_reply> spare_remove(const std::string& uuid, bool dry) override {
+    return below_.spare_remove(uuid, dry);
   }
-  result<spare_forget_reply> spare_forget(unsigned n, bool dry) override {
-    return below_.spare_forget(n, dry);
+  result<spare_forget_reply> spare_forget(const std::string& uuid, bool dry) override {
+    return below_.spare_forget(uuid, dry);
   }
-  result<evacuation_state> spare_evacuate(unsigned n, bool dry_run, bool partial) override {
-    return below_.spare_evacuate(n, dry_run, partial);
+  result<evacuation_state> spare_evacuate(const std::string& uuid, bool dry_run, bool partial) override {
+    return below_.spare_evacuate(uuid, dry_run, partial);
   }
   result<void> stop_evacuation() override { return below_.stop_evacuation(); }
-  result<void> spare_refill(unsigned n) override { return below_.spare_refill(n); }
+  result<void> spare_refill(const std::string& uuid) override { return below_.spare_refill(uuid); }
   evacuation_state evacuation() const override { return below_.evacuation(); }
   result<void> stop() override { return below_.stop(); }
 

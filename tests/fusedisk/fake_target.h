@@ -109,20 +109,20 @@ public:
     return spare_add_reply{r.member, r.dry_run ? "" : "aaaaaaaa-2222-3333-4444-555555555555", 1, 4000, r.wipe,
                            ""};
   }
-  result<spare_change_reply> spare_remove(unsigned index, bool dry_run) override {
-    note("spare_remove " + std::to_string(index) + (dry_run ? " dry" : ""));
+  result<spare_change_reply> spare_remove(const std::string& uuid, bool dry_run) override {
+    note("spare_remove " + uuid.substr(0, 8) + (dry_run ? " dry" : ""));
     if (!refusal.id.empty())
       return tl::make_unexpected(refusal);
     return spare_change_reply{"/x/spare.img", "66666666-7777-8888-9999-000000000000", "", true};
   }
-  result<spare_forget_reply> spare_forget(unsigned index, bool dry_run) override {
-    note("spare_forget " + std::to_string(index) + (dry_run ? " dry" : ""));
+  result<spare_forget_reply> spare_forget(const std::string& uuid, bool dry_run) override {
+    note("spare_forget " + uuid.substr(0, 8) + (dry_run ? " dry" : ""));
     if (!refusal.id.empty())
       return tl::make_unexpected(refusal);
     return spare_forget_reply{{3, 24, 900}, ""};
   }
-  result<evacuation_state> spare_evacuate(unsigned index, bool dry_run, bool partial) override {
-    note("spare_evacuate " + std::to_string(index) + (dry_run ? " dry" : "") + (partial ? " partial" : ""));
+  result<evacuation_state> spare_evacuate(const std::string& uuid, bool dry_run, bool partial) override {
+    note("spare_evacuate " + uuid.substr(0, 8) + (dry_run ? " dry" : "") + (partial ? " partial" : ""));
     if (!refusal.id.empty())
       return tl::make_unexpected(refusal);
     return evacuating;
@@ -132,8 +132,8 @@ public:
     evacuating.running = false;
     return {};
   }
-  result<void> spare_refill(unsigned index) override {
-    note("spare_refill " + std::to_string(index));
+  result<void> spare_refill(const std::string& uuid) override {
+    note("spare_refill " + uuid.substr(0, 8));
     return {};
   }
   evacuation_state evacuation() const override { return evacuating; }

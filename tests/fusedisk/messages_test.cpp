@@ -123,7 +123,7 @@ TEST_CASE("messages change the pool of spares") {
   t.info_now.spares[1].free_units = 0;
   say(t, {"add_remap 8 auto 8"});
   CHECK(t.asked() == std::vector<std::string>{
-                         "spare_add /x/a name.img", "spare_remove 3", "add_remap 8 auto 8 on 3",
+                         "spare_add /x/a name.img", "spare_remove bbbbbbbb", "add_remap 8 auto 8 on 3",
                          "add_remap 8 auto 8 on 3", "add_remap 8 auto 8 on 3", "add_remap 8 auto 8 on 3",
                          "add_remap 8 auto 8 on 0", "add_remap 8 auto 8 on 3", "add_remap 8 auto 8 on 0"});
   CHECK(say(t, {"spare_remove 1"}) == "Error no-such-spare");

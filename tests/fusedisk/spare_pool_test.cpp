@@ -71,13 +71,14 @@ TEST_CASE("cancelling an evacuation does not wait for the next one") {
   spare_pool pool(*f.set, here.log, members_of(f), *f.set->info(), false, "0:0");
 
   f.spares[0]->close_gate(first, unit_sectors, direction::read);
-  REQUIRE(pool.evacuate(0, false, false));
+  REQUIRE(pool.evacuate(f.status(0).uuid, false, false));
   f.spares[0]->wait_for_blocked();
   f.spares[0]->add_bad({first, unit_sectors, direction::read, io_error::transient}); // it fails then
+  const std::string next_uuid = f.status(1).uuid;
   // The next one is asked for: its look at the spares waits, and no other change can begin.
   f.spares[1]->close_gate(second, unit_sectors, direction::read);
   f.spares[2]->close_gate(0, 8, direction::read);
-  auto next = std::async(std::launch::async, [&] { return pool.evacuate(1, false, false); });
+  auto next = std::async(std::launch::async, [&] { return pool.evacuate(next_uuid, false, false); });
   f.spares[2]->wait_for_blocked();
   std::promise<pid_t> canceller;
   auto cancelled = std::async(std::launch::async, [&] {
@@ -135,4 +136,20 @@ TEST_CASE("an add that could not be taken back keeps its line in the configurati
     }
   CHECK(taken_back != 0);
   CHECK(in_doubt != 0);
+}
+
+TEST_CASE("a spare is meant by its UUID until the change is made") {
+  host here;
+  pool_fixture f(2);
+  const std::string uuid = f.status(1).uuid;
+  spare_pool pool(*f.set, here.log, members_of(f), *f.set->info(), false, "0:0");
+  REQUIRE(pool.remove(uuid, false));
+  const auto fresh = pool_fixture::new_spare(2);
+  REQUIRE(f.set->add_spare(fresh));
+  REQUIRE(f.status(1).uuid != uuid); // another one has its place
+  CHECK(pool.remove(uuid, false).error().id == "no-such-spare");
+  CHECK(pool.evacuate(uuid, false, false).error().id == "no-such-spare");
+  CHECK(pool.refill(uuid).error().id == "no-such-spare");
+  CHECK(pool.forget(uuid, false).error().id == "no-such-spare");
+  CHECK(f.status(1).present);
 }
