@@ -27,8 +27,8 @@ namespace dmremap {
 [[nodiscard]] result<void> check_surroundings(const member_spec& main, const member_spec& spare,
                                               const std::vector<std::string>& wipe);
 
-/// "set-running" where a set of this UUID is served: nothing that bears it may be given up then, whatever it
-/// is called. Names another path to the storage of a spare in use, for one, which no claim tells.
+/// "set-running" where a set of this UUID is served: what bears it may be a spare in use by a path that no
+/// claim tells, such as a second one to the same drive.
 [[nodiscard]] result<void> check_gives_up_no_running(const std::string& uuid);
 
 /// Whether a spare is large enough and what it carries (`found`: its signatures) may go: `wipe` names types,

@@ -16,8 +16,7 @@ struct storage {
   dev_t device = 0; ///< the whole disk; of a file: its file system
   ino_t inode = 0;  ///< of a file
   byte_range bytes;
-  std::string
-      file; ///< below a loop device: the file's path in the kernel's words, where this process sees it
+  std::string file; ///< where a loop device led to a file: its path, as the kernel has it
 
   [[nodiscard]] bool same_thing(const storage& other) const {
     return block == other.block && device == other.device && inode == other.inode;
