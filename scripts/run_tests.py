@@ -151,10 +151,6 @@ def stop_all(token):
 
 def configure(preset):
     command = ["cmake", "--preset", preset, "-DDMREMAP_WERROR=ON"]
-    # Built once and thrown away: several sources as one are a third less work. Elsewhere each is compiled alone, so
-    # that a change of one costs one, and that each is seen to include what it uses.
-    if IN_CI:
-        command += ["-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=8"]
     if shutil.which("ccache"):
         command += ["-DCMAKE_C_COMPILER_LAUNCHER=ccache", "-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
