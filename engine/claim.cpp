@@ -197,13 +197,19 @@ result<void> claim::lock_all(int fd, const std::string& path) {
   return {};
 }
 
-result<std::shared_ptr<claim>> claim::take_disk(dev_t disk, const std::vector<byte_range>& ranges,
-                                                bool shared, const std::string& path) {
+std::shared_ptr<claim> claim::blank(const claim_target& target, const std::vector<byte_range>& ranges,
+                                    bool shared, const std::string& path) {
   std::shared_ptr<claim> self(new claim);
-  self->target_ = {true, disk, 0};
+  self->target_ = target;
   self->ranges_ = ranges;
   self->shared_ = shared;
   self->path_ = path;
+  return self;
+}
+
+result<std::shared_ptr<claim>> claim::take_disk(dev_t disk, const std::vector<byte_range>& ranges,
+                                                bool shared, const std::string& path) {
+  const auto self = blank({true, disk, 0}, ranges, shared, path);
   if (auto made = make_claims_folder(); !made) {
     // A rescue system with nothing writable: nobody else can claim there either.
     if (shared && made.error().id == "claims-read-only")
@@ -257,11 +263,7 @@ result<void> claim::lock_node() {
 result<std::shared_ptr<claim>> claim::take_file(int fd, const claim_target& target,
                                                 const std::vector<byte_range>& ranges, bool shared,
                                                 const std::string& path) {
-  std::shared_ptr<claim> self(new claim);
-  self->target_ = target;
-  self->ranges_ = ranges;
-  self->shared_ = shared;
-  self->path_ = path;
+  const auto self = blank(target, ranges, shared, path);
   CHECK_OK(self->lock_all(fd, path));
   if (make_claims_folder()) // the lock is what counts; the record only helps messages
     self->write_record();
@@ -271,11 +273,7 @@ result<std::shared_ptr<claim>> claim::take_file(int fd, const claim_target& targ
 result<std::shared_ptr<claim>> claim::take_backing_file(const std::string& file, const claim_target& target,
                                                         const std::vector<byte_range>& ranges, bool shared,
                                                         const std::string& path) {
-  std::shared_ptr<claim> self(new claim);
-  self->target_ = target;
-  self->ranges_ = ranges;
-  self->shared_ = shared;
-  self->path_ = path;
+  const auto self = blank(target, ranges, shared, path);
   self->lock_ = open_backing_file(file, target, shared);
   if (self->lock_)
     if (auto locked = self->lock_all(self->lock_.get(), path); !locked) {

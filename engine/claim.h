@@ -70,6 +70,10 @@ public:
 
 private:
   claim() = default;
+  /// Of nothing yet.
+  [[nodiscard]] static std::shared_ptr<claim> blank(const claim_target& target,
+                                                    const std::vector<byte_range>& ranges, bool shared,
+                                                    const std::string& path);
   [[nodiscard]] result<void> lock_all(int fd, const std::string& path);
   [[nodiscard]] result<void> lock_node();
   void write_record();

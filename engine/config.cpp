@@ -312,11 +312,12 @@ result<bool> change_configured_spares(const std::string& uuid,
                                       const std::function<bool(std::vector<std::string>&)>& change) {
   const auto lock = lock_configs();
   auto configs = TRY(configs_of(uuid));
-  if (!lock && !configs.empty())
-    return tl::unexpected<error>(lock.error());
   for (auto& config : configs)
-    if (change(config.spares))
+    if (change(config.spares)) { // where nothing is to be written /etc may be read-only
+      if (!lock)
+        return tl::unexpected<error>(lock.error());
       CHECK_OK(save_set_config(config, config_write::replace));
+    }
   return !configs.empty();
 }
 

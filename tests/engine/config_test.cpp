@@ -156,6 +156,21 @@ TEST_CASE("what a line cannot hold is refused before anything is written") {
   CHECK(!boost::filesystem::exists(dir / "conf"));
 }
 
+TEST_CASE("a configuration that is to stay as it is needs no lock, one that is to change does") {
+  const temp_dir dir;
+  const scoped_env moved("DMREMAP_CONF_DIR", dir / "conf");
+  REQUIRE(save_set_config(whole(), config_write::create));
+  boost::filesystem::create_directory(dir / "conf/sets.d/.lock"); // as on a file system that takes no writes
+  const auto kept = change_configured_spares(uuid, [](std::vector<std::string>&) { return false; });
+  REQUIRE(kept);
+  CHECK(*kept);
+  CHECK_FALSE(change_configured_spares(uuid, [](std::vector<std::string>& lines) {
+    lines.clear();
+    return true;
+  }));
+  CHECK(load_set_config("backup")->spares == whole().spares);
+}
+
 TEST_CASE("a spare that is added while the set is renamed is in its configuration") {
   const temp_dir dir;
   const scoped_env moved("DMREMAP_CONF_DIR", dir / "conf");

@@ -9,15 +9,26 @@ using namespace dmremap::test;
 
 namespace {
 
+/// The spare goes at the first write of its table.
+void dies_in_its_table(memory_store& spare) {
+  const auto places = make_geometry(spare.size());
+  for (unsigned r = 0; r < own_replicas; ++r)
+    spare.add_bad({byte_of(places->block_place(r, 0)) / sector_bytes, places->table_blocks * unit_sectors,
+                   direction::write, io_error::gone});
+}
+
+/// So does spare 0, and its sixth replica's place on spare 1 is bad: nobody knows what it has.
+void goes_without_a_map(pool_fixture& f) {
+  dies_in_its_table(*f.spares[0]);
+  f.spares[1]->add_bad({0, f.spares[1]->size() / sector_bytes, direction::write, io_error::medium, 1});
+}
+
+/// Unit 4 was to move from spare 2 to spare 0.
 void leave_in_doubt(pool_fixture& f) {
   put_on(f, 4, 2, one);
   REQUIRE(f.set->flush());
   REQUIRE(f.status(0).protected_by == 1);
-  const auto places = make_geometry(f.spares[0]->size());
-  for (unsigned r = 0; r < own_replicas; ++r)
-    f.spares[0]->add_bad({byte_of(places->block_place(r, 0)) / sector_bytes,
-                          places->table_blocks * unit_sectors, direction::write, io_error::gone});
-  f.spares[1]->add_bad({0, f.spares[1]->size() / sector_bytes, direction::write, io_error::medium, 1});
+  goes_without_a_map(f);
   REQUIRE_FALSE(f.set->evacuate_spare(2).has_value());
   REQUIRE_FALSE(f.status(0).present);
   REQUIRE(f.shows(4) == "its spare is absent");
@@ -71,10 +82,7 @@ TEST_CASE("nor removed where one failure is enough, as the spare is not protecte
   REQUIRE(f.set->evacuate_spare(0)); // is to leave as well: takes no new data
   f.remap(9);                        // its chunk is prepared
   REQUIRE(f.entry(9)->spare_index == 1);
-  const auto places = make_geometry(big->size());
-  for (unsigned r = 0; r < own_replicas; ++r)
-    big->add_bad({byte_of(places->block_place(r, 0)) / sector_bytes, places->table_blocks * unit_sectors,
-                  direction::write, io_error::gone});
+  dies_in_its_table(*big);
   (void)f.set->evacuate_spare(2);
   REQUIRE_FALSE(f.status(1).present);
   REQUIRE(f.shows(4) == "its spare is absent");
@@ -96,11 +104,7 @@ TEST_CASE("what was to move on the spare that went is lost with it") {
   pool_fixture f(2);
   put_on(f, 4, 0, one);
   REQUIRE(f.set->flush());
-  const auto places = make_geometry(f.spares[0]->size());
-  for (unsigned r = 0; r < own_replicas; ++r)
-    f.spares[0]->add_bad({byte_of(places->block_place(r, 0)) / sector_bytes,
-                          places->table_blocks * unit_sectors, direction::write, io_error::gone});
-  f.spares[1]->add_bad({0, f.spares[1]->size() / sector_bytes, direction::write, io_error::medium, 1});
+  goes_without_a_map(f);
   f.spares[0]->add_bad({f.entry(4)->spare.value * unit_sectors, 1, direction::read});
   (void)f.shows(4); // its place is bad: another one there
   REQUIRE_FALSE(f.status(0).present);
@@ -119,11 +123,7 @@ TEST_CASE("where the spare that it was to move to is forgotten, it is served fro
   pool_fixture f(4);
   const bool from_main = GENERATE(false, true);
   if (from_main) { // its move by hand is in doubt
-    const auto places = make_geometry(f.spares[0]->size());
-    for (unsigned r = 0; r < own_replicas; ++r)
-      f.spares[0]->add_bad({byte_of(places->block_place(r, 0)) / sector_bytes,
-                            places->table_blocks * unit_sectors, direction::write, io_error::gone});
-    f.spares[1]->add_bad({0, f.spares[1]->size() / sector_bytes, direction::write, io_error::medium, 1});
+    goes_without_a_map(f);
     REQUIRE(f.write(4, one));
     REQUIRE_FALSE(f.set->remap(sector_number(4 * unit_sectors)));
     REQUIRE_FALSE(f.status(0).present);

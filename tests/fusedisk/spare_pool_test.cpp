@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <future>
 #include <thread>
 #include <unistd.h>
@@ -47,16 +48,21 @@ struct host {
   event_log log{log_level::error};
 };
 
-/// Returns when the thread of this process sleeps: it waits for a lock.
-void wait_until_asleep(pid_t thread) {
-  const std::string path = "/proc/self/task/" + std::to_string(thread) + "/stat";
-  while (true) {
-    const std::string text = slurp(path);
-    const auto name_end = text.rfind(") ");
-    if (name_end != std::string::npos && text[name_end + 2] == 'S')
-      return;
+/// Of what tells nobody that it has come.
+void wait_until(const std::function<bool()>& there) {
+  const auto start = std::chrono::steady_clock::now();
+  while (!there()) {
+    if (std::chrono::steady_clock::now() - start > 60s)
+      FAIL("it has not come after a minute");
     std::this_thread::yield();
   }
+}
+
+/// Whether the thread of this process sleeps: it waits for a lock.
+bool is_asleep(pid_t thread) {
+  const std::string text = slurp("/proc/self/task/" + std::to_string(thread) + "/stat");
+  const auto name_end = text.rfind(") ");
+  return name_end != std::string::npos && text[name_end + 2] == 'S';
 }
 
 } // namespace
@@ -85,10 +91,10 @@ TEST_CASE("cancelling an evacuation does not wait for the next one") {
     canceller.set_value(::gettid());
     return pool.stop_evacuation();
   });
-  wait_until_asleep(canceller.get_future().get());
+  const pid_t thread = canceller.get_future().get();
+  wait_until([&] { return is_asleep(thread); });
   f.spares[0]->open_gate(); // the first one ends,
-  while (pool.evacuation().running)
-    std::this_thread::sleep_for(1ms);
+  wait_until([&] { return !pool.evacuation().running; });
   f.spares[2]->open_gate(); // and the next one begins
   REQUIRE(next.get());
   f.spares[1]->wait_for_blocked();
