@@ -230,6 +230,10 @@ public:
   [[nodiscard]] result<void> save();
   [[nodiscard]] result<void> rename(const std::string& new_name);
 
+  /// Whether the set can take a spare now, for whoever is to change `path` first: a record that is on its way
+  /// is durable on return. Errors: "too-many-spares", "format-failed" (nothing changed), "read-only",
+  /// "stopping".
+  [[nodiscard]] result<void> ready_for_spare(const std::string& path);
   /// Formats a member and takes it into the set; the caller has checked that it may be used. Its place in the
   /// list. Durable on return. Errors: "too-many-spares", "spare-too-small", "format-failed", "add-in-doubt"
   /// (the set may list it: it is asked for at the next open), "read-only".

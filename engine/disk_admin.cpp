@@ -332,9 +332,7 @@ static result<void> salvage_unit(disk::impl& i, main_unit u, salvage_reply& answ
     return stays(tl::make_unexpected(reply.error()));
   if (reply->outcome != commit_outcome::done)
     return stays(not_committed(sector_text(u), *reply));
-  i.set->publish(changes);
-  if (const map_entry at = i.set->lookup(u); at.spare() != e.spare() || at.unit() != e.unit())
-    i.release_old_places({&unit, 1});
+  i.show_moved(changes, {&unit, 1});
   thaw();
   answer.recovered += sectors_in(back);
   answer.still_lost += sectors_in(unit.image.lost);

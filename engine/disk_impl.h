@@ -166,7 +166,9 @@ struct disk::impl {
   mutable std::mutex to_retire_mutex;
   std::vector<taken_unit> to_retire; ///< failed a write, taken, not in the table yet
 
-  std::shared_mutex placing; ///< shared: a unit has a new place that no table names yet
+  /// Shared: a unit has a new place that no table names yet, or is shown there and its place before is still
+  /// in a table. Taken after admin_mutex and freezes, before the set's own mutexes.
+  std::shared_mutex placing;
 
   std::mutex admin_mutex;            ///< one change by hand at a time
   std::atomic<bool> stopping{false}; ///< asked between units by whatever may take long
@@ -217,7 +219,8 @@ struct disk::impl {
   void give_back_failed(unsigned spare);
   [[nodiscard]] commit_reply commit_placed(std::span<const slot_change> changes,
                                            const flush_marks& data_since);
-  void release_old_places(std::span<const moving_unit> units);
+  void show_moved(std::span<const slot_change> placed, std::span<const moving_unit> units);
+  [[nodiscard]] result<bool> take_out(unsigned spare);
   void report(std::span<const moving_unit> moved, std::span<const slot_change> changes, bool writing) const;
   [[nodiscard]] bool spare_answers(unsigned spare);
   void check_spare(unsigned spare, io_error why);

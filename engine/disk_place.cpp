@@ -79,19 +79,32 @@ void disk::impl::check_spare(unsigned spare, io_error why) {
     (void)set->takes_writes(spare); // ends its use where it really does not
 }
 
-/// Where units were on a spare before: free, or retired where the place is bad. The new places are durable.
-void disk::impl::release_old_places(std::span<const moving_unit> units) {
+/// Shows what place() has committed, and releases where the units were on a spare before: free, or retired
+/// where the place is bad. From the moment they are shown elsewhere that spare may leave, and another one get
+/// its number: not before the release is done. The caller holds the units' freeze.
+void disk::impl::show_moved(std::span<const slot_change> placed, std::span<const moving_unit> units) {
+  const std::shared_lock no_spare_leaves(placing);
+  set->publish(placed);
   if (!keeps(&commit_rules::winner_before_loser))
     return; // done along with the new places
   std::vector<slot_change> changes;
-  for (const moving_unit& m : units)
-    if (m.from.present() && !is_absent(m.from.spare()))
+  for (const moving_unit& m : units) {
+    const map_entry now = set->lookup(m.main);
+    if (m.from.present() && (now.spare() != m.from.spare() || now.unit() != m.from.unit()) &&
+        !is_absent(m.from.spare()))
       changes.push_back({m.from.spare(), m.from.unit(), m.retire_from ? slot_kind::retired : slot_kind::free,
                          m.retire_from ? main_unit(0) : m.main, 0, 0, true});
+  }
   if (changes.empty())
     return;
   if (set->commit(changes, std::nullopt).outcome == commit_outcome::done)
     set->publish(changes); // else the next open releases them
+}
+
+/// Out of the set, once no unit is between two places.
+result<bool> disk::impl::take_out(unsigned spare) {
+  const std::unique_lock none_under_way(placing);
+  return set->remove_spare(spare);
 }
 
 /// Tells whoever opened the set of `moved` units; `changes` says where they went, and of other changes, too.

@@ -286,8 +286,7 @@ io_result disk::impl::write_frozen(std::span<const std::byte> data, std::uint64_
     return outcome ? io_fail(reply.outcome == commit_outcome::refused ? reply.why : io_error::lost) : outcome;
   }
   set->counts().auto_remaps += by_error;
-  set->publish(changes);
-  release_old_places(moves);
+  show_moved(changes, moves);
   gate.thaw(mark, [] {});
   report(moves, changes, true);
   return outcome;

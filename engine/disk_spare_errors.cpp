@@ -112,8 +112,7 @@ io_result disk::impl::rescue_from_spare(std::span<std::byte> buffer, std::uint64
     again = reply.outcome == commit_outcome::in_doubt && settle({u.value, 1});
     return reply.outcome == commit_outcome::refused ? answer(io_error::medium) : io_fail(io_error::lost);
   }
-  set->publish(changes);
-  release_old_places({&moving, 1});
+  show_moved(changes, {&moving, 1});
   thaw();
   report({&moving, 1}, changes, false);
   return answer(io_error::lost);

@@ -50,8 +50,7 @@ result<void> evacuate_unit(disk::impl& i, main_unit u, unsigned spare, evacuate_
     thaw();
     return not_committed(what, reply);
   }
-  i.set->publish(changes);
-  i.release_old_places({&moving, 1});
+  i.show_moved(changes, {&moving, 1});
   thaw();
   ++answer.moved;
   answer.lost_sectors += sectors_in(moving.image.lost) - sectors_in(e.lost());
@@ -259,6 +258,16 @@ result<void> forget_units(disk::impl& i, unsigned spare, std::span<const main_un
 
 } // namespace
 
+result<void> disk::ready_for_spare(const std::string& path) {
+  impl& i = *impl_;
+  if (i.options.read_only)
+    return fail("read-only", path, "the set is open read-only");
+  const std::lock_guard admin(i.admin_mutex);
+  if (i.stopping)
+    return stopped(path, "; nothing changed");
+  return i.set->ready_for_spare(path);
+}
+
 result<unsigned> disk::add_spare(std::shared_ptr<store> io) {
   impl& i = *impl_;
   if (i.options.read_only)
@@ -306,7 +315,7 @@ result<bool> disk::remove_spare(unsigned index) {
   i.set->set_draining(index, true); // nothing new may come between the look and the removal
   i.settle_member(index);
   i.give_back_failed(index);
-  auto removed = i.set->remove_spare(index);
+  auto removed = i.take_out(index);
   if (!removed) {
     i.set->set_draining(index, draining);
     return removed;
@@ -416,7 +425,7 @@ result<forget_reply> disk::forget_spare(unsigned index) {
   if (!i.set->units_lost_with(index).empty())
     return partly_forgotten(
         {"spare-in-use", uuid, "a unit came to it meanwhile; try again", exit_code::failed}, answer);
-  if (auto removed = i.set->remove_spare(index); !removed)
+  if (auto removed = i.take_out(index); !removed)
     return partly_forgotten(std::move(removed.error()), answer);
   i.drop_member(index);
   return answer;

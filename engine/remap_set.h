@@ -119,6 +119,9 @@ public:
   bool takes_writes(unsigned spare);
   /// A spare that takes no writes does not answer at all any more.
   void lose_readable(unsigned spare);
+  /// What add_spare() would refuse at once, before anything is done to the new one (`path`): a record that is
+  /// on its way is durable on return. Errors: "read-only", "too-many-spares", "format-failed".
+  [[nodiscard]] result<void> ready_for_spare(const std::string& path);
   /// Formats and takes in a spare; it gives no places before a durable record lists it. Durable on return.
   /// Errors: "too-many-spares", "spare-too-small",
   /// "format-failed", "add-in-doubt", "read-only".
@@ -201,6 +204,7 @@ private:
     bool returned = false;                // until start_session has brought it up to date
     std::atomic<bool> present, draining{false};
     std::atomic<bool> joining{false}; // until a durable record lists it; it may be dropped before: no places
+    bool replaces_lone = false;       // while it joins: the set's only other spare takes no writes
     [[nodiscard]] bool gives_places() const { return present && !joining; }
   };
   struct request {
@@ -210,7 +214,11 @@ private:
     commit_reply reply;
   };
 
+  // set_add_remove.cpp; all with the metadata mutex
   [[nodiscard]] result<void> check_removal(unsigned spare, std::uint64_t failed) const;
+  [[nodiscard]] result<unsigned> place_for_spare(const std::string& path);
+  void forget_place(unsigned place);
+  [[nodiscard]] bool others_take_writes(unsigned but);
 
   // set_open.cpp
   [[nodiscard]] result<void> load_spares(std::vector<std::unique_ptr<spare_metadata>> loaded,
@@ -231,6 +239,7 @@ private:
   [[nodiscard]] tl::expected<std::unique_ptr<pool_spare>, io_error> record_without(unsigned spare);
   [[nodiscard]] io_result write_supers();
   bool vanish(unsigned spare);
+  [[nodiscard]] bool may_go(unsigned spare);
   [[nodiscard]] bool matters_in_doubt(unsigned spare) const;
   void stay_away(unsigned spare, bool readable);
   [[nodiscard]] bool can_be_written(unsigned spare);

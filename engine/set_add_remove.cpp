@@ -6,25 +6,55 @@
 
 namespace dmremap {
 
+result<void> remap_set::ready_for_spare(const std::string& path) {
+  const std::lock_guard lock(metadata_mutex_);
+  (void)TRY(place_for_spare(path));
+  return {};
+}
+
+/// Where a new spare is listed, once no record is on its way: a spare holds one such, not two. A place that
+/// none has had comes first: of each place the set knows what the last spare there held, which tells one that
+/// was forgotten from one that was in use since. With metadata_mutex_.
+result<unsigned> remap_set::place_for_spare(const std::string& path) {
+  if (!writable_)
+    return fail("read-only", path, "the set is open read-only");
+  unsigned place = max_spares;
+  for (unsigned i = max_spares; i-- > 0;)
+    if (!spares_[i] && (place == max_spares || leader().super.sessions[i].given == 0 ||
+                        leader().super.sessions[place].given != 0))
+      place = i;
+  if (place == max_spares)
+    return fail("too-many-spares", path, "a set has at most 16 spares");
+  if (!settle() || !reserve_sequences(64))
+    return fail("format-failed", path, "the set's superblocks cannot be written; nothing changed");
+  return place;
+}
+
+/// Whether any spare does that is present, but for one. With metadata_mutex_.
+bool remap_set::others_take_writes(unsigned but) {
+  for (unsigned i = 0; i < max_spares; ++i)
+    if (i != but && spares_[i] && spares_[i]->present && can_be_written(i))
+      return true;
+  return false;
+}
+
+/// The spare that was at the place bears nothing any more: there is nobody to tell from others. Until the
+/// next superblocks are written the place counts as one that a spare has had.
+void remap_set::forget_place(unsigned place) {
+  for (auto& p : spares_) // whoever leads when they are written
+    if (p)
+      p->meta->super.sessions[place] = {};
+}
+
 result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
   const std::lock_guard lock(metadata_mutex_);
   const std::string path = io->identity().path;
-  if (!writable_)
-    return fail("read-only", path, "the set is open read-only");
-  unsigned place = 0;
-  while (place < max_spares && spares_[place])
-    ++place;
-  if (place == max_spares)
-    return fail("too-many-spares", path, "a set has at most 16 spares");
+  const unsigned place = TRY(place_for_spare(path));
   superblock s;
   s.spare_uuid = random_uuid();
   s.spare_index = place;
   copy_set_fields(leader().super, s);
-  auto meta = TRY(spare_metadata::blank(std::move(io), s, rules_));
-  if (!settle() || !reserve_sequences(64)) // a spare holds one record that is on its way, not two
-    return fail("format-failed", path, "the set's superblocks cannot be written; nothing changed");
-  copy_set_fields(leader().super, meta->super); // anew: a spare may have gone just now, and this one may lead
-  auto fresh = std::make_unique<pool_spare>(std::move(meta));
+  auto fresh = std::make_unique<pool_spare>(TRY(spare_metadata::blank(std::move(io), s, rules_)));
   fresh->held = 0;
   fresh->joining = true;
   pool_spare& p = *fresh;
@@ -44,6 +74,10 @@ result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
   note_map(place, 0);
   fresh_range();
   auto recorded = record_session();
+  if (!recorded && p.present && !others_take_writes(place)) {
+    p.replaces_lone = true;
+    recorded = record_session();
+  }
   if (recorded && (!p.present || p.meta->verify_supers() != p.meta->super.super_good))
     recorded = io_fail(io_error::medium);
   if (!recorded) {
@@ -53,8 +87,8 @@ result<unsigned> remap_set::add_spare(std::shared_ptr<store> io) {
       on_absent(place, false);
     // While the others may list it, the set does not open without it: then it keeps what names it.
     const auto unlisted = record_session();
-    if (unlisted && out->meta->present())
-      (void)out->meta->erase_supers();
+    if (unlisted && out->meta->present() && out->meta->erase_supers())
+      forget_place(place);
     return fail(unlisted ? "format-failed" : "add-in-doubt", path,
                 "the metadata could not be written: " + std::string(name_of(recorded.error())) +
                     (unlisted
@@ -147,6 +181,8 @@ result<bool> remap_set::remove_spare(unsigned spare) {
     on_absent(spare, false);
   spare_metadata& gone = *(*out)->meta;
   const bool erased = !gone.present() || gone.erase_supers().has_value(); // else a spare that no set lists
+  if (gone.present() && erased)
+    forget_place(spare);
   gone.lose(false);
   {
     const std::lock_guard map_lock(map_mutex_);

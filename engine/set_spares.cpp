@@ -200,9 +200,22 @@ io_result remap_set::write_supers() {
   return {};
 }
 
+/// The set has another spare. One that is being added counts where it is to replace this one, and holds what
+/// was written to it: else an add that fails could cost the set its only spare.
+bool remap_set::may_go(unsigned spare) {
+  for (unsigned i = 0; i < max_spares; ++i)
+    if (const auto& p = spares_[i]; i != spare && p && p->present) {
+      spare_metadata& m = *p->meta;
+      if (!p->joining ||
+          (p->replaces_lone && m.super.super_good != 0 && m.verify_supers() == m.super.super_good))
+        return true;
+    }
+  return false;
+}
+
 /// A spare does not answer any more. Its map is completed in its sixth replica, its going recorded.
 bool remap_set::vanish(unsigned spare) {
-  if (!writable_ || !spares_[spare] || !spares_[spare]->present || count_present() < 2)
+  if (!writable_ || !spares_[spare] || !spares_[spare]->present || !may_go(spare))
     return false;
   pool_spare& p = *spares_[spare];
   std::set<std::uint32_t> open_blocks;

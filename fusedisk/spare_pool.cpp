@@ -315,9 +315,12 @@ result<bool> spare_pool::check_candidate(const open_member& member, const spare_
 
 /// What was on it goes first, then the configuration: it must name a spare before that can hold data, and one
 /// that it names and that bears nothing is passed over at the next start. One of another set would not be.
+/// Before that the set says that it can take one: it may still list this very one on disk, where an add
+/// could not be taken back.
 result<void> spare_pool::put_into_set(const open_member& member, bool wipe, preallocation room,
                                       spare_add_reply& reply) {
   const std::string wiped = "; what was known on it before is wiped all the same";
+  CHECK_OK(set_.ready_for_spare(reply.member));
   if (wipe)
     CHECK_OK(wipe_signatures(*member.io));
   bool written = false;

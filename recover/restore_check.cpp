@@ -223,6 +223,7 @@ result<bool> check_target(store& io, const set_dump& dump, const dumped_spare& d
         "other-spare", path,
         fmt::format("is spare {} of the same set, not {}; name the right one", there.other_spare, who(d)));
   const auto carried = TRY(probe_signatures(io));
+  CHECK_OK(check_gives_up_no_running(told.destroy_set));
   static_cast<void>(TRY(check_spare(io, others(carried, d), told.wipe, told.destroy_set)));
   if (!there.any() && !told.data_in_place)
     return fail(

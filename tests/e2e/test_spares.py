@@ -10,6 +10,7 @@ import signal
 import subprocess
 
 import harness
+import metadata
 from harness import MIB, SECTOR, UNIT, UNIT_SECTORS, Attached, DirectFile
 
 MAIN_SIZE, SPARE_SIZE = 96 * MIB, 32 * MIB
@@ -271,6 +272,36 @@ class ManyTimes(Pool):
 
 class Absent(Pool):
     ON_FIRST, ON_SECOND, ON_MAIN = range(20, 28), range(0, 8), range(100, 108)
+
+    def test_a_spare_that_was_cut_or_whose_superblocks_are_damaged_counts_as_away(self):
+        self.prepare().detach()
+        kept = self.workspace.path / "kept.img"
+        for damage, identifier in ((self.cut, "wrong-size"), (self.flip_superblocks, "no-superblock")):
+            shutil.copyfile(self.second, kept)
+            damage(self.second)
+            spoiled = harness.sha256_file(self.second)
+            self.refused_attach(identifier=identifier, says=(self.second,))
+            attached = self.attach("--degraded")
+            notices = self.workspace.status_json(self.name, check=False)["notices"]
+            self.assertIn(f"opened without {self.second}", " ".join(notices))
+            self.check_eio(attached.loop, self.ON_SECOND)
+            self.check_units(attached.loop, self.ON_FIRST, NEW)
+            attached.detach()
+            self.assertEqual(harness.sha256_file(self.second), spoiled, "it was written")
+            shutil.copyfile(kept, self.second)
+            attached = self.attach()
+            self.check_units(attached.loop, [*self.ON_SECOND, *self.ON_FIRST], NEW)
+            attached.detach()
+
+    @staticmethod
+    def cut(spare):
+        os.truncate(spare, SPARE_SIZE - 4 * MIB)
+
+    @staticmethod
+    def flip_superblocks(spare):
+        damage = metadata.Damage(spare)
+        for unit in metadata.Layout(spare).super_units:
+            damage.unit(unit, "bit")
 
     def test_a_spare_away_back_and_forgotten(self):
         attached = self.prepare()

@@ -34,9 +34,7 @@ void pool_model::add_spare() {
     return;
   spare fresh;
   fresh.io = make_store();
-  while (at_index(fresh.index) != nullptr)
-    ++fresh.index;
-  doing_ = "adding spare " + std::to_string(fresh.index);
+  doing_ = "adding a spare";
   if (faults_ == pool_faults::spares && pick(4) == 0 && well_spares() > 2) {
     fresh.io->die_after(pick(30));
     fails_from_now(fresh);
@@ -49,8 +47,9 @@ void pool_model::add_spare() {
   else
     judge_refusal(added, true, {"format-failed", "add-in-doubt"});
   if (added) {
-    if (*added != fresh.index)
-      FAIL(where() << ": it became spare " << *added);
+    if (at_index(*added) != nullptr)
+      FAIL(where() << ": it became spare " << *added << ", which there is");
+    fresh.index = *added;
     spares_.push_back(std::move(fresh));
     ++counts_.added;
   }

@@ -307,6 +307,7 @@ TEST_CASE("bad places of a forgotten spare are not taken for places of the one t
   f.break_spare(1);
   REQUIRE(f.shows(4) == "its spare is absent");
   REQUIRE(f.set->forget_spare(1).has_value());
+  f.use_up_places();
   f.spares.push_back(pool_fixture::new_spare(3));
   f.there = {true, false, true};
   const auto place = f.set->add_spare(f.spares[2]);

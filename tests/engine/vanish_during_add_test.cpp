@@ -13,6 +13,7 @@ namespace {
 /// Spares 1 and 2 are left; the first place is free, as where spare 0 was replaced. A record is pending.
 struct replaced : pool_fixture {
   explicit replaced(unsigned count) : pool_fixture(count) {
+    use_up_places();
     REQUIRE(set->remove_spare(0));
     there[0] = false;
   }

@@ -73,6 +73,25 @@ struct pool_fixture {
       FAIL(closed.error().text());
     kill();
   }
+  /// The next spare gets the lowest free place, though another one has had that before: none is left that
+  /// none has had.
+  void use_up_places() {
+    std::vector<unsigned> used;
+    for (bool more = true; more;) {
+      const auto passing = new_spare(0);
+      const auto place = set->add_spare(passing);
+      more = place.has_value();
+      if (!more)
+        break;
+      used.push_back(*place);
+      fault_table faults; // it goes without having been erased
+      faults.all = io_error::gone;
+      passing->set_faults(faults);
+      (void)set->save();
+    }
+    for (const unsigned place : used)
+      REQUIRE(set->forget_spare(place).has_value());
+  }
   /// The spare stops answering now.
   void break_spare(unsigned n, io_error how = io_error::gone) {
     fault_table faults;
