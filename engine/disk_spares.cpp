@@ -309,18 +309,21 @@ result<bool> disk::remove_spare(unsigned index) {
   const std::lock_guard admin(i.admin_mutex);
   if (i.stopping)
     return stopped("remove", "; nothing changed");
-  CHECK_OK(plan_remove(index));
   const auto before = i.set->overview(index);
-  const bool draining = before && before->draining;
+  if (!before)
+    return no_such_spare(index);
   i.set->set_draining(index, true); // nothing new may come between the look and the removal
-  i.settle_member(index);
-  i.give_back_failed(index);
-  auto removed = i.take_out(index);
-  if (!removed) {
-    i.set->set_draining(index, draining);
-    return removed;
-  }
-  i.drop_member(index);
+  const auto remove = [&]() -> result<bool> {
+    CHECK_OK(plan_remove(index));
+    i.settle_member(index);
+    i.give_back_failed(index);
+    return i.take_out(index);
+  };
+  auto removed = remove();
+  if (removed)
+    i.drop_member(index);
+  else
+    i.set->set_draining(index, before->draining);
   return removed;
 }
 

@@ -133,6 +133,11 @@ result<void> remap_set::check_removal(unsigned spare, std::uint64_t failed) cons
                                         " of them were to move to a spare that is absent, and nobody knows "
                                         "whether they did: bring that one back, or forget it"
                                   : ""));
+  if (!p.present)
+    if (const auto units = units_lost_with(spare); !units.empty())
+      return fail("spare-in-use", path,
+                  "is absent, and " + std::to_string(units.size()) +
+                      " units are on it: they become lost first (dmremap spare forget)");
   if (last)
     return fail("last-spare", path, "is the only spare of the set");
   return {};
@@ -180,8 +185,8 @@ result<bool> remap_set::remove_spare(unsigned spare) {
   if (on_absent)
     on_absent(spare, false);
   spare_metadata& gone = *(*out)->meta;
-  const bool erased = !gone.present() || gone.erase_supers().has_value(); // else a spare that no set lists
-  if (gone.present() && erased)
+  const bool erased = gone.present() && gone.erase_supers(); // else a spare that no set lists
+  if (erased)
     forget_place(spare);
   gone.lose(false);
   {

@@ -47,9 +47,9 @@ bool may_be_left_out(const error& e, const set_members& from, const std::vector<
                      std::size_t n, bool degraded) {
   if (from.members.size() <= 2)
     return false;
-  if (e.id == "spare-unreadable" || e.id == "no-superblock" || e.id == "wrong-size")
+  if (e.id == "spare-unreadable")
     return degraded;
-  return e.id == "foreign-spare" &&
+  return (e.id == "foreign-spare" || (degraded && (e.id == "no-superblock" || e.id == "wrong-size"))) &&
          std::all_of(sets.begin() + 1, sets.end(), [&](const std::string& s) { return s == sets[n]; });
 }
 

@@ -293,6 +293,21 @@ class Absent(Pool):
             self.check_units(attached.loop, [*self.ON_SECOND, *self.ON_FIRST], NEW)
             attached.detach()
 
+    def test_a_cut_spare_of_another_set_was_named_by_mistake(self):
+        """It is not passed over, though this set is whole: what this host saw last of one would count for the other."""
+        w = self.workspace
+        self.prepare().detach()
+        other_main, other = w.sparse("other-main.img", MAIN_SIZE), w.sparse("other.img", SPARE_SIZE)
+        w.dmremap("create", "other", "--main", other_main, "--spare", other)
+        Attached(w, "other").detach()
+        before = {p: p.read_bytes() for p in (w.path / "state").rglob("*.json")}
+        self.assertEqual(len(before), 2, "what this host saw of both")
+        self.cut(other)
+        for spares in ((other, self.first, self.second), (self.first, self.second, other)):
+            refused = w.fusedisk("-o", "degraded", "--json", self.main, *spares, w.folder("there"), check=False)
+            self.refused(refused, "wrong-size", 4, says=(other,))
+        self.assertEqual({p: p.read_bytes() for p in before}, before)
+
     @staticmethod
     def cut(spare):
         os.truncate(spare, SPARE_SIZE - 4 * MIB)
