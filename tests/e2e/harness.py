@@ -118,9 +118,29 @@ class Workspace:
                 function()
             except Exception as problem:  # the rest must still be ended
                 print(f"cleaning up {key}: {problem}", file=sys.stderr)
+        try:
+            self._end_what_nobody_knows_of()
+        except Exception as problem:
+            print(f"cleaning up {self.path}: {problem}", file=sys.stderr)
         if self in _open_workspaces:
             _open_workspaces.remove(self)
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _end_what_nobody_knows_of(self):
+        """What a program started that was to refuse: file systems on loop devices, these, and the mounts below."""
+        below = f"{os.path.realpath(self.path)}/"
+        left = [m for m in mounts() if m[0].startswith(below)]
+        for path, kind in reversed(left):
+            if kind != "fuse.fusedisk":
+                force_unmount(self, path)
+        listed = self.run("losetup", "-l", "-n", "--raw", "-O", "NAME,BACK-FILE").stdout.splitlines()
+        loops = [line.split(" ", 1)[0] for line in listed if line.partition(" ")[2].startswith(below)]
+        for loop in loops:
+            self.run("losetup", "-d", loop, check=False)
+        for path, kind in reversed(left):
+            force_unmount(self, path)
+        for what in [*(path for path, _ in left), *loops]:
+            print(f"cleaning up {what}: nobody had said that it was there", file=sys.stderr)
 
     def kill_daemons(self):
         """The last resort when something hangs on a daemon of ours."""
@@ -294,10 +314,16 @@ def force_unmount(workspace, path):
         workspace.run("umount", "-l", path, check=False, timeout=60)
 
 
+def mounts():
+    """[(path as mountinfo writes it, type of the file system)], in the order of mounting."""
+    with open("/proc/self/mountinfo") as table:
+        lines = [line.split() for line in table]
+    return [(words[4], words[words.index("-") + 1]) for words in lines]
+
+
 def is_mounted(path):
     target = os.path.realpath(path).replace("\\", "\\134").replace(" ", "\\040")
-    with open("/proc/self/mountinfo") as mounts:
-        return any(line.split()[4] == target for line in mounts)
+    return any(mounted == target for mounted, _ in mounts())
 
 
 def wait_until(condition, seconds, what):
