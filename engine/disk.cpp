@@ -352,11 +352,13 @@ attempt disk::impl::try_write(io_context::impl& c, std::span<const std::byte> da
   each_run(
       *set, offset, data.size(),
       [&](map_entry e, std::uint64_t done, std::uint64_t length, std::uint64_t at) {
-        disk_member& m = e.present() ? member_of(e) : main;
-        if (e.in_doubt()) {
+        if (e.in_doubt()) { // it need not have a place on any spare
           end = {attempt_end::doubtful, {}, false};
-        } else if ((e.lost() & touched_sectors(unit_at(offset + done), offset + done, length)) != 0 ||
-                   !m.takes_writes() || !fits_blocks(*m.io, at, length)) {
+          return false;
+        }
+        disk_member& m = e.present() ? member_of(e) : main;
+        if ((e.lost() & touched_sectors(unit_at(offset + done), offset + done, length)) != 0 ||
+            !m.takes_writes() || !fits_blocks(*m.io, at, length)) {
           end = {attempt_end::needs_slow, {}, false}; // a table change, or read-modify-write under a freeze
         } else if (auto wrote = m.write(data.subspan(done, length), at); !wrote) {
           end = {attempt_end::failed, wrote.error(), !e.present(), e.spare()};

@@ -84,17 +84,23 @@ void disk::impl::check_spare(unsigned spare, io_error why) {
 /// its number: not before the release is done. The caller holds the units' freeze.
 void disk::impl::show_moved(std::span<const slot_change> placed, std::span<const moving_unit> units) {
   const std::shared_lock no_spare_leaves(placing);
+  const auto is_at = [&](main_unit u, map_entry place) {
+    const map_entry now = set->lookup(u);
+    return now.present() && now.spare() == place.spare() && now.unit() == place.unit();
+  };
+  std::vector<const moving_unit*> left;
+  for (const moving_unit& m : units) // not where its spare was forgotten meanwhile
+    if (m.from.present() && is_at(m.main, m.from))
+      left.push_back(&m);
   set->publish(placed);
   if (!keeps(&commit_rules::winner_before_loser))
     return; // done along with the new places
   std::vector<slot_change> changes;
-  for (const moving_unit& m : units) {
-    const map_entry now = set->lookup(m.main);
-    if (m.from.present() && (now.spare() != m.from.spare() || now.unit() != m.from.unit()) &&
-        !is_absent(m.from.spare()))
-      changes.push_back({m.from.spare(), m.from.unit(), m.retire_from ? slot_kind::retired : slot_kind::free,
-                         m.retire_from ? main_unit(0) : m.main, 0, 0, true});
-  }
+  for (const moving_unit* m : left)
+    if (!is_at(m->main, m->from) && !is_absent(m->from.spare()))
+      changes.push_back({m->from.spare(), m->from.unit(),
+                         m->retire_from ? slot_kind::retired : slot_kind::free,
+                         m->retire_from ? main_unit(0) : m->main, 0, 0, true});
   if (changes.empty())
     return;
   if (set->commit(changes, std::nullopt).outcome == commit_outcome::done)

@@ -428,8 +428,12 @@ result<forget_reply> disk::forget_spare(unsigned index) {
   if (!i.set->units_lost_with(index).empty())
     return partly_forgotten(
         {"spare-in-use", uuid, "a unit came to it meanwhile; try again", exit_code::failed}, answer);
+  // What was to move to it, and nobody knows whether it did, is shown where it was before from then on.
+  const auto shown_there = i.set->units_on(index);
   if (auto removed = i.take_out(index); !removed)
     return partly_forgotten(std::move(removed.error()), answer);
+  for (const main_unit u : shown_there) // whoever still goes by that place has ended then
+    i.gate.thaw(i.gate.freeze({u.value, 1}), [] {});
   i.drop_member(index);
   return answer;
 }

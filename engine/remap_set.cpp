@@ -68,7 +68,7 @@ bool remap_set::goes_with(main_unit u, unsigned spare) const {
 slot remap_set::slot_of(map_entry e) const {
   const std::lock_guard lock(metadata_mutex_);
   const auto& p = spares_[e.spare()];
-  return p ? p->meta->get(e.unit()) : slot{};
+  return p && e.unit().value < p->meta->places().units ? p->meta->get(e.unit()) : slot{};
 }
 
 bool remap_set::shadowed(main_unit u) const {

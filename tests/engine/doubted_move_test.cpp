@@ -2,7 +2,13 @@
 // A unit that was to move to a spare that went, and nobody knows whether it did: where it was before may be
 // the only place that holds it.
 #include "engine/geometry.h"
+#include "tests/support/asleep.h"
 #include "tests/support/pool_fixture.h"
+
+#include <chrono>
+#include <future>
+#include <thread>
+#include <unistd.h>
 
 using namespace dmremap;
 using namespace dmremap::test;
@@ -147,4 +153,48 @@ TEST_CASE("where the spare that it was to move to is forgotten, it is served fro
   f.there[0] = false;
   f.open();
   CHECK(f.shows(4) == "byte 102");
+}
+
+TEST_CASE("nor does a request that still goes by that place touch the spare that gets its number") {
+  pool_fixture f(4);
+  leave_in_doubt(f);
+  const auto doubted = f.entry(4)->spare;
+  REQUIRE(f.entry(4)->spare_index == 0);
+  f.use_up_places();
+  // It has looked unit 4 up, and is held up at unit 5.
+  f.main->close_gate(5 * unit_sectors, unit_sectors, direction::write);
+  io_result written;
+  std::thread writing([&] {
+    const auto own = f.set->make_context();
+    written = f.set->write(*own, std::vector<std::byte>(2 * unit_bytes, two), 4 * unit_bytes);
+  });
+  f.main->wait_for_blocked();
+  std::promise<pid_t> thread_of;
+  auto changed = std::async(std::launch::async, [&]() -> result<void> {
+    thread_of.set_value(::gettid());
+    CHECK_OK(f.set->forget_spare(0));
+    const unsigned place = TRY(f.set->add_spare(pool_fixture::new_spare(0)));
+    if (place != 0)
+      return fail("another-place", std::to_string(place), "it was to be the one that was forgotten");
+    CHECK_OK(f.set->add_remap(sector_number(7 * unit_sectors), sector_number(doubted.value * unit_sectors),
+                              unit_sectors, place));
+    return {};
+  });
+  const pid_t thread = thread_of.get_future().get();
+  while (changed.wait_for(std::chrono::seconds(0)) != std::future_status::ready && !is_asleep(thread))
+    std::this_thread::yield();
+  f.main->open_gate();
+  writing.join();
+  const auto done = changed.get();
+  if (!done)
+    FAIL(done.error().text());
+  CHECK(written);
+  CHECK(f.entry(7)->spare == doubted);
+  REQUIRE(f.write(7, three));
+  CHECK(f.set->flush());
+  CHECK(f.shows(4) == "byte 102");
+  CHECK(f.shows(5) == "byte 102");
+  CHECK(f.shows(7) == "byte 103");
+  f.remap(8); // another unit does not get its place
+  CHECK_FALSE(f.entry(8)->spare == doubted);
 }

@@ -2,6 +2,7 @@
 #include "fusedisk/spare_pool.h"
 
 #include "engine/config.h"
+#include "tests/support/asleep.h"
 #include "tests/support/pool_fixture.h"
 #include "tests/support/temp_dir.h"
 
@@ -56,13 +57,6 @@ void wait_until(const std::function<bool()>& there) {
       FAIL("it has not come after a minute");
     std::this_thread::yield();
   }
-}
-
-/// Whether the thread of this process sleeps: it waits for a lock.
-bool is_asleep(pid_t thread) {
-  const std::string text = slurp("/proc/self/task/" + std::to_string(thread) + "/stat");
-  const auto name_end = text.rfind(") ");
-  return name_end != std::string::npos && text[name_end + 2] == 'S';
 }
 
 } // namespace
