@@ -116,22 +116,28 @@ result<ending_spares> claim_spares(const set_config& config, access_mode mode, b
   return out;
 }
 
-/// Nothing but this set may be on them. One that does not answer at all is as good as away.
+/// Nothing but this set may be on them. One that does not answer at all is as good as away; one that bears
+/// nothing of the set is not the set's, whatever the configuration says.
 result<void> check_spares(const set_config& config, ending_spares& spares, bool abandon) {
-  for (const auto& spare : spares.found)
-    for (const auto& one : probe_set_signatures(*spare.io))
-      if (one.type == "dmremap" && strcasecmp(one.set_uuid.c_str(), config.uuid.c_str()) != 0)
-        return fail("wrong-set", spare.spec.text(),
-                    "holds the set " + one.detail + " (" + one.set_uuid + "), not " + config.name +
-                        "; nothing was erased");
   for (std::size_t n = spares.found.size(); n-- > 0;) {
     const auto& spare = spares.found[n];
-    if (any_super_reads(*spare.io))
+    bool ours = false;
+    for (const auto& one : probe_set_signatures(*spare.io))
+      if (one.type == "dmremap") {
+        if (strcasecmp(one.set_uuid.c_str(), config.uuid.c_str()) != 0)
+          return fail("wrong-set", spare.spec.text(),
+                      "holds the set " + one.detail + " (" + one.set_uuid + "), not " + config.name +
+                          "; nothing was erased");
+        ours = true;
+      }
+    if (ours)
       continue;
-    error silent{"spare-unreadable", spare.spec.text(), "no superblock can be read"};
-    if (!abandon)
-      return tl::make_unexpected(std::move(silent));
-    spares.left_out.push_back({spare.spec, std::move(silent), std::nullopt});
+    const bool answers = any_super_reads(*spare.io);
+    error none{answers ? "no-superblock" : "spare-unreadable", spare.spec.text(),
+               answers ? "bears nothing of the set" : "no superblock can be read"};
+    if (!answers && !abandon)
+      return tl::make_unexpected(std::move(none));
+    spares.left_out.push_back({spare.spec, std::move(none), std::nullopt});
     spares.found.erase(spares.found.begin() + static_cast<std::ptrdiff_t>(n));
   }
   return {};
@@ -176,8 +182,9 @@ void report(const context& c, const set_config& config, const ending_spares& spa
         << " erased, configuration" << (rule.empty() ? "" : " and udev rule " + rule) << " removed"
         << (dry_run ? " (nothing is written now)" : "") << '\n';
   for (const auto& one : spares.left_out)
-    c.out << config.name << ": " << one.spec.text() << " is left as it is (" << one.why.why
-          << "); what it holds of the set is of no use any more\n";
+    c.out << config.name << ": " << one.spec.text() << " is left as it is (" << one.why.why << ")"
+          << (one.why.id == "no-superblock" ? "" : "; what it holds of the set is of no use any more")
+          << '\n';
 }
 
 } // namespace

@@ -35,7 +35,13 @@ std::string words_for(const signature& one) {
 
 result<void> check_configured(const std::vector<member_spec>& members,
                               const std::vector<std::string>& passed_over) {
-  for (const auto& config : list_set_configs().sets) {
+  const auto configured = list_set_configs();
+  for (const auto& bad : configured.bad)
+    if (bad.id != "no-permission") // what is root's, nobody else can take
+      return fail(bad.id, bad.what,
+                  bad.why + "; it may name " + members.front().text() + ": mend it, or take it away",
+                  bad.code);
+  for (const auto& config : configured.sets) {
     if (std::any_of(passed_over.begin(), passed_over.end(), [&](const std::string& uuid) {
           return strcasecmp(config.uuid.c_str(), uuid.c_str()) == 0;
         }))

@@ -13,7 +13,7 @@ namespace dmremap {
 /// "members-overlap" where a member shares sectors with one of a set that is configured but does not run: its
 /// data, or the units that moved to its spare, would be overwritten. `passed_over` are UUIDs of sets that do
 /// not count: one that may go, one that runs and whose claims speak for it. A configured member that is not
-/// there now is passed over.
+/// there now is passed over. Where a configuration cannot be read, its error: nobody knows what it names.
 [[nodiscard]] result<void> check_configured(const std::vector<member_spec>& members,
                                             const std::vector<std::string>& passed_over);
 

@@ -6,6 +6,7 @@
 #include "engine/run_program.h"
 #include "engine/unique_fd.h"
 
+#include <algorithm>
 #include <boost/filesystem.hpp>
 #include <cerrno>
 #include <cstdlib>
@@ -185,9 +186,16 @@ result<void> clear_dead(const running_set& set) {
   unique_fd lock; // a daemon that lives keeps all of this, and none starts meanwhile
   if (::access(set.dir.c_str(), F_OK) == 0)
     lock = TRY(lock_pid_file(set.dir, set.name));
-  for (const auto& loop : loops_on(set.image))
-    CHECK_OK(detach_loop(loop, loop_limit));
-  CHECK_OK(unmount_dead(set.mountpoint));
+  const auto all = list_running_sets();
+  const bool served_anew = std::any_of(all.begin(), all.end(), [&](const running_set& other) {
+    return other.dir != set.dir && other.alive &&
+           (other.image == set.image || other.mountpoint == set.mountpoint);
+  });
+  if (!served_anew) { // else what is there now is another set's
+    for (const auto& loop : loops_on(set.image))
+      CHECK_OK(detach_loop(loop, loop_limit));
+    CHECK_OK(unmount_dead(set.mountpoint));
+  }
   for (const char* name : {"/control", "/stats", "/info.json", "/info.json.new", "/pid"})
     ::unlink((set.dir + name).c_str());
   ::rmdir(set.dir.c_str());

@@ -21,7 +21,6 @@
 #include <poll.h>
 #include <strings.h>
 #include <sys/eventfd.h>
-#include <sys/mount.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -267,7 +266,8 @@ void daemon_run::keep_metadata() {
 /// After a failure to start: nobody was told of the mount yet.
 void daemon_run::abandon() {
   if (server_ && workers_ && waiter_.joinable()) {
-    ::umount2(place_.path.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+    if (!take_away(place_))
+      log_.error(place_.path + ": the mount could not be taken away; unmount it by hand");
     waiter_.join();
   }
   end_requests();

@@ -30,9 +30,9 @@ std::string absolute(const std::string& path) {
   return std::string(getcwd(buffer, sizeof buffer) != nullptr ? buffer : "") + "/" + path;
 }
 
-/// fusermount3 -u: what a user who is not root has. Returns an errno.
-int unmount_as_user(const std::string& path) {
-  std::string program = "fusermount3", flag = "-u", separator = "--", target = path;
+/// fusermount3 -u, or -uz: what a user who is not root has. Returns an errno.
+int unmount_as_user(const std::string& path, bool lazily) {
+  std::string program = "fusermount3", flag = lazily ? "-uz" : "-u", separator = "--", target = path;
   char* argv[] = {program.data(), flag.data(), separator.data(), target.data(), nullptr};
   pid_t pid = 0;
   if (const int failed = posix_spawnp(&pid, program.c_str(), nullptr, nullptr, argv, environ); failed != 0)
@@ -45,7 +45,7 @@ int unmount_as_user(const std::string& path) {
 
 int try_unmount(const std::string& path) {
   if (geteuid() != 0)
-    return unmount_as_user(path);
+    return unmount_as_user(path, false);
   return umount2(path.c_str(), UMOUNT_NOFOLLOW) == 0 ? 0 : errno;
 }
 
@@ -183,6 +183,12 @@ result<void> unmount(const mount_place& place, const std::string& device) {
     users += (users.empty() ? "" : ", ") + user;
   return fail("image-in-use", place.path,
               "still in use by " + (users.empty() ? "somebody that cannot be named from here" : users));
+}
+
+bool take_away(const mount_place& place) {
+  if (geteuid() != 0)
+    return unmount_as_user(place.path, true) == 0;
+  return umount2(place.path.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0;
 }
 
 } // namespace dmremap

@@ -45,4 +45,7 @@ struct mount_place {
 /// Errors: "image-in-use" (names the users), "unmount-failed".
 [[nodiscard]] result<void> unmount(const mount_place& place, const std::string& device);
 
+/// Takes a mount of our own away that nobody was told of yet, whoever looks into it. False: it could not be.
+[[nodiscard]] bool take_away(const mount_place& place);
+
 } // namespace dmremap

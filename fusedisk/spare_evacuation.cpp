@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <system_error>
 
 namespace dmremap {
 
@@ -46,7 +47,15 @@ result<evacuation_state> spare_pool::evacuate(const std::string& uuid, bool dry_
   if (evacuator_.joinable())
     evacuator_.join();
   log_.info("evacuating spare " + spare->path);
-  evacuator_ = std::thread([this, index = spare->index, partial] { run_evacuation(index, partial); });
+  try { // std::thread has no form that returns an error
+    evacuator_ = std::thread([this, index = spare->index, partial] { run_evacuation(index, partial); });
+  } catch (const std::system_error&) {
+    error none{"no-threads", spare->path, "cannot start a thread; nothing was moved. Try again"};
+    const std::lock_guard lock(evacuation_mutex_);
+    evacuation_.running = false;
+    evacuation_.failed = none;
+    return tl::make_unexpected(std::move(none));
+  }
   return evacuation();
 }
 

@@ -228,5 +228,29 @@ class OtherLoopDevices(AttachAndDetach):
         attached.detach()
 
 
+class AnotherSetAtThePlace(AttachAndDetach):
+    def test_what_was_killed_there_takes_nothing_of_the_next_one_away(self):
+        w = self.workspace
+        there = w.folder("there")
+        attached = Attached(w, "e2e", there)
+        attached.kill()
+        w.run("losetup", "-d", attached.loop)
+        w.run("umount", there)
+        main, content = w.sparse("next.img", MAIN_SIZE), harness.pattern("next", MAIN_SIZE)
+        write_at(main, 0, content)
+        w.dmremap("create", "next", "--main", main, "--spare", w.sparse("next-spare.img", SPARE_SIZE))
+        after = Attached(w, "next", there)
+        again = Attached(w, "e2e")  # clears away what the killed one left
+        backing = Path("/sys/block", Path(after.loop).name, "loop/backing_file")
+        self.assertEqual(backing.read_text().strip() if backing.exists() else "", f"{there}/disk.img",
+                         "the other set's loop device stays")
+        self.assertNotEqual(again.loop, after.loop)
+        with DirectFile(after.loop) as opened:
+            self.assertTrue(opened.read(0, MAIN_SIZE) == content, "what it shows, too")
+        self.assert_whole(again.loop)
+        again.detach()
+        after.detach()
+
+
 if __name__ == "__main__":
     harness.main()

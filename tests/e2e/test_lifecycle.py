@@ -581,6 +581,38 @@ class Commands(LifeCycle):
         self.assertTrue(self.set.main.read_bytes() == self.old, "main alone is the disk now")
         self.dmremap("create", "anew", "--main", self.set.main, "--spare", self.set.spare)
 
+    def test_destroy_writes_nothing_to_what_bears_nothing_of_the_set(self):
+        """A path of the configuration that is another drive by now, with a place that cannot be read."""
+        other = self.workspace.path / "other.img"
+        content = harness.pattern("somebody's", 32 * MIB)
+        other.write_bytes(content)
+        other.with_name("other.img.dust").write_text("1024 read\n")
+        conf = self.workspace.path / "conf/sets.d/e2e.conf"
+        conf.write_text(conf.read_text() + f"spare = dust:{other}\n")
+        said = self.workspace.dmremap("destroy", "e2e").stdout
+        self.assertIn(f"{other} is left as it is", said)
+        self.assertTrue(other.read_bytes() == content, "not a byte of it")
+        self.assertFalse(conf.exists())
+        self.dmremap("create", "anew", "--main", self.set.main, "--spare", self.set.spare)
+
+    def test_a_start_of_a_user_that_fails_leaves_nothing(self):
+        """What fails once the mount is there: the path of the socket is too long."""
+        run, there = self.workspace.folder("u"), self.workspace.folder("there")
+        long_name = run / ("d" * 100)
+        for path in (run, there, self.set.main, self.set.spare):
+            os.chown(path, 65534, 65534)
+        as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", f"DMREMAP_RUN_DIR={long_name}",
+                     f"DMREMAP_STATE_DIR={run}/state", f"DMREMAP_CONF_DIR={run}/conf")
+        failed = self.workspace.run(*as_nobody, harness.program("fusedisk"), "--foreground", self.set.main, self.set.spare,
+                                    there, check=False, timeout=60)
+        self.assertEqual(failed.returncode, 1, failed.stderr)
+        self.assertIn("long", failed.stderr)
+        self.assertFalse(harness.is_mounted(there))
+        again = self.workspace.run(*as_nobody[:5], f"DMREMAP_RUN_DIR={run}/run", *as_nobody[6:],
+                                   harness.program("fusedisk"), self.set.main, self.set.spare, there)
+        self.assertEqual(again.returncode, 0)
+        self.workspace.run("umount", there)
+
     def test_usage(self):
         for words in ((), ("frobnicate",), ("remap",), ("remap", "e2e", "not-a-number"), ("create",), ("status", "e2e", "--nope"),
                       ("table", "e2e", "--format", "nope")):

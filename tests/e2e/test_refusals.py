@@ -324,6 +324,16 @@ class Open(Refusals):
         self.check_fusedisk(("--name", "e2e"), says=("e2e",), identifier="in-use")
         attached.detach()
 
+    def test_nothing_is_taken_while_a_configuration_may_name_it(self):
+        """That of a stopped set cannot be read: whether its main, which may hold anything, is the spare, nobody knows."""
+        conf = self.workspace.path / "conf/sets.d/e2e.conf"
+        text = conf.read_text()
+        conf.write_text(text.replace("main = ", "mian = "))
+        main, spare = self.file("new-main.img", 16 * MIB), self.file("raw.img", 32 * MIB)
+        self.check_refused(self.create_words(main, spare), "bad-config", says=(conf, "may name"))
+        conf.write_text(text)
+        self.workspace.dmremap(*self.create_words(main, spare))
+
     def test_no_permission(self):
         for path in self.files:
             path.chmod(0o600)
